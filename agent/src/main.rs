@@ -1,0 +1,3 @@
+//! The `dbwarden` binary: parse, call, exit code.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! The BPF programs of dbwarden.
+#![no_std]
+#![no_main]

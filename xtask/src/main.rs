@@ -1,0 +1,3 @@
+//! Builds, tests, shows and measures dbwarden.
+
+fn main() {}
