@@ -1,1 +1,3 @@
-//! What the tests with real servers share.
+//! What the tests with real servers share, and `cargo xtask demo` with them.
+
+pub mod place;

@@ -1,0 +1,4 @@
+//! Stub.
+pub fn run() -> anyhow::Result<()> {
+    Ok(())
+}
