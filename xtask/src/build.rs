@@ -42,18 +42,22 @@ pub fn build(steps: &mut Steps, toolchain: &Toolchain, release: bool) -> Result<
     let target = place::target_dir()?;
     let object = target.join("bpf/dbwarden.bpf.o");
     steps.step("BPF object", |step| {
-        step.run(&mut compile_object(toolchain, &target))?;
+        step.run(for_bpf(toolchain, "build")?.arg("--release"))?;
         let fresh = target.join("bpf/build/bpfel-unknown-none/release/dbwarden-bpf");
         copy_if_changed(&fresh, &object)
     })?;
+    Ok(Built { agent: agent(steps, release)? })
+}
+
+/// Builds the agent around the object that is there, be it the empty stand-in.
+pub fn agent(steps: &mut Steps, release: bool) -> Result<PathBuf> {
     let profile = if release { "release" } else { "debug" };
     steps.step(&format!("agent ({profile})"), |step| {
-        step.run(
-            cargo().args(["build", "--package", "dbwarden"]).args(release.then_some("--release")),
-        )?;
+        let release = release.then_some("--release");
+        step.run(cargo().args(["build", "--package", "dbwarden"]).args(release))?;
         Ok("built".to_owned())
     })?;
-    Ok(Built { agent: target.join(profile).join("dbwarden") })
+    Ok(place::target_dir()?.join(profile).join("dbwarden"))
 }
 
 /// The cargo that runs this program, for the workspace's folder and this build's output.
@@ -67,14 +71,14 @@ pub fn cargo() -> Command {
 }
 
 /// Stable Rust builds `core` for the BPF target when it is told that unstable flags are meant.
-fn compile_object(toolchain: &Toolchain, target: &Path) -> Command {
+pub fn for_bpf(toolchain: &Toolchain, subcommand: &str) -> Result<Command> {
     let mut cargo = cargo();
     cargo
-        .args(["build", "--package", "dbwarden-ebpf", "--release"])
+        .args([subcommand, "--package", "dbwarden-ebpf"])
         .args(["--target", "bpfel-unknown-none", "-Z", "build-std=core"])
         .env("RUSTC_BOOTSTRAP", "1")
         // Apart from the host's build: another target, other flags, and no waiting for its lock.
-        .env("CARGO_TARGET_DIR", target.join("bpf/build"))
+        .env("CARGO_TARGET_DIR", place::target_dir()?.join("bpf/build"))
         .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", &toolchain.bpf_linker)
         // bpf-linker opens rustc's own LLVM, which it looks for here.
         .env("LD_LIBRARY_PATH", toolchain.sysroot.join("lib"))
@@ -82,7 +86,7 @@ fn compile_object(toolchain: &Toolchain, target: &Path) -> Command {
         // The verifier's log and aya's relocations want BTF, which the linker makes of debug
         // information. v3 has 32-bit ALU instructions: shorter programs, kernels from 5.1.
         .env("RUSTFLAGS", "-C debuginfo=2 -C link-arg=--btf -C target-cpu=v3");
-    cargo
+    Ok(cargo)
 }
 
 /// Leaves an unchanged object alone: a newer file would make cargo build the agent again.

@@ -8,6 +8,7 @@ mod bench;
 mod build;
 mod demo;
 mod fuzz;
+mod interrupt;
 mod setup;
 mod steps;
 mod test;
@@ -60,7 +61,9 @@ enum Task {
 }
 
 fn main() -> ExitCode {
-    let done = match Cli::parse().task {
+    let task = Cli::parse();
+    interrupt::listen();
+    let done = match task.task {
         Task::Setup => setup::run(),
         Task::Build(args) => build::run(&args),
         Task::Test(args) => test::run(&args),

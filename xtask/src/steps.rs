@@ -11,6 +11,8 @@ use std::{
 use anyhow::{Context, Result, bail};
 use dbwarden_tests::place;
 
+use crate::interrupt;
+
 /// How many lines of a failed child's output are shown.
 const TAIL_LINES: usize = 60;
 
@@ -107,6 +109,11 @@ impl Step {
                 return Ok(status);
             }
             std::thread::sleep(Duration::from_millis(20));
+            if let Err(interrupted) = interrupt::check() {
+                child.kill()?;
+                child.wait()?;
+                return Err(interrupted);
+            }
             let elapsed = self.begun.elapsed().as_secs();
             if self.terminal && elapsed > told {
                 told = elapsed;
@@ -114,6 +121,17 @@ impl Step {
                 print!(" {}", seconds(self.begun.elapsed()));
                 let _ = io::stdout().flush();
             }
+        }
+    }
+
+    /// As [`Self::run`] for `cargo test`: an error shows the tests that failed, whole.
+    pub fn run_tests(&mut self, command: &mut Command) -> Result<()> {
+        if self.status(command)?.success() {
+            return Ok(());
+        }
+        match failures(&self.log()) {
+            failures if failures.is_empty() => bail!("{}", tail(&self.log, TAIL_LINES)),
+            failures => bail!("all of it is in {}\n{failures}", self.log.display()),
         }
     }
 
@@ -143,6 +161,16 @@ pub fn seconds(time: Duration) -> String {
         s @ 0..=119 => format!("{s} s"),
         s => format!("{} min {} s", s / 60, s % 60),
     }
+}
+
+/// What libtest says of each test that failed: from `failures:` to the result.
+fn failures(log: &str) -> String {
+    let mut inside = false;
+    let lines = log.lines().filter(|line| {
+        inside = (inside || *line == "failures:") && !line.starts_with("test result:");
+        inside
+    });
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 fn tail(log: &Path, lines: usize) -> String {

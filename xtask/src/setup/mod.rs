@@ -11,8 +11,6 @@ use anyhow::{Context, Result, bail};
 
 use crate::steps::Steps;
 
-pub use packages::postgres_version;
-
 /// How many steps [`all`] takes.
 pub const STEPS: usize = 2 + TOOLCHAIN_STEPS;
 /// How many steps [`toolchain`] takes.
@@ -40,10 +38,21 @@ pub fn run() -> Result<()> {
 
 /// Everything: packages, the BPF toolchain, client drivers.
 pub fn all(steps: &mut Steps) -> Result<Toolchain> {
-    steps.step("Debian packages", packages::install)?;
-    let toolchain = toolchain(steps)?;
-    steps.step("Python with database drivers", python::install)?;
-    Ok(toolchain)
+    let (toolchain, lacks) = attempt(steps);
+    match toolchain {
+        Some(toolchain) if lacks.is_empty() => Ok(toolchain),
+        _ => bail!("set-up is not complete\n{}", lacks.join("\n")),
+    }
+}
+
+/// As much of everything as can be had, and what is lacking.
+pub fn attempt(steps: &mut Steps) -> (Option<Toolchain>, Vec<String>) {
+    let mut lacks = Vec::new();
+    let mut note = |error: anyhow::Error| lacks.push(format!("{error:#}"));
+    let _ = steps.step("Debian packages", packages::install).map_err(&mut note);
+    let toolchain = toolchain(steps).map_err(&mut note).ok();
+    let _ = steps.step("Python with database drivers", python::install).map_err(&mut note);
+    (toolchain, lacks)
 }
 
 /// What is needed to build the BPF object, and no more.

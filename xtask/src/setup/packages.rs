@@ -26,7 +26,7 @@ struct Package {
 }
 
 /// The PostgreSQL to test with: the newest that is installed, else the one that this Debian has.
-pub fn postgres_version() -> u32 {
+fn postgres_version() -> u32 {
     let installed = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let installed = installed
         .filter(|entry| entry.path().join("bin/initdb").is_file())
@@ -45,6 +45,7 @@ fn wanted() -> Vec<Package> {
     let package = |name: &str, why, proof| Package { name: name.to_owned(), why, proof };
     vec![
         package("gcc", "links Rust programs", Program("cc")),
+        package("g++", "compiles libFuzzer", Program("c++")),
         package(
             &format!("postgresql-{version}"),
             "the database that tests watch",

@@ -1,4 +1,0 @@
-//! Stub.
-pub fn run() -> anyhow::Result<()> {
-    Ok(())
-}
