@@ -27,7 +27,7 @@ pub struct AgentBuilder {
 }
 
 impl AgentBuilder {
-    /// Another program than the one built beside the tests (`DBWARDEN_BIN` names one, too).
+    /// Another program than the one built beside the tests; `DBWARDEN_BIN` in the environment wins.
     pub fn program(mut self, program: &Path) -> Self {
         self.program = Some(program.to_owned());
         self
@@ -48,9 +48,9 @@ impl AgentBuilder {
 
     /// Starts it and waits until it says that it is ready.
     pub fn start(self) -> Result<Agent> {
-        let program = match (self.program, std::env::var_os("DBWARDEN_BIN")) {
-            (Some(program), _) => program,
-            (None, Some(program)) => program.into(),
+        let program = match (std::env::var_os("DBWARDEN_BIN"), self.program) {
+            (Some(program), _) => program.into(),
+            (None, Some(program)) => program,
             (None, None) => place::profile_dir()?.join("dbwarden"),
         };
         if !program.is_file() {
@@ -123,13 +123,18 @@ impl Agent {
         serde_json::from_str(&text).with_context(|| format!("the answer of status: {text}"))
     }
 
+    /// Waits until `n` are watching.
+    pub fn await_watchers(&self, n: u64) -> Result<()> {
+        await_until(&format!("watcher {n}"), || Ok((self.watchers()? >= n).then_some(())))
+    }
+
+    fn watchers(&self) -> Result<u64> {
+        self.status()?["agent"]["watchers"].as_u64().context("status names no watchers")
+    }
+
     /// Starts to watch: what happens from now on is seen.
     pub fn watch(&self) -> Result<Watch> {
-        let watchers = || -> Result<u64> {
-            let status = self.status()?;
-            status["agent"]["watchers"].as_u64().context("status names no watchers")
-        };
-        let before = watchers()?;
+        let before = self.watchers()?;
         let mut command = self.command(&["watch", "--format", "json"]);
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         let mut process = Running::start("dbwarden watch", &mut command, Signal::SIGTERM)?;
@@ -143,7 +148,7 @@ impl Agent {
                 }
             }
         });
-        await_until("the watcher", || Ok((watchers()? > before).then_some(())))?;
+        self.await_watchers(before + 1)?;
         Ok(Watch { lines, _process: process })
     }
 
