@@ -4,8 +4,9 @@ use crate::plain;
 
 /// Most payload bytes one record holds; a TLS record's plaintext fits.
 pub const MAX_PAYLOAD: usize = 16 * 1024;
-/// Most `iovec`s of one call that are followed; the rest of the call counts as unreadable.
-pub const MAX_IOVECS: u64 = 128;
+/// Most steps over the memory of one call: one for each `iovec` and one for each record. What they don't
+/// reach counts as lost.
+pub const MAX_ROUNDS: u32 = 1024;
 
 /// Client to server.
 pub const REQUEST: u8 = 0;

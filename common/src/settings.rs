@@ -3,22 +3,18 @@
 
 use crate::plain;
 
-/// Budgets, in bytes of one call.
+/// How much of one call is copied, in bytes. In a map, not a constant: a verifier that knows the numbers
+/// follows every round of the copying loop apart and gives up.
 #[repr(C)]
 #[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[derive(Clone, Copy, Debug)]
-pub struct Settings {
+pub struct Budgets {
     /// Requests are copied up to here.
-    pub request_bytes: u32,
+    pub request: u64,
     /// Responses are copied at their start …
-    pub response_head_bytes: u32,
+    pub response_head: u64,
     /// … and at their end.
-    pub response_tail_bytes: u32,
-    /// The agent's own process, never watched.
-    pub agent_tgid: u32,
-    /// Offset of `ret` in the `sys_exit_*` tracepoints' records.
-    pub syscall_ret: u32,
-    pub reserved: u32,
+    pub response_tail: u64,
 }
 
 /// Offset that says: this kernel has no such field.
@@ -62,6 +58,7 @@ pub struct Offsets {
     pub task_cgroups: u32,
     pub task_loginuid: u32,
     pub task_sessionid: u32,
+    pub task_io_uring: u32,
     pub cred_euid: u32,
     pub cred_egid: u32,
     pub cred_uid: u32,
@@ -85,6 +82,8 @@ pub struct Offsets {
     pub inode_mode: u32,
     pub inode_ino: u32,
     pub socket_sk: u32,
+    /// Of `ret` in the `sys_exit_*` tracepoints' records, from their format file.
+    pub syscall_ret: u32,
 }
 
-plain!(Settings, Offsets);
+plain!(Budgets, Offsets);

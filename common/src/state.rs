@@ -65,7 +65,7 @@ pub enum Drop {
     Quota = 4,
     /// TLS plaintext on a connection that was never tied to a socket.
     TlsUnmapped = 5,
-    /// More `iovec`s than are followed.
+    /// `iovec`s that are too many to follow, or not there.
     TooManyIovecs = 6,
     /// A table of connections, calls or clients was full.
     TableFull = 7,
