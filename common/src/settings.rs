@@ -3,18 +3,16 @@
 
 use crate::plain;
 
-/// How much of one call is copied, in bytes. In a map, not a constant: a verifier that knows the numbers
-/// follows every round of the copying loop apart and gives up.
+/// How much of one call is copied, in bytes; one for each direction. In a map, not a constant: a verifier
+/// that knows the numbers follows every round of the copying loop apart and gives up.
 #[repr(C)]
 #[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[derive(Clone, Copy, Debug)]
-pub struct Budgets {
-    /// Requests are copied up to here.
-    pub request: u64,
-    /// Responses are copied at their start …
-    pub response_head: u64,
-    /// … and at their end.
-    pub response_tail: u64,
+pub struct Budget {
+    /// Copied at the start of the call …
+    pub head: u64,
+    /// … and at its end.
+    pub tail: u64,
 }
 
 /// Offset that says: this kernel has no such field.
@@ -86,4 +84,4 @@ pub struct Offsets {
     pub syscall_ret: u32,
 }
 
-plain!(Budgets, Offsets);
+plain!(Budget, Offsets);

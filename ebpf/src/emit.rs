@@ -3,11 +3,14 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{
-    helpers::generated::{bpf_loop, bpf_probe_read_user},
+    helpers::{
+        bpf_probe_read_kernel,
+        generated::{bpf_loop, bpf_probe_read_user},
+    },
     maps::ring_buf::RingBufEntry,
 };
 use dbwarden_common::{
-    Connection, DataHeader, Drop, MAX_PAYLOAD, MAX_ROUNDS, REQUEST, TRACKED_LIMITED, Tracked,
+    Connection, DataHeader, Drop, MAX_PAYLOAD, MAX_ROUNDS, TRACKED_LIMITED, Tracked,
 };
 
 use crate::{
@@ -124,12 +127,7 @@ fn within_quota(call: &Call, tracked: Tracked) -> bool {
 /// Returns how many bytes were lost.
 #[inline(always)]
 fn copy(call: &Call, source: Source, position: u64, dropped: u64) -> u64 {
-    let Some(budgets) = BUDGETS.get(0) else { return call.len };
-    let (head, tail) = if call.direction == REQUEST {
-        (budgets.request, 0)
-    } else {
-        (budgets.response_head, budgets.response_tail)
-    };
+    let Some(budget) = BUDGETS.get(call.direction as u32) else { return call.len };
     let mut walk = Walk {
         header: DataHeader {
             time: call.time,
@@ -146,43 +144,47 @@ fn copy(call: &Call, source: Source, position: u64, dropped: u64) -> u64 {
             layer: call.layer,
             reserved: [0; 2],
         },
-        at: 0,
-        at_left: 0,
-        offset: 0,
-        len: call.len,
-        head,
-        tail,
-        vectors: 0,
-        vectors_left: 0,
-        lost: 0,
+        place: Place {
+            at: 0,
+            at_left: 0,
+            offset: 0,
+            len: call.len,
+            head: budget.head,
+            tail: budget.tail,
+            vectors: 0,
+            vectors_left: 0,
+            lost: 0,
+        },
     };
     if source.at == 0 {
         count(Drop::UnsupportedCall, call.len);
         return call.len;
     }
     if source.n_vectors == 0 {
-        if call.len <= head && call.len <= MAX_PAYLOAD as u64 {
-            return if record(&walk.header, source.at, call.len) { 0 } else { call.len };
-        }
-        walk.at = source.at;
-        walk.at_left = call.len;
+        walk.place.at = source.at;
+        walk.place.at_left = call.len;
     } else {
-        walk.vectors = source.at;
-        walk.vectors_left = source.n_vectors;
+        walk.place.vectors = source.at;
+        walk.place.vectors_left = source.n_vectors;
     }
     // SAFETY: `step` gets the walk, which outlives the loop.
     unsafe { bpf_loop(MAX_ROUNDS, step as *mut c_void, (&raw mut walk).cast(), 0) };
-    if walk.offset < walk.len {
-        let unreached = walk.len - walk.offset;
+    let Some(end) = walk.place() else { return call.len };
+    let unreached = end.len - end.offset;
+    if unreached > 0 {
         count(Drop::TooManyIovecs, unreached);
-        walk.lost += unreached;
     }
-    walk.lost
+    end.lost + unreached
 }
 
-/// Where a walk over the memory of one call stands.
+/// A walk over the memory of one call.
 struct Walk {
     header: DataHeader,
+    place: Place,
+}
+
+/// Where a walk stands.
+struct Place {
     /// User address that comes next, and bytes left there.
     at: u64,
     at_left: u64,
@@ -196,30 +198,37 @@ struct Walk {
     lost: u64,
 }
 
+impl Walk {
+    /// Reads the place through a helper, which makes its numbers unknown to the verifier: it would else
+    /// trace them from round to round and take every round for a new case.
+    #[inline(always)]
+    fn place(&self) -> Option<Place> {
+        // SAFETY: this program's own stack.
+        unsafe { bpf_probe_read_kernel(&raw const self.place) }.ok()
+    }
+}
+
 /// One round: fetch the next vector, skip what no budget covers, or copy one record. 1 ends the loop.
 unsafe extern "C" fn step(_round: u64, walk: *mut Walk) -> u64 {
     // SAFETY: called by `bpf_loop` with the walk of `copy`.
     let walk = unsafe { &mut *walk };
-    if walk.offset >= walk.len {
-        return 1;
-    }
-    let left = walk.len - walk.offset;
-    if walk.at_left == 0 {
-        // Counted down from a number that the verifier doesn't know, else it follows every round apart.
-        if walk.vectors_left == 0 {
+    let Some(place) = walk.place() else { return 1 };
+    let left = place.len - place.offset;
+    if place.at_left == 0 {
+        if place.vectors_left == 0 {
             return 1;
         }
-        let vector: Option<[u64; 2]> = kernel::user(walk.vectors);
+        let vector: Option<[u64; 2]> = kernel::user(place.vectors);
         let Some([base, len]) = vector else { return 1 };
-        walk.vectors += 16;
-        walk.vectors_left -= 1;
-        walk.at = base;
-        walk.at_left = len;
+        walk.place.vectors = place.vectors + 16;
+        walk.place.vectors_left = place.vectors_left - 1;
+        walk.place.at = base;
+        walk.place.at_left = len;
         return 0;
     }
-    let mut len = if walk.at_left < left { walk.at_left } else { left };
-    if walk.offset >= walk.head && left > walk.tail {
-        let skip = left - walk.tail;
+    let mut len = if place.at_left < left { place.at_left } else { left };
+    if place.offset >= place.head && left > place.tail {
+        let skip = left - place.tail;
         if len > skip {
             len = skip;
         }
@@ -227,41 +236,40 @@ unsafe extern "C" fn step(_round: u64, walk: *mut Walk) -> u64 {
         if len > MAX_PAYLOAD as u64 {
             len = MAX_PAYLOAD as u64;
         }
-        if walk.offset < walk.head && len > walk.head - walk.offset {
-            len = walk.head - walk.offset;
+        if place.offset < place.head && len > place.head - place.offset {
+            len = place.head - place.offset;
         }
         let mut header = walk.header;
-        header.position += walk.offset;
-        header.call_offset = walk.offset as u32;
-        header.dropped += walk.lost;
-        if !record(&header, walk.at, len) {
-            walk.lost += len;
+        header.position += place.offset;
+        header.call_offset = place.offset as u32;
+        header.dropped += place.lost;
+        if !record(&header, place.at, len) {
+            walk.place.lost = place.lost + len;
         }
     }
-    walk.at += len;
-    walk.at_left -= len;
-    walk.offset += len;
-    0
+    walk.place.at = place.at + len;
+    walk.place.at_left = place.at_left - len;
+    walk.place.offset = place.offset + len;
+    (len == left) as u64
 }
 
 /// Sends one record in the smallest size that holds it; false if it was lost.
 #[inline(always)]
 fn record(header: &DataHeader, address: u64, len: u64) -> bool {
-    if len <= 128 {
-        sized::<128>(header, address, len)
-    } else if len <= 512 {
-        sized::<512>(header, address, len)
+    let wakeup = wakeup();
+    if len <= 256 {
+        sized::<256>(header, address, len, wakeup)
     } else if len <= 2048 {
-        sized::<2048>(header, address, len)
+        sized::<2048>(header, address, len, wakeup)
     } else if len <= 8192 {
-        sized::<8192>(header, address, len)
+        sized::<8192>(header, address, len, wakeup)
     } else {
-        sized::<MAX_PAYLOAD>(header, address, len)
+        sized::<MAX_PAYLOAD>(header, address, len, wakeup)
     }
 }
 
 #[inline(always)]
-fn sized<const N: usize>(header: &DataHeader, address: u64, len: u64) -> bool {
+fn sized<const N: usize>(header: &DataHeader, address: u64, len: u64, wakeup: u64) -> bool {
     let Some(mut entry) = DATA.reserve::<Record<N>>(0) else {
         count(Drop::RingFull, len);
         return false;
@@ -285,6 +293,6 @@ fn sized<const N: usize>(header: &DataHeader, address: u64, len: u64) -> bool {
         count(Drop::PageFault, len);
         return false;
     }
-    entry.submit(wakeup());
+    entry.submit(wakeup);
     true
 }

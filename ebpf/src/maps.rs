@@ -4,7 +4,7 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
-use dbwarden_common::{Budgets, Connection, Counter, Drop, ListenerKey, N_DROPS, Tracked};
+use dbwarden_common::{Budget, Connection, Counter, Drop, ListenerKey, N_DROPS, Tracked};
 
 /// Bytes of the databases' connections. Sized by the loader.
 #[map]
@@ -46,9 +46,9 @@ pub static COUNTERS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(N_DROP
 #[map]
 pub static QUOTA: Array<u64> = Array::with_max_entries(256, 0);
 
-/// How much of a call is copied.
+/// How much of a call is copied, by direction.
 #[map]
-pub static BUDGETS: Array<Budgets> = Array::with_max_entries(1, 0);
+pub static BUDGETS: Array<Budget> = Array::with_max_entries(2, 0);
 
 /// 1 while the agent sleeps: the next record wakes it. Otherwise it looks by itself, which is cheaper.
 #[map]

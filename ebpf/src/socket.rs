@@ -74,80 +74,99 @@ fn with_cookie(ctx: &BtfTracePointContext, sock: u64, len: u64, direction: u8, d
     }
 }
 
-/// The fallback: exits of the system calls that can move bytes on a socket.
+/// The fallback: exits of the system calls that read from a socket.
 #[tracepoint]
-pub fn syscall_exit(ctx: TracePointContext) -> u32 {
-    // SAFETY: the offset is from the tracepoint's format file.
-    let Ok(len) = (unsafe { ctx.read_at::<i64>(offset!(syscall_ret) as usize) }) else { return 0 };
-    if len < 0 {
-        return 0;
-    }
-    let pid_tgid = bpf_get_current_pid_tgid();
-    let Some(tracked) = tracked(pid_tgid) else { return 0 };
-    let regs = kernel::syscall_regs();
-    let (direction, fd, flags) = match regs.number {
-        READ | READV | PREADV2 => (REQUEST, regs.args[0], 0),
-        RECVFROM => (REQUEST, regs.args[0], regs.flags),
-        RECVMSG => (REQUEST, regs.args[0], regs.args[2]),
-        WRITE | WRITEV | PWRITEV2 | SENDTO | SENDMSG => (RESPONSE, regs.args[0], 0),
-        // `sendfile` writes to its first descriptor, `splice` to its third.
-        SENDFILE => (RESPONSE, regs.args[0], 0),
-        SPLICE => (RESPONSE, regs.args[2], 0),
-        _ => return 0,
+pub fn syscall_exit_read(ctx: TracePointContext) -> u32 {
+    let Some(exit) = Exit::of(&ctx) else { return 0 };
+    let flags = match exit.regs.number {
+        RECVFROM => exit.regs.flags,
+        RECVMSG => exit.regs.args[2],
+        _ => 0,
     };
-    if flags & (MSG_OOB | MSG_PEEK | MSG_ERRQUEUE) != 0 || (len == 0 && direction == RESPONSE) {
-        return 0;
-    }
-    let Some((sock, inode)) = kernel::socket_of_fd(fd) else { return 0 };
-    let source =
-        if flags & MSG_TRUNC != 0 { Source::UNREADABLE } else { source_of(&regs, direction) };
-    // Nobody asked for a cookie here, so there is none: the inode's number tells two lives of one
-    // address apart.
-    let cookie = inode | 1 << 63;
-    let len = len as u64;
-    let seen = Transfer { pid_tgid, tracked, sock, cookie, len, direction, stack: regs.stack };
-    if transfer(&seen, source) {
-        debug!(&ctx, "socket {:x} of process {} is new", sock, pid_tgid >> 32);
+    if flags & (MSG_OOB | MSG_PEEK | MSG_ERRQUEUE) == 0 {
+        exit.transfer(&ctx, REQUEST, exit.regs.args[0], flags & MSG_TRUNC != 0);
     }
     0
 }
 
-/// The fallback for calls that move several messages: what they moved can't be told from their result.
+/// The fallback: exits of the system calls that write to a socket.
+#[tracepoint]
+pub fn syscall_exit_write(ctx: TracePointContext) -> u32 {
+    let Some(exit) = Exit::of(&ctx) else { return 0 };
+    if exit.result > 0 {
+        // `splice` writes to its third argument, all others to their first.
+        let fd = if exit.regs.number == SPLICE { exit.regs.args[2] } else { exit.regs.args[0] };
+        exit.transfer(&ctx, RESPONSE, fd, false);
+    }
+    0
+}
+
+/// The fallback for calls that move several messages: their memory is not followed, only counted.
 #[tracepoint]
 pub fn syscall_exit_many(ctx: TracePointContext) -> u32 {
-    // SAFETY: as above.
-    let Ok(n_messages) = (unsafe { ctx.read_at::<i64>(offset!(syscall_ret) as usize) }) else {
-        return 0;
-    };
-    let pid_tgid = bpf_get_current_pid_tgid();
-    if n_messages <= 0 {
-        return 0;
-    }
-    let Some(tracked) = tracked(pid_tgid) else { return 0 };
-    let regs = kernel::syscall_regs();
-    let direction = if regs.number == RECVMMSG { REQUEST } else { RESPONSE };
-    let Some((sock, inode)) = kernel::socket_of_fd(regs.args[0]) else { return 0 };
+    let Some(mut exit) = Exit::of(&ctx) else { return 0 };
     // `struct mmsghdr` is a `msghdr` of 56 bytes and the length that the kernel left there.
+    let n_messages = exit.result;
     let mut len = 0u64;
-    let mut index = 0u64;
-    while index < 16 && index < n_messages as u64 {
-        len += kernel::user::<u32>(regs.args[1] + index * 64 + 56).unwrap_or(0) as u64;
+    let mut index = 0;
+    while index < 64 && index < n_messages {
+        len += kernel::user::<u32>(exit.regs.args[1] + index * 64 + 56).unwrap_or(0) as u64;
         index += 1;
     }
-    if len == 0 {
-        return 0;
+    exit.result = len;
+    if len > 0 {
+        let direction = if exit.regs.number == RECVMMSG { REQUEST } else { RESPONSE };
+        exit.transfer(&ctx, direction, exit.regs.args[0], true);
     }
-    let cookie = inode | 1 << 63;
-    let seen = Transfer { pid_tgid, tracked, sock, cookie, len, direction, stack: regs.stack };
-    transfer(&seen, Source::UNREADABLE);
     0
+}
+
+/// A system call of a tracked process that ends without an error.
+struct Exit {
+    pid_tgid: u64,
+    tracked: Tracked,
+    result: u64,
+    regs: SyscallRegs,
+}
+
+impl Exit {
+    #[inline(always)]
+    fn of(ctx: &TracePointContext) -> Option<Self> {
+        // SAFETY: the offset is from the tracepoint's format file.
+        let result = unsafe { ctx.read_at::<i64>(offset!(syscall_ret) as usize) }.ok()?;
+        if result < 0 {
+            return None;
+        }
+        let pid_tgid = bpf_get_current_pid_tgid();
+        let tracked = tracked(pid_tgid)?;
+        Some(Self { pid_tgid, tracked, result: result as u64, regs: kernel::syscall_regs() })
+    }
+
+    #[inline(always)]
+    fn transfer(&self, ctx: &TracePointContext, direction: u8, fd: u64, unreadable: bool) {
+        let Some((sock, inode)) = kernel::socket_of_fd(fd) else { return };
+        let source = if unreadable { Source::UNREADABLE } else { source_of(&self.regs, direction) };
+        let seen = Transfer {
+            pid_tgid: self.pid_tgid,
+            tracked: self.tracked,
+            sock,
+            // Nobody asked for a cookie here, so there is none: the inode's number tells two lives of
+            // one address apart.
+            cookie: inode | 1 << 63,
+            len: self.result,
+            direction,
+            stack: self.regs.stack,
+        };
+        if transfer(&seen, source) {
+            debug!(ctx, "socket {:x} of process {} is new", sock, self.pid_tgid >> 32);
+        }
+    }
 }
 
 const READ: u64 = 0;
 const WRITE: u64 = 1;
 const READV: u64 = 19;
 const WRITEV: u64 = 20;
-const SENDFILE: u64 = 40;
 const SENDTO: u64 = 44;
 const RECVFROM: u64 = 45;
 const SENDMSG: u64 = 46;

@@ -49,24 +49,15 @@ pub const TYPED: [&str; 2] = ["sock_recv_length", "sock_send_length"];
 pub const LIVES: [&str; 4] =
     ["sched_process_fork", "sched_process_exec", "sched_process_exit", "inet_sock_set_state"];
 
-/// System calls whose exit says how many bytes moved.
-pub const SYSCALLS: [&str; 12] = [
-    "read",
-    "readv",
-    "preadv2",
-    "recvfrom",
-    "recvmsg",
-    "write",
-    "writev",
-    "pwritev2",
-    "sendto",
-    "sendmsg",
-    "sendfile64",
-    "splice",
+/// Programs on the exits of the system calls that move bytes on sockets.
+pub const SYSCALLS: [(&str, &[&str]); 3] = [
+    ("syscall_exit_read", &["read", "readv", "preadv2", "recvfrom", "recvmsg"]),
+    (
+        "syscall_exit_write",
+        &["write", "writev", "pwritev2", "sendto", "sendmsg", "sendfile64", "splice"],
+    ),
+    ("syscall_exit_many", &["recvmmsg", "sendmmsg"]),
 ];
-
-/// System calls whose exit says how many messages moved.
-pub const SYSCALLS_MANY: [&str; 2] = ["recvmmsg", "sendmmsg"];
 
 const TRACEFS: [&str; 2] = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
 

@@ -7,12 +7,12 @@ use aya::{
     maps::{Array, HashMap, MapError, PerCpuArray, RingBuf},
     programs::{BtfTracePoint, ProgramError, TracePoint},
 };
-use dbwarden_common::Budgets;
+use dbwarden_common::{Budget, REQUEST, RESPONSE};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 
 use super::{
     Capture, CaptureSettings, HookChoice, Hooks,
-    hooks::{self, LIVES, SYSCALLS, SYSCALLS_MANY, TYPED},
+    hooks::{self, LIVES, SYSCALLS, TYPED},
     offsets::{KernelTypes, OffsetsError, VMLINUX},
     tls,
 };
@@ -97,13 +97,17 @@ pub fn start(settings: &CaptureSettings) -> Result<Capture, LoadError> {
         .map_err(|error| LoadError::Object(Box::new(error)))?;
     let log = settings.bpf_log.then(|| aya_log::EbpfLogger::init(&mut ebpf).ok()).flatten();
 
-    let mut budgets: Array<_, Budgets> = take(&mut ebpf, "BUDGETS", |map| Array::try_from(map))?;
-    let budget = Budgets {
-        request: settings.request_bytes.into(),
-        response_head: settings.response_head_bytes.into(),
-        response_tail: settings.response_tail_bytes.into(),
+    let mut budgets: Array<_, Budget> = take(&mut ebpf, "BUDGETS", |map| Array::try_from(map))?;
+    let request = Budget { head: settings.request_bytes.into(), tail: 0 };
+    let response = Budget {
+        head: settings.response_head_bytes.into(),
+        tail: settings.response_tail_bytes.into(),
     };
-    budgets.set(0, budget, 0).map_err(|source| LoadError::Map { name: "BUDGETS", source })?;
+    for (direction, budget) in [(REQUEST, request), (RESPONSE, response)] {
+        budgets
+            .set(direction.into(), budget, 0)
+            .map_err(|source| LoadError::Map { name: "BUDGETS", source })?;
+    }
     let capture = Capture {
         data: take(&mut ebpf, "DATA", |map| RingBuf::try_from(map))?,
         control: take(&mut ebpf, "CONTROL", |map| RingBuf::try_from(map))?,
@@ -151,8 +155,9 @@ fn attach(ebpf: &mut Ebpf, btf: &Btf, hooks: Hooks) -> Result<Hooks, LoadError> 
             }
         }
         Hooks::Syscalls { .. } => {
-            syscalls(ebpf, "syscall_exit", &SYSCALLS)?;
-            syscalls(ebpf, "syscall_exit_many", &SYSCALLS_MANY)?;
+            for (name, calls) in SYSCALLS {
+                syscalls(ebpf, name, calls)?;
+            }
         }
     }
     tls::load(ebpf)?;
