@@ -304,6 +304,11 @@ const SHUTDOWN_MASK: u8 = 3;
 #[inline(always)]
 fn open(seen: &Transfer) {
     let sock = seen.sock;
+    // A call can return after its socket's end was reported.
+    let state: u8 = field(sock, offset!(sock_state)).unwrap_or(0);
+    if state as i32 == TCP_CLOSE {
+        return;
+    }
     let family: u16 = field(sock, offset!(sock_family)).unwrap_or(0);
     let kind: u16 = field(sock, offset!(sock_type)).unwrap_or(0);
     let mut role = 0;

@@ -1,0 +1,1 @@
+//! Discovery against real servers and against processes that pretend to be some.
