@@ -1,3 +1,4 @@
 //! dbwarden: sees every statement that reaches the databases of a host, and who really sent it.
 
+pub mod config;
 pub mod event;
