@@ -1,4 +1,5 @@
 //! dbwarden: sees every statement that reaches the databases of a host, and who really sent it.
 
 pub mod config;
+pub mod control;
 pub mod event;
