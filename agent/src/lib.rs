@@ -1,5 +1,7 @@
 //! dbwarden: sees every statement that reaches the databases of a host, and who really sent it.
 
+pub mod cli;
 pub mod config;
 pub mod control;
+pub mod doctor;
 pub mod event;

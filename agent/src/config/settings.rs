@@ -80,8 +80,9 @@ pub struct Server {
 }
 
 /// Which set of kernel hooks sees the socket calls.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
 pub enum HookChoice {
     /// The best that this kernel has.
     #[default]

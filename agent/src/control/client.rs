@@ -36,6 +36,8 @@ pub enum ClientError {
     Refused { socket: PathBuf, words: String },
     #[error("dbwarden at {} can't answer: {words}", socket.display())]
     Failed { socket: PathBuf, words: String },
+    #[error("dbwarden at {} has ended the stream: the service stops, or nothing was read for a minute", socket.display())]
+    Ended { socket: PathBuf },
     #[error("the conversation with dbwarden at {} broke off", socket.display())]
     Broken {
         socket: PathBuf,
