@@ -1,1 +1,17 @@
-//! What the tests with real servers share.
+//! What the tests with real servers share, and `cargo xtask demo` with them.
+
+mod agent;
+mod certificates;
+mod children;
+mod namespace;
+mod need;
+mod notify;
+pub mod place;
+mod postgres;
+
+pub use agent::{Agent, AgentBuilder, Watch};
+pub use certificates::Certificates;
+pub use children::{Running, await_until, python, said};
+pub use namespace::Netns;
+pub use need::is_root;
+pub use postgres::{Logged, Postgres, PostgresBuilder, Via};

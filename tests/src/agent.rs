@@ -1,0 +1,252 @@
+//! A dbwarden under test: started with a configuration of its own, asked through its own commands.
+
+use std::{
+    fs::{self, File},
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Command, ExitStatus, Stdio},
+    sync::mpsc::{Receiver, RecvTimeoutError, channel},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{Running, await_until, children::open_to_all, notify::Notify, place, said};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How the agent shall run.
+#[derive(Default)]
+pub struct AgentBuilder {
+    program: Option<PathBuf>,
+    configuration: String,
+    arguments: Vec<String>,
+}
+
+impl AgentBuilder {
+    /// Another program than the one built beside the tests; `DBWARDEN_BIN` in the environment wins.
+    pub fn program(mut self, program: &Path) -> Self {
+        self.program = Some(program.to_owned());
+        self
+    }
+
+    /// More of the configuration file, in TOML; `[control]` is there already.
+    pub fn configuration(mut self, toml: &str) -> Self {
+        self.configuration.push_str(toml);
+        self.configuration.push('\n');
+        self
+    }
+
+    /// One more argument of `dbwarden run`.
+    pub fn argument(mut self, argument: &str) -> Self {
+        self.arguments.push(argument.to_owned());
+        self
+    }
+
+    /// Starts it and waits until it says that it is ready.
+    pub fn start(self) -> Result<Agent> {
+        let program = match (std::env::var_os("DBWARDEN_BIN"), self.program) {
+            (Some(program), _) => program.into(),
+            (None, Some(program)) => program,
+            (None, None) => place::profile_dir()?.join("dbwarden"),
+        };
+        if !program.is_file() {
+            bail!("{} is not there: cargo xtask build", program.display());
+        }
+        let folder = tempfile::Builder::new().prefix("dbwarden-agent-").tempdir()?;
+        open_to_all(folder.path())?;
+        let control = folder.path().join("control.sock");
+        let file = folder.path().join("config.toml");
+        let configuration =
+            format!("[control]\nsocket = \"{}\"\n{}", control.display(), self.configuration);
+        fs::write(&file, configuration)?;
+
+        let notify = Notify::listen(folder.path())?;
+        let log = File::create(folder.path().join("log"))?;
+        let mut command = Command::new(&program);
+        command
+            .args(["run", "--config"])
+            .arg(&file)
+            .args(&self.arguments)
+            .env("NOTIFY_SOCKET", notify.path())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log);
+        let mut process = Running::start("dbwarden", &mut command, Signal::SIGTERM)?;
+        let ready = notify.await_ready(&mut process, "dbwarden");
+        let agent = Agent { process, program, control, folder };
+        ready.with_context(|| format!("what dbwarden said:\n{}", agent.log()))?;
+        Ok(agent)
+    }
+}
+
+/// A running agent; stopped when dropped.
+pub struct Agent {
+    process: Running,
+    program: PathBuf,
+    control: PathBuf,
+    folder: TempDir,
+}
+
+impl Agent {
+    pub fn builder() -> AgentBuilder {
+        AgentBuilder::default()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    pub fn control(&self) -> &Path {
+        &self.control
+    }
+
+    /// Its own log so far.
+    pub fn log(&self) -> String {
+        let log = fs::read(self.folder.path().join("log")).unwrap_or_default();
+        String::from_utf8_lossy(&log).into_owned()
+    }
+
+    /// `dbwarden --control … ARGUMENTS`.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.program);
+        command.arg("--control").arg(&self.control).args(arguments);
+        command
+    }
+
+    /// What `dbwarden status` says.
+    pub fn status(&self) -> Result<Value> {
+        let text = said(&mut self.command(&["status", "--format", "json"]))?;
+        serde_json::from_str(&text).with_context(|| format!("the answer of status: {text}"))
+    }
+
+    /// Waits until `n` are watching.
+    pub fn await_watchers(&self, n: u64) -> Result<()> {
+        await_until(&format!("watcher {n}"), || Ok((self.watchers()? >= n).then_some(())))
+    }
+
+    fn watchers(&self) -> Result<u64> {
+        self.status()?["agent"]["watchers"].as_u64().context("status names no watchers")
+    }
+
+    /// Starts to watch: what happens from now on is seen.
+    pub fn watch(&self) -> Result<Watch> {
+        let before = self.watchers()?;
+        let mut command = self.command(&["watch", "--format", "json"]);
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut process = Running::start("dbwarden watch", &mut command, Signal::SIGTERM)?;
+        let stdout = process.child().stdout.take().context("watch has no output")?;
+        let (sender, lines) = channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines() {
+                let Ok(line) = line else { return };
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        self.await_watchers(before + 1)?;
+        Ok(Watch { lines, _process: process })
+    }
+
+    /// Waits until it has found the server with this port.
+    pub fn await_server(&self, port: u16) -> Result<()> {
+        let ending = format!(":{port}");
+        await_until(&format!("the server on port {port}"), || {
+            let status = self.status()?;
+            let servers = status["servers"].as_array().context("status lists no servers")?;
+            let listens = servers.iter().filter_map(|server| server["listens"].as_array());
+            let found = listens.flatten().filter_map(Value::as_str).any(|at| at.ends_with(&ending));
+            Ok(found.then_some(()))
+        })
+    }
+
+    /// SIGTERM, and its exit status.
+    pub fn stop(&mut self) -> Result<ExitStatus> {
+        self.process.stop()
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) -> Result<()> {
+        self.process.signal(Signal::SIGKILL)?;
+        self.process.wait()?;
+        Ok(())
+    }
+
+    /// SIGSTOP: it sees nothing until [`Self::resume`].
+    pub fn pause(&mut self) -> Result<()> {
+        self.process.signal(Signal::SIGSTOP)
+    }
+
+    /// SIGCONT.
+    pub fn resume(&mut self) -> Result<()> {
+        self.process.signal(Signal::SIGCONT)
+    }
+}
+
+/// The lines of `dbwarden watch --format json`.
+pub struct Watch {
+    lines: Receiver<String>,
+    _process: Running,
+}
+
+impl Watch {
+    /// The next line, statement or notice, within `patience`; `None` if there is none.
+    pub fn next(&self, patience: Duration) -> Result<Option<Value>> {
+        match self.lines.recv_timeout(patience) {
+            Ok(line) => {
+                let value = serde_json::from_str(&line)
+                    .with_context(|| format!("a line of watch: {line}"))?;
+                Ok(Some(value))
+            }
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) => bail!("dbwarden watch has ended"),
+        }
+    }
+
+    /// Collects statements (not notices) that `wanted` until there are `n`; an error names how many
+    /// came.
+    pub fn statements(&self, n: usize, wanted: impl Fn(&Value) -> bool) -> Result<Vec<Value>> {
+        let until = Instant::now() + PATIENCE;
+        let mut found = Vec::new();
+        while found.len() < n {
+            let left = until.saturating_duration_since(Instant::now());
+            let Some(line) = self.next(left)? else {
+                bail!("{} of {n} statements came within {} s", found.len(), PATIENCE.as_secs());
+            };
+            if line.get("notice").is_none() && wanted(&line) {
+                found.push(line);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Everything that `wanted` until the first statement that is `last`, with it.
+    pub fn until(
+        &self,
+        wanted: impl Fn(&Value) -> bool,
+        last: impl Fn(&Value) -> bool,
+    ) -> Result<Vec<Value>> {
+        let until = Instant::now() + PATIENCE;
+        let mut found = Vec::new();
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let Some(line) = self.next(left)? else {
+                bail!("the last statement did not come; {} others did", found.len());
+            };
+            if line.get("notice").is_some() {
+                continue;
+            }
+            let done = last(&line);
+            if done || wanted(&line) {
+                found.push(line);
+            }
+            if done {
+                return Ok(found);
+            }
+        }
+    }
+}

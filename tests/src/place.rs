@@ -1,0 +1,47 @@
+//! Where things are: the checkout, the build's output, and the tools that setup installed.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+/// The root of the checkout.
+pub fn workspace() -> &'static Path {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+    tests.parent().unwrap_or(tests)
+}
+
+/// The output folder of the profile that the running program was built with, as in `target/debug`.
+pub fn profile_dir() -> Result<PathBuf> {
+    let exe = std::env::current_exe().context("asking for the path of the running program")?;
+    let folder = exe.parent().context("the running program has no folder")?;
+    // Test programs are one folder deeper.
+    let folder = if folder.ends_with("deps") { folder.parent() } else { Some(folder) };
+    folder.map(Path::to_owned).context("the running program is outside of a target folder")
+}
+
+/// The output folder of the build, as in `target`.
+pub fn target_dir() -> Result<PathBuf> {
+    let profile = profile_dir()?;
+    profile.parent().map(Path::to_owned).context("the profile's folder has no parent")
+}
+
+/// Tools that `cargo xtask setup` installs for itself, shared by all checkouts of one user.
+pub fn tool_dir() -> Result<PathBuf> {
+    Ok(cache_dir()?.join("tools"))
+}
+
+/// The Python that has the database drivers.
+pub fn python() -> Result<PathBuf> {
+    Ok(tool_dir()?.join("python/bin/python"))
+}
+
+fn cache_dir() -> Result<PathBuf> {
+    let cache = match std::env::var_os("XDG_CACHE_HOME") {
+        Some(dir) if Path::new(&dir).is_absolute() => PathBuf::from(dir),
+        _ => PathBuf::from(
+            std::env::var_os("HOME").context("neither XDG_CACHE_HOME nor HOME is set")?,
+        )
+        .join(".cache"),
+    };
+    Ok(cache.join("dbwarden"))
+}
