@@ -8,3 +8,6 @@ pub mod discovery;
 pub mod doctor;
 pub mod event;
 pub mod identity;
+pub mod pipeline;
+pub mod protocol;
+pub mod stream;
