@@ -413,3 +413,23 @@ fn the_table_is_bounded() {
     host.check((403, 403, 210), Some(("full", &["bash", "systemd"])));
     assert_eq!(host.table.len(), (4, 3));
 }
+
+#[test]
+fn this_host() {
+    let mut table = ProcessTable::new(
+        Limits::default(),
+        Procfs::default(),
+        Users::of_passwd(PASSWD, BootTime(0)),
+    );
+    table.seed(BootTime(0)).unwrap();
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).unwrap();
+    let at = BootTime((now.tv_sec() * 1_000_000_000 + now.tv_nsec()).try_into().unwrap());
+    let pid = std::process::id();
+    let me = table.resolve(Peer { pid, key: 0x1, at, uid: None }, Clock::default()).unwrap();
+    let exe = std::env::current_exe().unwrap();
+    assert_eq!(me.exe.as_deref(), exe.to_str());
+    assert_eq!(me.uid, Some(nix::unistd::getuid().as_raw()));
+    assert_eq!(me.parents[0].pid, std::os::unix::process::parent_id());
+    assert!(me.command.is_some());
+    assert!(me.start < at);
+}
