@@ -61,7 +61,8 @@ pub struct Peer {
     pub pid: u32,
     /// See [`ProcessEvent`]; 0 if not known.
     pub key: u64,
-    /// When it connected.
+    /// When it connected. For a connection older than the capture: a time at which the kernel side
+    /// saw this very process alive, not merely its socket, which may have outlived it.
     pub at: BootTime,
     /// The uid it had then, if the kernel said: a process may change it without any record.
     pub uid: Option<u32>,

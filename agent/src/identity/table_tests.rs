@@ -319,6 +319,21 @@ fn a_connection_belongs_to_what_ran_when_it_was_made() {
 }
 
 #[test]
+fn an_ancestor_is_what_it_was_when_it_forked() {
+    let mut host = Host::unified();
+    host.fork(100, 50, 200, 0x1);
+    host.exec(100, 200, 100, 0x1, "/usr/bin/agent");
+    host.fork(110, 200, 201, 0x2);
+    host.exec(120, 200, 100, 0x1, "/usr/bin/innocent");
+    host.fork(130, 200, 202, 0x3);
+    for (pid, key) in [(201, 0x2), (202, 0x3)] {
+        host.exec(140, pid, if pid == 201 { 110 } else { 130 }, key, "/usr/bin/psql");
+    }
+    host.check((201, 0x2, 150), Some(("psql", &["agent", "bash", "systemd"])));
+    host.check((202, 0x3, 150), Some(("psql", &["innocent", "bash", "systemd"])));
+}
+
+#[test]
 fn one_process_is_described_once() {
     let mut host = Host::unified();
     host.fork(100, 50, 200, 0x1);
