@@ -8,6 +8,7 @@ use std::{
         fd::OwnedFd,
         unix::{
             fs::{PermissionsExt, chown, symlink},
+            net::UnixListener,
             process::CommandExt,
         },
     },
@@ -168,6 +169,18 @@ fn real_servers_are_found_with_all_facts() {
     let children = format!("/proc/{0}/task/{0}/children", third.pid);
     third.pid = fs::read_to_string(children).unwrap().trim().parse().unwrap();
 
+    // Somebody gives the first one's socket another path, in the kernel's table as it is printed.
+    let socket =
+        inspect(&procfs, first.pid, &[]).unwrap().listeners.into_iter().find_map(|listener| {
+            match listener {
+                Listener::Unix { inode, .. } => Some(inode),
+                Listener::Tcp { .. } => None,
+            }
+        });
+    let evil = format!("x\n0: 2 0 00010000 1 1 {} @evil", socket.unwrap());
+    let _forger = UnixListener::bind(clusters.data(&evil)).unwrap();
+    assert!(fs::read_to_string("/proc/net/unix").unwrap().contains(&evil));
+
     let rules = [ServerRule {
         name: Some("billing".into()),
         data_directory: Some(clusters.data("second")),
@@ -202,6 +215,7 @@ fn real_servers_are_found_with_all_facts() {
         assert!(has(&|l| matches!(l, Listener::Tcp { address, .. } if *address == expected)));
         let expected = clusters.data(&format!(".s.PGSQL.{port}"));
         assert!(has(&|l| matches!(l, Listener::Unix { path, .. } if *path == expected)));
+        assert!(!has(&|l| matches!(l, Listener::Unix { path, .. } if path.ends_with("@evil"))));
         let library = &server.tls[0];
         assert!(!library.deleted);
         assert_eq!(
