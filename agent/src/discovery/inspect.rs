@@ -233,7 +233,8 @@ fn namespaces(process: &ProcDir) -> Result<Namespaces, ProcfsError> {
     })
 }
 
-pub(super) fn namespaces_of_agent(procfs: &Procfs) -> Result<Namespaces, ProcfsError> {
+/// The namespaces of this process, which servers are compared with.
+pub fn namespaces_of_agent(procfs: &Procfs) -> Result<Namespaces, ProcfsError> {
     namespaces(&procfs.open(std::process::id())?)
 }
 

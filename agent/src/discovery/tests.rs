@@ -25,7 +25,7 @@ use nix::{
 };
 use tempfile::TempDir;
 
-use super::{inspect::namespaces_of_agent, libraries::tls_libraries, *};
+use super::{libraries::tls_libraries, *};
 use crate::{
     event::{BootTime, ProcessEvent},
     identity::{Procfs, ProcfsError},
