@@ -98,8 +98,8 @@ fn inspect_in(
     if !data.lock.has_state && !data.version.contains('.') {
         return Err(Refusal::Starting);
     }
-    let listening = listening(&process, data.lock.socket.as_ref())?;
-    if listening.listeners.is_empty() {
+    let listeners = listening(&process, uid, data.lock.socket.as_ref())?;
+    if listeners.is_empty() {
         return Err(Refusal::NotListening);
     }
 
@@ -114,9 +114,6 @@ fn inspect_in(
     if namespaces.user != own_namespaces.user {
         doubts.push(Doubt::UserNamespace);
     }
-    if listening.forged {
-        doubts.push(Doubt::SocketPaths);
-    }
     Ok(Server {
         pid,
         start: stat.start(),
@@ -128,7 +125,7 @@ fn inspect_in(
         cluster: data.cluster,
         uid,
         namespaces,
-        listeners: listening.listeners,
+        listeners,
         tls: tls_libraries(&process)?,
         seccomp: status.seccomp.is_some_and(|mode| mode != 0),
         descendants: family.below(pid),
@@ -236,7 +233,8 @@ fn namespaces(process: &ProcDir) -> Result<Namespaces, ProcfsError> {
     })
 }
 
-pub(super) fn namespaces_of_agent(procfs: &Procfs) -> Result<Namespaces, ProcfsError> {
+/// The namespaces of this process, which servers are compared with.
+pub fn namespaces_of_agent(procfs: &Procfs) -> Result<Namespaces, ProcfsError> {
     namespaces(&procfs.open(std::process::id())?)
 }
 

@@ -111,8 +111,7 @@ fn parse_mapping(line: &[u8], pid: u32) -> Option<TlsLibrary> {
     );
     let left = path.strip_suffix(b" (deleted)");
     let path = PathBuf::from(OsString::from_vec(left.unwrap_or(path).to_vec()));
-    is_libssl(&path).then(|| ())?;
-    Some(TlsLibrary {
+    is_libssl(&path).then_some(TlsLibrary {
         path,
         deleted: left.is_some(),
         file: FileId { device, inode },

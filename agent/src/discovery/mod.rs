@@ -16,7 +16,7 @@ mod sockets;
 mod tests;
 mod watch;
 
-pub use inspect::{Refusal, inspect, scan};
+pub use inspect::{Refusal, inspect, namespaces_of_agent, scan};
 pub use libraries::{LibraryError, TlsLibrary};
 pub use rules::{Missing, Names, ServerRule, excluded, missing};
 pub use server::{Doubt, FileId, Listener, Namespaces, Server, Trust};

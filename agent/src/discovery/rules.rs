@@ -8,7 +8,8 @@ use super::{FileId, Server};
 const MAX_REMEMBERED: usize = 1024;
 
 /// One `[[server]]` of the configuration. A server matches if *all* that is given fits it; a rule
-/// that gives nothing matches nothing. Paths are as the server's mount namespace has them.
+/// that gives nothing matches nothing. Paths are as the server's mount namespace has them. A port
+/// alone is whoever got it first: where people can log in, give the data directory too.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServerRule {
     pub name: Option<String>,

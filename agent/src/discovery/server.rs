@@ -132,8 +132,6 @@ pub enum Doubt {
     },
     /// In a user namespace anybody can mount what he likes where he likes.
     UserNamespace,
-    /// Other sockets claim its socket's number, so the paths can't be told.
-    SocketPaths,
 }
 
 impl fmt::Display for Doubt {
@@ -158,9 +156,6 @@ impl fmt::Display for Doubt {
             }
             Doubt::UserNamespace => {
                 write!(f, "it runs in a user namespace of its own, where files may be anybody's")
-            }
-            Doubt::SocketPaths => {
-                write!(f, "another socket's name forges its unix sockets in /proc/net/unix")
             }
         }
     }

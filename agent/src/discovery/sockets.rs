@@ -6,10 +6,10 @@ use std::{
     io::{BufRead, BufReader, Read},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::unix::ffi::OsStringExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
-use rustix::fs::{Dir, Mode, OFlags};
+use rustix::fs::{Dir, FileType, Mode, OFlags, ResolveFlags};
 
 use super::Listener;
 use crate::identity::{ProcDir, ProcfsError};
@@ -21,18 +21,13 @@ const MAX_TABLE: u64 = 256 * 1024 * 1024;
 const ACCEPTS: u32 = 0x1_0000;
 const TCP_LISTEN: &str = "0A";
 
-/// What a process listens on; `forged` if some unix paths can't be told from forgeries.
-pub(super) struct Listening {
-    pub listeners: Vec<Listener>,
-    pub forged: bool,
-}
-
-/// The listening sockets that `process` holds. `expected` is the unix path that its own data names:
-/// it decides where another socket's name makes the table ambiguous.
+/// The listening sockets that `process` of `uid` holds. `expected` is the unix path that its own data
+/// names: where another socket's name makes the table ambiguous, it decides last.
 pub(super) fn listening(
     process: &ProcDir,
+    uid: u32,
     expected: Option<&PathBuf>,
-) -> Result<Listening, ProcfsError> {
+) -> Result<Vec<Listener>, ProcfsError> {
     let own = socket_inodes(process)?;
     let mut listeners = Vec::new();
     for table in ["net/tcp", "net/tcp6"] {
@@ -49,8 +44,23 @@ pub(super) fn listening(
     }
     let mut unix = UnixTable::default();
     each_line(process.file("net/unix")?, |line| unix.line(line, &own));
-    let forged = unix.listeners(expected, &mut listeners);
-    Ok(Listening { listeners, forged })
+    unix.listeners(expected, |path| is_socket_of(process, uid, path), &mut listeners);
+    Ok(listeners)
+}
+
+/// Whether a socket of this uid stands at `path` as the process sees it.
+fn is_socket_of(process: &ProcDir, uid: u32, path: &Path) -> bool {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let root = rustix::fs::openat(process, "root", flags | OFlags::DIRECTORY, Mode::empty());
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let stat = root
+        .and_then(|root| {
+            rustix::fs::openat2(root, path, flags | OFlags::NOFOLLOW, Mode::empty(), resolve)
+        })
+        .and_then(rustix::fs::fstat);
+    stat.is_ok_and(|stat| {
+        stat.st_uid == uid && FileType::from_raw_mode(stat.st_mode) == FileType::Socket
+    })
 }
 
 fn socket_inodes(process: &ProcDir) -> Result<HashSet<u64>, ProcfsError> {
@@ -147,21 +157,24 @@ impl UnixTable {
         }
     }
 
-    /// Adds those that are certain; returns whether some are not.
-    fn listeners(self, expected: Option<&PathBuf>, listeners: &mut Vec<Listener>) -> bool {
-        let mut forged = false;
+    /// Adds those that are certain.
+    fn listeners(
+        self,
+        expected: Option<&PathBuf>,
+        is_genuine: impl Fn(&Path) -> bool,
+        listeners: &mut Vec<Listener>,
+    ) {
         for (inode, paths) in self.0 {
-            let ambiguous = paths.len() > 1;
-            forged |= ambiguous;
-            listeners.extend(
-                paths
-                    .into_iter()
-                    .map(|path| PathBuf::from(OsString::from_vec(path)))
-                    .filter(|path| !ambiguous || Some(path) == expected)
-                    .map(|path| Listener::Unix { path, inode }),
-            );
+            let mut paths: Vec<PathBuf> =
+                paths.into_iter().map(|path| PathBuf::from(OsString::from_vec(path))).collect();
+            if paths.len() > 1 {
+                paths.retain(|path| is_genuine(path));
+            }
+            if paths.len() > 1 {
+                paths.retain(|path| Some(path) == expected);
+            }
+            listeners.extend(paths.into_iter().map(|path| Listener::Unix { path, inode }));
         }
-        forged
     }
 }
 
@@ -191,13 +204,13 @@ mod tests {
         }
     }
 
-    fn check(table: &str, expected_path: Option<&str>, paths: &[(&str, u64)], forged: bool) {
+    fn check(table: &str, expected_path: Option<&str>, paths: &[(&str, u64)]) {
         let own = HashSet::from([7, 8]);
         let mut unix = UnixTable::default();
         each_line(table.as_bytes(), |line| unix.line(line, &own));
         let mut found = Vec::new();
         let expected_path = expected_path.map(PathBuf::from);
-        assert_eq!(unix.listeners(expected_path.as_ref(), &mut found), forged, "{table}");
+        unix.listeners(expected_path.as_ref(), |path| path.starts_with("/run/pg"), &mut found);
         let expected: Vec<Listener> = paths
             .iter()
             .map(|(path, inode)| Listener::Unix { path: path.into(), inode: *inode })
@@ -210,19 +223,21 @@ mod tests {
         let row = |flags: &str, inode: u64, path: &str| {
             format!("0000000000000000: 00000002 00000000 {flags} 0001 01 {inode} {path}\n")
         };
-        let good = row("00010000", 7, "/run/pg/.s.PGSQL.5432");
-        check("Num       RefCount Protocol Flags    Type St Inode Path\n", None, &[], false);
-        check(&good, None, &[("/run/pg/.s.PGSQL.5432", 7)], false);
-        check(&row("00010000", 8, "/a b/c"), None, &[("/a b/c", 8)], false);
-        check(&row("00010000", 8, "@abstract"), None, &[("@abstract", 8)], false);
-        check(&row("00000000", 7, "/run/x"), None, &[], false);
-        check(&row("00010000", 9, "/run/x"), None, &[], false);
-        check(&row("00010000", 7, ""), None, &[], false);
-        check("x\n\n0: 1 2 3\n", None, &[], false);
-        // A socket called "/tmp/x\n0000…: … 7 /run/evil".
-        let forgery = format!("{good}{}", row("00010000", 7, "/run/evil"));
-        check(&forgery, None, &[], true);
-        let path = "/run/pg/.s.PGSQL.5432";
-        check(&forgery, Some(path), &[(path, 7)], true);
+        let listening = |path: &str| row("00010000", 7, path);
+        let (path, other) = ("/run/pg/.s.PGSQL.5432", "/run/pg/.s.PGSQL.5433");
+        check("Num       RefCount Protocol Flags    Type St Inode Path\n", None, &[]);
+        check(&listening(path), None, &[(path, 7)]);
+        check(&listening("/a b/c"), None, &[("/a b/c", 7)]);
+        check(&listening("@abstract"), None, &[("@abstract", 7)]);
+        check(&listening(""), None, &[]);
+        check(&row("00000000", 7, "/run/x"), None, &[]);
+        check(&row("00010000", 9, "/run/x"), None, &[]);
+        check("x\n\n0: 1 2 3\n", None, &[]);
+        // Next to a socket called "/tmp/x\n0000…: … 7 /run/evil".
+        check(&(listening(path) + &listening("/run/evil")), None, &[(path, 7)]);
+        check(&(listening("/a") + &listening("/b")), Some("/a"), &[]);
+        // It names another socket of the same account.
+        check(&(listening(path) + &listening(other)), None, &[]);
+        check(&(listening(path) + &listening(other)), Some(path), &[(path, 7)]);
     }
 }

@@ -99,7 +99,7 @@ fn kubepods(rest: &[&str]) -> Option<Placement> {
 fn components(path: &str) -> Option<Vec<&str>> {
     let parts: Vec<&str> = path.strip_prefix('/')?.split('/').collect();
     let plain = |part: &&str| !part.is_empty() && *part != "." && *part != "..";
-    parts.iter().all(|part| plain(&part)).then_some(parts)
+    parts.iter().all(plain).then_some(parts)
 }
 
 /// Parts into leading slices and the rest. A slice's name repeats its parents (`a-b.slice` stands in

@@ -44,13 +44,13 @@ impl Image {
         Arc::new(Image { uid, login_uid, session, ends, bytes: bytes.into() })
     }
 
-    pub fn of_snapshot(snapshot: &Snapshot) -> Arc<Image> {
+    pub fn of_snapshot(snapshot: &Snapshot, args: &[u8]) -> Arc<Image> {
         Image::new(
             [snapshot.uid, snapshot.login_uid, snapshot.session],
             [
                 &snapshot.comm,
                 &snapshot.exe,
-                &snapshot.args,
+                args,
                 snapshot.tty.as_bytes(),
                 snapshot.cgroup.as_bytes(),
             ],

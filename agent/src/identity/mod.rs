@@ -3,6 +3,7 @@
 //! What the kernel records say is believed first; procfs only fills in what they lack, and only
 //! while the same process is alive. See [`ProcessTable`].
 
+mod arguments;
 pub mod cgroup;
 mod command;
 mod image;

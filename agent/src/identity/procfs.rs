@@ -17,8 +17,6 @@ pub const TICK_NS: u64 = 10_000_000;
 
 /// Longest content read from any one file.
 const MAX_FILE: u64 = 64 * 1024;
-/// Longest command line kept, the same as in kernel records.
-const MAX_ARGS: u64 = 512;
 
 /// A process could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -121,7 +119,6 @@ pub struct Snapshot {
     pub session: Option<u32>,
     pub tty: String,
     pub exe: Vec<u8>,
-    pub args: Vec<u8>,
     pub cgroup: String,
 }
 
@@ -200,8 +197,8 @@ impl ProcDir {
         Ok(super::cgroup::of_procfs(&text).unwrap_or_default().to_owned())
     }
 
-    /// Everything at once. Only `stat` must be there: kernel threads have no executable, and a
-    /// kernel without audit has no login uid.
+    /// Everything at once, except the command line, which may hang. Only `stat` must be there: kernel
+    /// threads have no executable, and a kernel without audit has no login uid.
     pub fn snapshot(&self) -> Result<Snapshot, ProcfsError> {
         let stat = self.stat()?;
         let status = self.status().unwrap_or_default();
@@ -219,7 +216,6 @@ impl ProcDir {
             login_uid: number("loginuid"),
             session: number("sessionid"),
             exe: self.exe().unwrap_or_default(),
-            args: self.read("cmdline", MAX_ARGS).unwrap_or_default(),
             cgroup: self.cgroup().unwrap_or_default(),
         })
     }

@@ -7,6 +7,7 @@ use std::{
 };
 
 use super::{
+    arguments::Arguments,
     cgroup,
     command::command_line,
     image::{Image, Part},
@@ -50,6 +51,8 @@ pub struct Counters {
     pub from_procfs: u64,
     /// Questions without an answer.
     pub unresolved: u64,
+    /// Command lines whose reading never came back; after a few, no more are read.
+    pub hung_reads: u64,
 }
 
 /// The process at the other end of a socket, as the kernel names it.
@@ -58,7 +61,8 @@ pub struct Peer {
     pub pid: u32,
     /// See [`ProcessEvent`]; 0 if not known.
     pub key: u64,
-    /// When it connected.
+    /// When it connected. For a connection older than the capture: a time at which the kernel side
+    /// saw this very process alive, not merely its socket, which may have outlived it.
     pub at: BootTime,
     /// The uid it had then, if the kernel said: a process may change it without any record.
     pub uid: Option<u32>,
@@ -74,6 +78,7 @@ pub struct ProcessTable {
     limits: Limits,
     procfs: Procfs,
     users: Users,
+    arguments: Arguments,
     /// The host has version 1 cgroups, so the kernel's version 2 path may say nothing.
     cgroups_v1: bool,
     lives: Vec<Life>,
@@ -162,6 +167,7 @@ impl ProcessTable {
             cgroups_v1: procfs.cgroups_are_v1(),
             procfs,
             users,
+            arguments: Arguments::default(),
             lives: Vec::new(),
             free: Vec::new(),
             newest: HashMap::new(),
@@ -172,7 +178,7 @@ impl ProcessTable {
     }
 
     pub fn counters(&self) -> Counters {
-        self.counters
+        Counters { hung_reads: self.arguments.stuck().into(), ..self.counters }
     }
 
     /// Running and exited processes in the table.
@@ -205,16 +211,17 @@ impl ProcessTable {
             if self.current_life(pid).is_none_or(|index| !self.lives[index].is(stat.start(), 0))
                 && let Ok(snapshot) = dir.snapshot()
             {
-                found.push((pid, snapshot));
+                let args = self.arguments_of(&dir);
+                found.push((pid, snapshot, args));
             }
         }
         // Parents are older than their children.
-        found.sort_by_key(|(pid, snapshot)| (snapshot.start_ticks, *pid));
-        for (pid, snapshot) in found {
+        found.sort_by_key(|(pid, snapshot, _)| (snapshot.start_ticks, *pid));
+        for (pid, snapshot, args) in found {
             if let Some(index) = self.current_life(pid) {
                 self.end_unseen(index, now);
             }
-            let life = self.life_of_snapshot(pid, 0, &snapshot);
+            let life = self.life_of_snapshot(pid, 0, &snapshot, &args);
             self.insert(life);
         }
         Ok(())
@@ -415,7 +422,8 @@ impl ProcessTable {
     /// Reads a process that no record told of. It is alive now and was born before it connected, so
     /// it held the pid at that time.
     fn read_unknown(&mut self, peer: Peer) -> Option<Life> {
-        let snapshot = self.procfs.open(peer.pid).and_then(|dir| dir.snapshot()).ok()?;
+        let dir = self.procfs.open(peer.pid).ok()?;
+        let snapshot = dir.snapshot().ok()?;
         let start = BootTime(snapshot.start_ticks.saturating_mul(TICK_NS));
         if !born_before(start, peer.at) {
             return None;
@@ -427,10 +435,15 @@ impl ProcessTable {
             self.end_unseen(index, peer.at);
         }
         self.counters.from_procfs += 1;
-        Some(self.life_of_snapshot(peer.pid, peer.key, &snapshot))
+        let args = self.arguments_of(&dir);
+        Some(self.life_of_snapshot(peer.pid, peer.key, &snapshot, &args))
     }
 
-    fn life_of_snapshot(&mut self, pid: u32, key: u64, snapshot: &Snapshot) -> Life {
+    fn arguments_of(&mut self, dir: &ProcDir) -> Vec<u8> {
+        dir.file("cmdline").map(|file| self.arguments.read(file)).unwrap_or_default()
+    }
+
+    fn life_of_snapshot(&mut self, pid: u32, key: u64, snapshot: &Snapshot, args: &[u8]) -> Life {
         let start = BootTime(snapshot.start_ticks.saturating_mul(TICK_NS));
         let lineage = match self.current_life(snapshot.parent) {
             Some(index) => Some(self.ancestor(index)),
@@ -439,7 +452,7 @@ impl ProcessTable {
             }
             None => None,
         };
-        let current = Generation::new(start, Some(Image::of_snapshot(snapshot)), false);
+        let current = Generation::new(start, Some(Image::of_snapshot(snapshot, args)), false);
         Life {
             pid,
             key,

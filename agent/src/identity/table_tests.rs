@@ -319,6 +319,21 @@ fn a_connection_belongs_to_what_ran_when_it_was_made() {
 }
 
 #[test]
+fn an_ancestor_is_what_it_was_when_it_forked() {
+    let mut host = Host::unified();
+    host.fork(100, 50, 200, 0x1);
+    host.exec(100, 200, 100, 0x1, "/usr/bin/agent");
+    host.fork(110, 200, 201, 0x2);
+    host.exec(120, 200, 100, 0x1, "/usr/bin/innocent");
+    host.fork(130, 200, 202, 0x3);
+    for (pid, key) in [(201, 0x2), (202, 0x3)] {
+        host.exec(140, pid, if pid == 201 { 110 } else { 130 }, key, "/usr/bin/psql");
+    }
+    host.check((201, 0x2, 150), Some(("psql", &["agent", "bash", "systemd"])));
+    host.check((202, 0x3, 150), Some(("psql", &["innocent", "bash", "systemd"])));
+}
+
+#[test]
 fn one_process_is_described_once() {
     let mut host = Host::unified();
     host.fork(100, 50, 200, 0x1);
@@ -412,4 +427,24 @@ fn the_table_is_bounded() {
     Seeded { pid: 403, parent: 50, start: 200, comm: "full", ..SHELL }.write(host.procfs.path());
     host.check((403, 403, 210), Some(("full", &["bash", "systemd"])));
     assert_eq!(host.table.len(), (4, 3));
+}
+
+#[test]
+fn this_host() {
+    let mut table = ProcessTable::new(
+        Limits::default(),
+        Procfs::default(),
+        Users::of_passwd(PASSWD, BootTime(0)),
+    );
+    table.seed(BootTime(0)).unwrap();
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).unwrap();
+    let at = BootTime((now.tv_sec() * 1_000_000_000 + now.tv_nsec()).try_into().unwrap());
+    let pid = std::process::id();
+    let me = table.resolve(Peer { pid, key: 0x1, at, uid: None }, Clock::default()).unwrap();
+    let exe = std::env::current_exe().unwrap();
+    assert_eq!(me.exe.as_deref(), exe.to_str());
+    assert_eq!(me.uid, Some(nix::unistd::getuid().as_raw()));
+    assert_eq!(me.parents[0].pid, std::os::unix::process::parent_id());
+    assert!(me.command.is_some());
+    assert!(me.start < at);
 }
