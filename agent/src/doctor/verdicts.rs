@@ -145,6 +145,7 @@ fn lockdown(host: &Host) -> Check {
         None => {
             Check::unknown(name, "the kernel does not say (securityfs is absent or not readable)")
                 .costs("only the mode `confidentiality` would stand in the way")
+                .todo("to look: mount -t securityfs securityfs /sys/kernel/security")
         }
         Some(Lockdown::None) => Check::fine(name, "none"),
         Some(Lockdown::Integrity) => {
