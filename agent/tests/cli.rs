@@ -3,10 +3,10 @@
 use std::{path::Path, process::Command};
 
 /// Exit code, standard output, standard error.
-fn dbwarden(arguments: &[&str]) -> (Option<i32>, String, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_dbwarden")).args(arguments).output().unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    (output.status.code(), text(output.stdout), text(output.stderr))
+fn dbwarden(arguments: &[&str]) -> anyhow::Result<(Option<i32>, String, String)> {
+    let output = Command::new(env!("CARGO_BIN_EXE_dbwarden")).args(arguments).output()?;
+    let (stdout, stderr) = (String::from_utf8(output.stdout)?, String::from_utf8(output.stderr)?);
+    Ok((output.status.code(), stdout, stderr))
 }
 
 #[test]
@@ -37,7 +37,7 @@ fn each_sort_of_failure_has_its_code_and_its_words() {
         (vec!["status", "--control", &absent], 3, "", "is the service running"),
         (vec!["watch", "--control", &absent], 3, "", "is the service running"),
     ] {
-        let (given, stdout, stderr) = dbwarden(&arguments);
+        let (given, stdout, stderr) = dbwarden(&arguments).unwrap();
         assert_eq!(given, Some(code), "{arguments:?}: {stderr}");
         assert!(stdout.contains(out), "{arguments:?}: {stdout}");
         assert!(stderr.contains(err), "{arguments:?}: {stderr}");
@@ -48,7 +48,7 @@ fn each_sort_of_failure_has_its_code_and_its_words() {
 
 #[test]
 fn doctor_answers_in_lines_of_json_when_piped() {
-    let (code, stdout, _) = dbwarden(&["doctor"]);
+    let (code, stdout, _) = dbwarden(&["doctor"]).unwrap();
     let checks: Vec<serde_json::Value> =
         stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let lacks = checks.iter().any(|check| check["verdict"] == "lacking");

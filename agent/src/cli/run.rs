@@ -138,6 +138,11 @@ async fn stop_on_signal(mut signals: Vec<tokio::signal::unix::Signal>, service: 
                 continue;
             }
         };
+        if service.shutdown.requested() {
+            // Somebody has asked twice. The kernel takes the probes off when their owner is gone.
+            warn!(signal = name, "ending at once");
+            std::process::exit(1);
+        }
         info!(signal = name, "stopping");
         service.shutdown.request();
     }

@@ -6,7 +6,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
@@ -218,7 +218,7 @@ async fn feed(watcher: Watcher, filter: Filter, out: mpsc::Sender<Bytes>, servic
         }
         if stopping {
             let message = "the service stops".into();
-            let time = WallTime::default();
+            let time = now();
             write_line(&mut frame, &Notice { time, notice: "stopping", server: None, message });
         }
         if (!frame.is_empty() && out.send(frame.into()).await.is_err()) || stopping {
@@ -226,6 +226,11 @@ async fn feed(watcher: Watcher, filter: Filter, out: mpsc::Sender<Bytes>, servic
         }
         sleep(WATCH_PAUSE).await;
     }
+}
+
+fn now() -> WallTime {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    WallTime(i64::try_from(since_epoch.as_micros()).unwrap_or(i64::MAX))
 }
 
 fn write_line(frame: &mut Vec<u8>, line: &impl Serialize) {
