@@ -53,7 +53,7 @@ const HEAD_BYTES: usize = 16 << 10;
 
 const PATHS: [&str; 3] = ["/v1", "/v1/status", "/v1/watch"];
 
-/// Answers clients until shutdown is requested. Runs in a tokio runtime of its own, away from the
+/// Answers clients until `service.ended`. Runs in a tokio runtime of its own, away from the
 /// pipeline's thread.
 pub async fn serve(listener: Listener, host: &str, service: Arc<Service>) -> io::Result<()> {
     listener.socket.set_nonblocking(true)?;
@@ -63,7 +63,7 @@ pub async fn serve(listener: Listener, host: &str, service: Arc<Service>) -> io:
     let api = Arc::new(Api { service: service.clone(), host: host.to_owned(), started });
     loop {
         let accepted = tokio::select! {
-            () = service.shutdown.wait() => break,
+            () = service.ended.wait() => break,
             accepted = socket.accept() => accepted,
         };
         let stream = match accepted {
@@ -197,7 +197,7 @@ async fn feed(watcher: Watcher, filter: Filter, out: mpsc::Sender<Bytes>, servic
     loop {
         let stopping = tokio::select! {
             () = watcher.filled() => false,
-            () = service.shutdown.wait() => true,
+            () = service.ended.wait() => true,
             () = out.closed() => return,
         };
         let (lines, missed) = watcher.take();

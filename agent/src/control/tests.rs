@@ -105,7 +105,7 @@ impl Served {
 
 impl Drop for Served {
     fn drop(&mut self) {
-        self.service.shutdown.request();
+        self.service.ended.request();
         if let Some(server) = self.server.take() {
             server.join().unwrap();
         }
@@ -188,7 +188,7 @@ async fn the_end_is_announced() {
     let served = Served::start();
     let mut lines = served.client().watch(&Filter::default()).await.unwrap();
     served.watched_by(1).await;
-    served.service.shutdown.request();
+    served.service.ended.request();
     let line: serde_json::Value =
         serde_json::from_slice(lines.next().await.unwrap().unwrap()).unwrap();
     assert_eq!(line["notice"], "stopping");
