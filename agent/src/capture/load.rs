@@ -11,7 +11,7 @@ use dbwarden_common::{Budget, REQUEST, RESPONSE};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 
 use super::{
-    Capture, CaptureSettings, HookChoice, Hooks,
+    Capture, CaptureSettings, ControlRing, HookChoice, Hooks,
     hooks::{self, LIVES, SYSCALLS, TYPED},
     offsets::{KernelTypes, OffsetsError, VMLINUX},
     tls,
@@ -110,14 +110,16 @@ pub fn start(settings: &CaptureSettings) -> Result<Capture, LoadError> {
     }
     let capture = Capture {
         data: take(&mut ebpf, "DATA", |map| RingBuf::try_from(map))?,
-        control: take(&mut ebpf, "CONTROL", |map| RingBuf::try_from(map))?,
+        control: ControlRing {
+            ring: take(&mut ebpf, "CONTROL", |map| RingBuf::try_from(map))?,
+            scratch: Vec::new(),
+        },
         tracked: take(&mut ebpf, "TRACKED", |map| HashMap::try_from(map))?,
         listeners: take(&mut ebpf, "LISTENERS", |map| HashMap::try_from(map))?,
         counters: take(&mut ebpf, "COUNTERS", |map| PerCpuArray::try_from(map))?,
         quota: take(&mut ebpf, "QUOTA", |map| Array::try_from(map))?,
         asleep: take(&mut ebpf, "ASLEEP", |map| Array::try_from(map))?,
         tls: tls::Probes::default(),
-        scratch: Vec::new(),
         hooks: attach(&mut ebpf, &btf, hooks)?,
         ebpf,
         log,

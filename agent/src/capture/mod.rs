@@ -26,6 +26,9 @@ pub use self::{
     tls::{TlsLibrary, TlsProbeError},
 };
 
+/// A table of the kernel side could not be changed.
+pub use aya::maps::MapError as TableError;
+
 /// How many unverified or verified servers can be told apart at once (the size of the quota map).
 pub const MAX_SERVERS: u32 = 256;
 
@@ -49,14 +52,13 @@ pub struct Capture {
     ebpf: Ebpf,
     hooks: Hooks,
     data: RingBuf<MapData>,
-    control: RingBuf<MapData>,
+    control: ControlRing,
     tracked: HashMap<MapData, u32, Tracked>,
     listeners: HashMap<MapData, ListenerKey, u32>,
     counters: PerCpuArray<MapData, Counter>,
     quota: Array<MapData, u64>,
     asleep: Array<MapData, u32>,
     tls: tls::Probes,
-    scratch: Vec<u8>,
     log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
 }
 
@@ -74,13 +76,22 @@ impl Capture {
         &self.hooks
     }
 
-    /// Counts a process as one of a server's; its children follow by themselves.
-    pub fn track(&mut self, pid: u32, tracked: Tracked) -> Result<(), MapError> {
-        self.tracked.insert(pid, tracked, 0)
+    /// Counts a process as one of a server's; its children follow by themselves. What the kernel side
+    /// has learnt of a process that is tracked already stays.
+    pub fn track(&mut self, pid: u32, tracked: Tracked) -> Result<(), TableError> {
+        const BPF_NOEXIST: u64 = 1;
+        match self.tracked.insert(pid, tracked, BPF_NOEXIST) {
+            Err(MapError::SyscallError(error))
+                if error.io_error.kind() == std::io::ErrorKind::AlreadyExists =>
+            {
+                Ok(())
+            }
+            other => other,
+        }
     }
 
     /// Forgets a process.
-    pub fn untrack(&mut self, pid: u32) -> Result<(), MapError> {
+    pub fn untrack(&mut self, pid: u32) -> Result<(), TableError> {
         ignore_missing(self.tracked.remove(&pid))
     }
 
@@ -99,7 +110,7 @@ impl Capture {
         self.listeners.insert(ListenerKey { netns, port: port.into() }, server, 0)
     }
 
-    pub fn unlisten(&mut self, netns: u32, port: u16) -> Result<(), MapError> {
+    pub fn unlisten(&mut self, netns: u32, port: u16) -> Result<(), TableError> {
         ignore_missing(self.listeners.remove(&ListenerKey { netns, port: port.into() }))
     }
 
@@ -126,30 +137,21 @@ impl Capture {
         DropReason::ALL.into_iter().map(sum).collect()
     }
 
-    /// Takes all control records that are there.
-    pub fn drain_control(
-        &mut self,
-        mut sink: impl FnMut(Result<Control<'_>, RecordError>),
-    ) -> usize {
-        let mut n = 0;
-        while let Some(item) = self.control.next() {
-            sink(records::control(&item, &mut self.scratch));
-            n += 1;
-        }
-        n
+    /// The ring of control records.
+    pub fn control(&mut self) -> &mut ControlRing {
+        &mut self.control
     }
 
-    /// Takes data records until there are none, `max` is reached, or `sink` says stop by `false`
-    /// *before* consuming one.
+    /// Takes up to `max` data records. `sink` can look at the control ring in between.
     pub fn drain_data(
         &mut self,
         max: usize,
-        mut sink: impl FnMut(Result<DataRecord<'_>, RecordError>),
+        mut sink: impl FnMut(Result<DataRecord<'_>, RecordError>, &mut ControlRing),
     ) -> usize {
         let mut n = 0;
         while n < max {
             let Some(item) = self.data.next() else { break };
-            sink(records::data(&item));
+            sink(records::data(&item), &mut self.control);
             n += 1;
         }
         n
@@ -165,7 +167,7 @@ impl Capture {
         let timeout = PollTimeout::try_from(most).unwrap_or(PollTimeout::ZERO);
         let mut fds = [
             PollFd::new(self.data.as_fd(), PollFlags::POLLIN),
-            PollFd::new(self.control.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.control.ring.as_fd(), PollFlags::POLLIN),
             PollFd::new(wake, PollFlags::POLLIN),
         ];
         // An interrupted or failed poll is a short sleep.
@@ -178,6 +180,24 @@ impl Capture {
         if let Some(log) = &mut self.log {
             log.flush();
         }
+    }
+}
+
+/// Control records, oldest first.
+pub struct ControlRing {
+    ring: RingBuf<MapData>,
+    scratch: Vec<u8>,
+}
+
+impl ControlRing {
+    /// Takes all that are there.
+    pub fn drain(&mut self, mut sink: impl FnMut(Result<Control<'_>, RecordError>)) -> usize {
+        let mut n = 0;
+        while let Some(item) = self.ring.next() {
+            sink(records::control(&item, &mut self.scratch));
+            n += 1;
+        }
+        n
     }
 }
 

@@ -51,17 +51,13 @@ pub fn run(arguments: &Run) -> Result<Answer> {
     let control = serve(listener, &settings.host.name, service.clone())?;
 
     info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), "dbwarden starts");
-    let outcome = PIPELINE(&Pipeline {
-        settings: &settings,
-        service: &service,
-        bpf_log: arguments.bpf_log,
-        ready: &|summary| {
-            info!("{summary}");
-            notify(&[NotifyState::Ready, NotifyState::Status(summary)]);
-        },
-    });
+    let ready = |summary: &str| {
+        info!("{summary}");
+        notify(&[NotifyState::Ready, NotifyState::Status(summary)]);
+    };
+    let outcome = PIPELINE(&settings, &service, arguments.bpf_log, &ready);
     notify(&[NotifyState::Stopping, NotifyState::Status("stopping")]);
-    service.shutdown.request();
+    service.ended.request();
     if control.join().is_err() {
         warn!("the control thread panicked");
     }
@@ -69,29 +65,29 @@ pub fn run(arguments: &Run) -> Result<Answer> {
     outcome.map(|()| Answer::Done)
 }
 
-/// What the pipeline is given; it runs on the calling thread until `service.shutdown`.
-pub struct Pipeline<'a> {
-    pub settings: &'a Settings,
-    pub service: &'a Service,
-    pub bpf_log: bool,
-    /// To be called once, when everything is attached, with a sentence for `systemctl status`.
-    pub ready: &'a dyn Fn(&str),
-}
-
 /// The one place where the pipeline is named.
-const PIPELINE: fn(&Pipeline<'_>) -> Result<()> = without_capture;
+const PIPELINE: Pipeline = without_capture;
 
-fn without_capture(pipeline: &Pipeline<'_>) -> Result<()> {
+/// Runs on the calling thread until `service.shutdown` is requested. Calls `ready` once, when
+/// everything is attached, with a sentence for `systemctl status`.
+type Pipeline = fn(&Settings, &Service, bpf_log: bool, ready: &dyn Fn(&str)) -> Result<()>;
+
+fn without_capture(
+    settings: &Settings,
+    service: &Service,
+    bpf_log: bool,
+    ready: &dyn Fn(&str),
+) -> Result<()> {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-    debug!(settings = ?pipeline.settings, bpf_log = pipeline.bpf_log, "nothing to capture with");
-    (pipeline.ready)("answering, but this build has no capture");
+    debug!(?settings, bpf_log, "nothing to capture with");
+    ready("answering, but this build has no capture");
     let turn = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
-    while !pipeline.service.shutdown.requested() {
-        if pipeline.service.status.wanted() {
-            pipeline.service.status.answer(control::Snapshot::default());
+    while !service.shutdown.requested() {
+        if service.status.wanted() {
+            service.status.answer(control::Snapshot::default());
         }
-        let mut fds = [PollFd::new(&pipeline.service.shutdown, PollFlags::IN)];
+        let mut fds = [PollFd::new(&service.shutdown, PollFlags::IN)];
         match poll(&mut fds, Some(&turn)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(errno) => return Err(errno.into()),
@@ -138,6 +134,11 @@ async fn stop_on_signal(mut signals: Vec<tokio::signal::unix::Signal>, service: 
                 continue;
             }
         };
+        if service.shutdown.requested() {
+            // Somebody has asked twice. The kernel takes the probes off when their owner is gone.
+            warn!(signal = name, "ending at once");
+            std::process::exit(1);
+        }
         info!(signal = name, "stopping");
         service.shutdown.request();
     }

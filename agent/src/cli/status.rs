@@ -7,7 +7,7 @@ use anyhow::Result;
 use super::{
     Answer, Common, Format, block_on,
     table::{Align, Table},
-    terminal::{Paint, Style, bytes, clean, count, duration},
+    terminal::{Paint, Style, bytes, clean, count, counted, duration, whole_seconds},
 };
 use crate::control::{Client, ServerStatus, Status};
 
@@ -31,7 +31,7 @@ fn render(status: &Status, paint: Paint) -> String {
     let Status { capture, agent, .. } = status;
     let totals = &capture.totals;
 
-    let up = duration(status.uptime_seconds.saturating_mul(1_000_000));
+    let up = whole_seconds(status.uptime_seconds);
     let version = &status.version;
     fact(
         "dbwarden",
@@ -64,9 +64,9 @@ fn render(status: &Status, paint: Paint) -> String {
         "seen",
         Style::Plain,
         &format!(
-            "{} statements on {} connections ({} open), {} in, {} out",
-            count(totals.statements),
-            count(totals.connections),
+            "{} on {} ({} open), {} in, {} out",
+            counted(totals.statements, "statement"),
+            counted(totals.connections, "connection"),
             count(totals.connections_open),
             bytes(totals.bytes_in),
             bytes(totals.bytes_out),
@@ -82,17 +82,17 @@ fn render(status: &Status, paint: Paint) -> String {
             .filter(|(_, n)| **n > 0)
             .map(|(reason, n)| format!("{reason} {n}"))
             .collect();
-        fact("lost", Style::Bad, &format!("{lost} records: {}", reasons.join(", ")));
+        fact("lost", Style::Bad, &format!("{}: {}", counted(lost, "record"), reasons.join(", ")));
     }
     let mut blind = Vec::new();
     if totals.blind_connections > 0 {
-        blind.push(format!("{} encrypted connections", totals.blind_connections));
+        blind.push(counted(totals.blind_connections, "encrypted connection"));
     }
     if totals.unobservable_bytes > 0 {
         blind.push(format!("{} past every hook", bytes(totals.unobservable_bytes)));
     }
     if totals.sync_losses > 0 {
-        blind.push(format!("message boundaries lost {} times", totals.sync_losses));
+        blind.push(format!("message boundaries ({})", counted(totals.sync_losses, "time")));
     }
     match blind.is_empty() {
         true => fact("blind to", Style::Good, "nothing"),
@@ -245,15 +245,15 @@ mod tests {
 dbwarden   0.1.0 on db1, pid 4711, up 3 h 12 m
 hooks      tp_btf (best of this kernel)
 costs      38 MiB of memory, 12.1 s of CPU (0.1 % of one core), 412 processes remembered
-seen       1.2M statements on 302 connections (12 open), 90 MiB in, 3.0 GiB out
+seen       1.2M statements on 302 connections (12 open), 90 MiB in, 3 GiB out
 lost       3 records: ring full 3
 blind to   2 encrypted connections
 watchers   1
 ring       6 % of 16 MiB (data)
 
-SERVER        ENGINE           PID  LISTENS                                       TLS       OPEN  BLIND  STATEMENTS      IN      OUT
-main          postgresql 15.4  812  127.0.0.1:5432 /run/postgresql/.s.PGSQL.5432  observed    12      0        1.2M  90 MiB  3.0 GiB
-postgres-999  postgresql       999  0.0.0.0:5499                                  off          0      2           0     0 B      0 B
+SERVER        ENGINE           PID  LISTENS                                       TLS       OPEN  BLIND  STATEMENTS      IN    OUT
+main          postgresql 15.4  812  127.0.0.1:5432 /run/postgresql/.s.PGSQL.5432  observed    12      0        1.2M  90 MiB  3 GiB
+postgres-999  postgresql       999  0.0.0.0:5499                                  off          0      2           0     0 B    0 B
 postgres-999 (pid 999) is unverified: /tmp/postgres\u{fffd}[2J belongs to uid 1000
 orders is configured, but no such server runs here: port 5433
 ";

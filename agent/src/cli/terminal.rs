@@ -145,9 +145,26 @@ fn scaled(n: u64, step: f64, units: &[&str]) -> String {
         unit += 1;
     }
     let name = units.get(unit).copied().unwrap_or_default();
-    match unit > 0 && value < 9.95 {
-        true => format!("{value:.1} {name}"),
-        false => format!("{value:.0} {name}"),
+    let number = match unit > 0 && value < 9.95 {
+        true => format!("{value:.1}"),
+        false => format!("{value:.0}"),
+    };
+    format!("{} {name}", number.strip_suffix(".0").unwrap_or(&number))
+}
+
+/// `1 row`, `2 rows`, `1.2M rows`.
+pub(super) fn counted(n: u64, one: &str) -> String {
+    match n {
+        1 => format!("1 {one}"),
+        _ => format!("{} {one}s", count(n)),
+    }
+}
+
+/// `4 s`, `3 m 02 s`, `5 h 12 m`: for what has no fractions worth reading.
+pub(super) fn whole_seconds(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        _ => duration(seconds.saturating_mul(1_000_000)),
     }
 }
 
@@ -238,10 +255,10 @@ mod tests {
         for (n, expected) in [
             (0, "0 B"),
             (1_023, "1023 B"),
-            (1_024, "1.0 KiB"),
+            (1_024, "1 KiB"),
             (1_290_000, "1.2 MiB"),
             (16 << 20, "16 MiB"),
-            ((1 << 30) - 1, "1.0 GiB"),
+            ((1 << 30) - 1, "1 GiB"),
         ] {
             assert_eq!(bytes(n), expected);
         }

@@ -52,7 +52,10 @@ pub fn watch(common: &Common, arguments: &Watch) -> Result<Answer> {
 async fn show(common: &Common, filter: &Filter) -> Result<Answer> {
     let mut lines = Client::new(&common.control).watch(filter).await?;
     let view = match common.format() {
-        Format::Table => Some(View::of_stdout()),
+        Format::Table => {
+            eprintln!("watching; Ctrl-C ends");
+            Some(View::of_stdout())
+        }
         Format::Json => None,
     };
     let mut out = io::stdout().lock();

@@ -26,19 +26,19 @@ pub struct Client {
 
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    #[error("can't reach dbwarden at {}: {}", socket.display(), hint(source))]
+    #[error("can't reach the service at {}: {}", socket.display(), hint(source))]
     Unreachable {
         socket: PathBuf,
         #[source]
         source: io::Error,
     },
-    #[error("dbwarden at {} refuses: {words}", socket.display())]
+    #[error("the service at {} refuses: {words}", socket.display())]
     Refused { socket: PathBuf, words: String },
-    #[error("dbwarden at {} can't answer: {words}", socket.display())]
+    #[error("the service at {} can't answer: {words}", socket.display())]
     Failed { socket: PathBuf, words: String },
-    #[error("dbwarden at {} has ended the stream: the service stops, or nothing was read for a minute", socket.display())]
+    #[error("the service at {} has ended the stream: it stops, or nothing was read for a minute", socket.display())]
     Ended { socket: PathBuf },
-    #[error("the conversation with dbwarden at {} broke off", socket.display())]
+    #[error("the conversation with the service at {} broke off", socket.display())]
     Broken {
         socket: PathBuf,
         #[source]

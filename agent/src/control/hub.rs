@@ -18,8 +18,9 @@ use crate::event::{Record, WallTime};
 const QUEUE_LINES: usize = 4_096;
 /// Likewise, by size. Watchers share the records, so this is paid about once.
 const QUEUE_BYTES: usize = 4 << 20;
-/// Watchers at a time.
-pub(super) const WATCHERS: usize = 16;
+/// Watchers at a time. Each may hold two queues (one waits, one is being sent): 64 MiB in all, if no
+/// two hold the same record.
+pub(super) const WATCHERS: usize = 8;
 
 /// One line of the watch stream.
 #[derive(Clone, Debug, Serialize)]

@@ -35,8 +35,10 @@ pub struct Service {
     pub live: Arc<Hub>,
     /// Answers to `status`.
     pub status: StatusCell,
-    /// Asked for by a signal or by the pipeline's end.
+    /// The pipeline shall end: somebody sent a signal.
     pub shutdown: Shutdown,
+    /// The pipeline has ended and published its last: the control server shall end too.
+    pub ended: Shutdown,
 }
 
 impl Service {
@@ -45,6 +47,7 @@ impl Service {
             live: Arc::new(Hub::default()),
             status: StatusCell::default(),
             shutdown: Shutdown::new()?,
+            ended: Shutdown::new()?,
         })
     }
 }

@@ -6,7 +6,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
@@ -53,7 +53,7 @@ const HEAD_BYTES: usize = 16 << 10;
 
 const PATHS: [&str; 3] = ["/v1", "/v1/status", "/v1/watch"];
 
-/// Answers clients until shutdown is requested. Runs in a tokio runtime of its own, away from the
+/// Answers clients until `service.ended`. Runs in a tokio runtime of its own, away from the
 /// pipeline's thread.
 pub async fn serve(listener: Listener, host: &str, service: Arc<Service>) -> io::Result<()> {
     listener.socket.set_nonblocking(true)?;
@@ -63,7 +63,7 @@ pub async fn serve(listener: Listener, host: &str, service: Arc<Service>) -> io:
     let api = Arc::new(Api { service: service.clone(), host: host.to_owned(), started });
     loop {
         let accepted = tokio::select! {
-            () = service.shutdown.wait() => break,
+            () = service.ended.wait() => break,
             accepted = socket.accept() => accepted,
         };
         let stream = match accepted {
@@ -197,7 +197,7 @@ async fn feed(watcher: Watcher, filter: Filter, out: mpsc::Sender<Bytes>, servic
     loop {
         let stopping = tokio::select! {
             () = watcher.filled() => false,
-            () = service.shutdown.wait() => true,
+            () = service.ended.wait() => true,
             () = out.closed() => return,
         };
         let (lines, missed) = watcher.take();
@@ -218,7 +218,7 @@ async fn feed(watcher: Watcher, filter: Filter, out: mpsc::Sender<Bytes>, servic
         }
         if stopping {
             let message = "the service stops".into();
-            let time = WallTime::default();
+            let time = now();
             write_line(&mut frame, &Notice { time, notice: "stopping", server: None, message });
         }
         if (!frame.is_empty() && out.send(frame.into()).await.is_err()) || stopping {
@@ -226,6 +226,11 @@ async fn feed(watcher: Watcher, filter: Filter, out: mpsc::Sender<Bytes>, servic
         }
         sleep(WATCH_PAUSE).await;
     }
+}
+
+fn now() -> WallTime {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    WallTime(i64::try_from(since_epoch.as_micros()).unwrap_or(i64::MAX))
 }
 
 fn write_line(frame: &mut Vec<u8>, line: &impl Serialize) {

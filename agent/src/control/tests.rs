@@ -72,9 +72,13 @@ struct Served {
 
 impl Served {
     fn start() -> Self {
+        Self::start_for(None)
+    }
+
+    fn start_for(group: Option<&str>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("control.sock");
-        let listener = Listener::bind(&socket, Access::new(None).unwrap()).unwrap();
+        let listener = Listener::bind(&socket, Access::new(group).unwrap()).unwrap();
         let service = Arc::new(Service::new().unwrap());
         let server = std::thread::spawn({
             let service = service.clone();
@@ -101,7 +105,7 @@ impl Served {
 
 impl Drop for Served {
     fn drop(&mut self) {
-        self.service.shutdown.request();
+        self.service.ended.request();
         if let Some(server) = self.server.take() {
             server.join().unwrap();
         }
@@ -184,7 +188,7 @@ async fn the_end_is_announced() {
     let served = Served::start();
     let mut lines = served.client().watch(&Filter::default()).await.unwrap();
     served.watched_by(1).await;
-    served.service.shutdown.request();
+    served.service.ended.request();
     let line: serde_json::Value =
         serde_json::from_slice(lines.next().await.unwrap().unwrap()).unwrap();
     assert_eq!(line["notice"], "stopping");
@@ -225,30 +229,43 @@ async fn a_client_that_does_not_read_loses_lines_and_is_told_how_many() {
     assert_eq!(count("sequence") + count("missed"), PUBLISHED + 1);
 }
 
-/// Another uid's process connects, asks, and is told why not.
+/// Another user connects, in the group and not, and is let in or told why not.
 #[test]
-fn another_user_is_refused_in_words() {
-    if !nix::unistd::Uid::effective().is_root() {
+fn another_user_needs_the_group() {
+    use rustix::{
+        fs::{Gid, Uid},
+        thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid},
+    };
+    use std::os::unix::fs::PermissionsExt;
+
+    if !rustix::process::geteuid().is_root() {
         return; // Only root can become somebody else; `cargo xtask test` says what that leaves out.
     }
-    use std::os::unix::{fs::PermissionsExt, process::CommandExt};
-    let served = Served::start();
-    // Let the other user as far as the socket, so that not the file's mode refuses it.
-    let open = |path: &Path, mode| {
+    let allow = |path: &Path, mode| {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
     };
-    open(served.socket.parent().unwrap(), 0o755);
-    open(&served.socket, 0o666);
-    let asked = std::process::Command::new("curl")
-        .args(["--silent", "--unix-socket"])
-        .arg(&served.socket)
-        .arg("http://localhost/v1/status")
-        .uid(65_534)
-        .gid(65_534)
-        .output()
-        .unwrap();
-    let answer = String::from_utf8(asked.stdout).unwrap();
-    assert!(answer.contains("uid 65534 may not ask this agent"), "{answer}");
+    for (group, groups, expected) in [
+        (None, vec![], "uid 65534 may not ask this agent: only root may"),
+        (Some("root"), vec![65_534], "uid 65534 may not ask this agent: only root and the group"),
+        (Some("root"), vec![1, 0], "\"paths\""),
+    ] {
+        let served = Served::start_for(group);
+        // So that it is the peer that is refused and not already the file's mode.
+        allow(served.socket.parent().unwrap(), 0o755);
+        allow(&served.socket, 0o666);
+        let socket = served.socket.clone();
+        // Linux keeps credentials by thread, and this one ends as somebody else.
+        let asked = std::thread::spawn(move || {
+            let (uid, gid) = (Uid::from_raw(65_534), Gid::from_raw(65_534));
+            let groups: Vec<Gid> = groups.into_iter().map(Gid::from_raw).collect();
+            set_thread_groups(&groups).unwrap();
+            set_thread_res_gid(gid, gid, gid).unwrap();
+            set_thread_res_uid(uid, uid, uid).unwrap();
+            raw(&socket, "GET /v1 HTTP/1.1\r\nhost: x\r\n\r\n")
+        });
+        let answer = asked.join().unwrap();
+        assert!(answer.contains(expected), "{group:?}: {answer}");
+    }
 }
 
 #[tokio::test]

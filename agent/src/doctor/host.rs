@@ -67,6 +67,7 @@ pub enum CgroupLayout {
 
 const BTF: &str = "/sys/kernel/btf/vmlinux";
 const TRACEFS_MAGIC: u64 = 0x7472_6163;
+const SECURITYFS_MAGIC: u64 = 0x7363_6673;
 const CGROUP2_MAGIC: u64 = 0x6367_7270;
 /// `PROC_PID_INIT_INO`: the inode of the first pid namespace.
 const HOST_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
@@ -84,7 +85,7 @@ impl Host {
             btf_bytes: fs::metadata(BTF).map_or(0, |metadata| metadata.len()),
             socket_length_tracepoints: btf_names_both_tracepoints(),
             tracefs: tracefs(),
-            lockdown: word("/sys/kernel/security/lockdown").and_then(|text| lockdown(&text)),
+            lockdown: this_lockdown(),
             capabilities: word("/proc/self/status").and_then(|text| capabilities(&text)),
             unprivileged_bpf_disabled: number("/proc/sys/kernel/unprivileged_bpf_disabled"),
             perf_event_paranoid: number("/proc/sys/kernel/perf_event_paranoid"),
@@ -119,6 +120,19 @@ fn word(path: &str) -> Option<String> {
 
 fn number(path: &str) -> Option<i32> {
     word(path)?.trim().parse().ok()
+}
+
+/// Where securityfs is mounted and has no such file, the kernel knows no lockdown.
+fn this_lockdown() -> Option<Lockdown> {
+    match word("/sys/kernel/security/lockdown") {
+        Some(text) => lockdown(&text),
+        None if file_system("/sys/kernel/security") == Some(SECURITYFS_MAGIC)
+            && !Path::new("/sys/kernel/security/lockdown").exists() =>
+        {
+            Some(Lockdown::None)
+        }
+        None => None,
+    }
 }
 
 fn lockdown(text: &str) -> Option<Lockdown> {

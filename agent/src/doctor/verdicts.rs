@@ -145,6 +145,7 @@ fn lockdown(host: &Host) -> Check {
         None => {
             Check::unknown(name, "the kernel does not say (securityfs is absent or not readable)")
                 .costs("only the mode `confidentiality` would stand in the way")
+                .todo("to look: mount -t securityfs securityfs /sys/kernel/security")
         }
         Some(Lockdown::None) => Check::fine(name, "none"),
         Some(Lockdown::Integrity) => {
@@ -162,7 +163,7 @@ const NEEDED: [(&str, u32, bool, &str); 4] = [
     ("CAP_BPF", 39, true, "load programs"),
     ("CAP_PERFMON", 38, true, "attach them and read kernel memory"),
     ("CAP_SYS_PTRACE", 19, false, "see other users' executables and sockets in /proc"),
-    ("CAP_DAC_READ_SEARCH", 2, false, "read tracefs, and servers' files wherever they are"),
+    ("CAP_DAC_READ_SEARCH", 2, false, "read tracefs and servers' files"),
 ];
 
 fn capabilities(host: &Host) -> Check {

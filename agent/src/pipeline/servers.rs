@@ -21,7 +21,7 @@ use super::{
     scout::{Answer, Found, Scout},
 };
 use crate::{
-    capture::{Capture, MAX_SERVERS, Opened, TlsLibrary},
+    capture::{Capture, MAX_SERVERS, Opened, TableError, TlsLibrary},
     config::{self, Settings, TlsCapture},
     control::{AbsentServer, Hub, Notice, ServerStatus},
     discovery::{self, Listener, Look, Names, Server, ServerRule, Trust, Watcher},
@@ -416,7 +416,7 @@ fn rule(server: &config::Server) -> ServerRule {
 
 /// Tells the kernel side of a server's ports and processes: ports first, so that no accepted socket of
 /// a tracked process is taken for an outbound one.
-fn track(capture: &mut Capture, server: &Server, number: u32) -> Result<(), aya::maps::MapError> {
+fn track(capture: &mut Capture, server: &Server, number: u32) -> Result<(), TableError> {
     for (netns, port) in tcp_ports(server) {
         capture.listen(netns, port, number)?;
     }

@@ -4,7 +4,7 @@ use serde::Deserialize;
 use time::{UtcDateTime, UtcOffset, format_description::well_known::Rfc3339};
 use unicode_width::UnicodeWidthStr;
 
-use crate::cli::terminal::{Paint, Style, bytes, clean, count, duration, fit, left, right};
+use crate::cli::terminal::{Paint, Style, bytes, clean, counted, duration, fit, left, right};
 
 /// What the view shows of a line of `/v1/watch`; the names are the record's.
 #[derive(Debug, Default, Deserialize)]
@@ -69,7 +69,7 @@ impl View {
         match (line.missed, &line.notice) {
             (Some(missed), _) => self.interruption(
                 line,
-                &format!("{} statements are not shown: read too slowly", count(missed)),
+                &format!("{} not shown: read too slowly", counted(missed, "line")),
                 width,
             ),
             (None, Some(notice)) => {
@@ -94,10 +94,7 @@ impl View {
         ];
         if width >= NARROW {
             cells.push((Style::Plain, left(&session(line), (width / 8).clamp(11, 24))));
-            let rows = line.rows.map(|rows| match rows {
-                1 => "1 row".to_owned(),
-                _ => format!("{} rows", count(rows)),
-            });
+            let rows = line.rows.map(|rows| counted(rows, "row"));
             cells.push((Style::Dim, right(&rows.unwrap_or_default(), ROWS)));
         }
         let took = line.duration_us.map(duration).unwrap_or_default();
@@ -175,9 +172,14 @@ fn who(line: &Line) -> String {
         (None, Some(unit)) => unit.strip_suffix(".service").unwrap_or_default().to_owned(),
         (None, None) => String::new(),
     };
-    let place = match home.is_empty() || home == program {
-        true => program,
-        false => format!("{home}/{program}"),
+    // `php8.2-fpm` runs `php-fpm8.2`: once is enough.
+    let letters = |name: &str| name.replace(|c: char| !c.is_alphabetic(), "");
+    let place = if home.is_empty() {
+        program
+    } else if letters(&home) == letters(&program) {
+        home
+    } else {
+        format!("{home}/{program}")
     };
     clean(&format!("{}{user} {place}", login.unwrap_or_default()))
 }
@@ -283,6 +285,10 @@ mod tests {
                 "03:04:05.123  www-data shop/php-fp…  shop@orders        1 row   1.24 ms    select * from items",
             ),
             (
+                json!({"unit": "php8.2-fpm.service", "exe": "/usr/sbin/php-fpm8.2"}),
+                "03:04:05.123  alice php8.2-fpm       shop@orders      12 rows   1.24 ms    select * from items",
+            ),
+            (
                 json!({"exe": "/usr/bin/python3.11", "command": "python3 -u /srv/report.py --all"}),
                 "03:04:05.123  alice python report.…  shop@orders      12 rows   1.24 ms    select * from items",
             ),
@@ -308,12 +314,9 @@ mod tests {
             ),
             (
                 json!({"text": "select 1", "lost_bytes": 2_048, "truncated_bytes": 10}),
-                "03:04:05.123  alice psql             shop@orders      12 rows   1.24 ms    [2.0 KiB lost] select 1 [10 B…",
+                "03:04:05.123  alice psql             shop@orders      12 rows   1.24 ms    [2 KiB lost] select 1 [10 B m…",
             ),
-            (
-                json!({"missed": 412}),
-                "03:04:05.123  ── 412 statements are not shown: read too slowly ──",
-            ),
+            (json!({"missed": 412}), "03:04:05.123  ── 412 lines not shown: read too slowly ──"),
             (
                 json!({"notice": "lost", "message": "3 records were lost: ring full"}),
                 "03:04:05.123  ── main: 3 records were lost: ring full ──",
@@ -331,7 +334,7 @@ mod tests {
             (json!({"duration_us": 150_000}), "\x1b[33m  150 ms\x1b[0m"),
             (json!({"duration_us": 2_000_000}), "\x1b[31m  2.00 s\x1b[0m"),
             (json!({"error_code": "42P01", "error_message": "x"}), "\x1b[31m42P01 x\x1b[0m"),
-            (json!({"missed": 1}), "\x1b[33m03:04:05.123  ── 1 statements"),
+            (json!({"missed": 1}), "\x1b[33m03:04:05.123  ── 1 line not shown"),
         ] {
             let shown = view(true).show(&line(changes), 120);
             assert!(shown.contains(expected), "{shown:?}");
