@@ -326,6 +326,9 @@ impl Postgres {
             let before = reloads(&fs::read_to_string(&file)?);
             server.signal(Signal::SIGHUP)?;
             await_until("the log's end", || {
+                if let Some(status) = server.ended()? {
+                    bail!("PostgreSQL has ended with {status}");
+                }
                 Ok((reloads(&fs::read_to_string(&file)?) > before).then_some(()))
             })?;
         }

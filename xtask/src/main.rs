@@ -75,6 +75,8 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
+            // Whatever failed then failed because of it.
+            let error = interrupt::check().err().unwrap_or(error);
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
