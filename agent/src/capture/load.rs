@@ -20,6 +20,11 @@ use super::{
 /// The object that `cargo xtask build` made; empty where the BPF toolchain is absent.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("DBWARDEN_BPF_OBJECT"));
 
+/// Size of the BPF object that this binary carries; 0 if it was built without.
+pub fn object_bytes() -> usize {
+    OBJECT.len()
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     #[error("this dbwarden was built without its BPF programs; build it with `cargo xtask build`")]

@@ -21,7 +21,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 pub use self::{
     hooks::{HookChoice, Hooks},
-    load::LoadError,
+    load::{LoadError, object_bytes},
     records::{Control, DataRecord, Ends, Opened, RecordError},
     tls::{TlsLibrary, TlsProbeError},
 };
@@ -147,14 +147,14 @@ impl Capture {
         &mut self,
         max: usize,
         mut sink: impl FnMut(Result<DataRecord<'_>, RecordError>, &mut ControlRing),
-    ) -> usize {
-        let mut n = 0;
-        while n < max {
+    ) -> Drained {
+        let mut drained = Drained::default();
+        while drained.records < max {
             let Some(item) = self.data.next() else { break };
             sink(records::data(&item), &mut self.control);
-            n += 1;
+            drained.add(item.len());
         }
-        n
+        drained
     }
 
     /// Waits until the kernel side has something, `wake` becomes readable, or the time is over.
@@ -183,6 +183,27 @@ impl Capture {
     }
 }
 
+/// What was taken from a ring.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Drained {
+    pub records: usize,
+    pub bytes: usize,
+}
+
+impl Drained {
+    fn add(&mut self, bytes: usize) {
+        self.records += 1;
+        self.bytes += bytes;
+    }
+}
+
+impl std::ops::AddAssign for Drained {
+    fn add_assign(&mut self, other: Self) {
+        self.records += other.records;
+        self.bytes += other.bytes;
+    }
+}
+
 /// Control records, oldest first.
 pub struct ControlRing {
     ring: RingBuf<MapData>,
@@ -191,13 +212,13 @@ pub struct ControlRing {
 
 impl ControlRing {
     /// Takes all that are there.
-    pub fn drain(&mut self, mut sink: impl FnMut(Result<Control<'_>, RecordError>)) -> usize {
-        let mut n = 0;
+    pub fn drain(&mut self, mut sink: impl FnMut(Result<Control<'_>, RecordError>)) -> Drained {
+        let mut drained = Drained::default();
         while let Some(item) = self.ring.next() {
             sink(records::control(&item, &mut self.scratch));
-            n += 1;
+            drained.add(item.len());
         }
-        n
+        drained
     }
 }
 

@@ -9,10 +9,11 @@ use super::{
     Answer, Common, Format,
     terminal::{self, Paint, Style, clean, left},
 };
+use crate::capture;
 use crate::doctor::{self, Check, Host, Verdict};
 
 pub fn doctor(common: &Common) -> Result<Answer> {
-    let checks = doctor::verdicts(&Host::of_this_machine(BPF_OBJECT_BYTES));
+    let checks = doctor::verdicts(&Host::of_this_machine(capture::object_bytes()));
     let mut out = io::stdout().lock();
     match common.format() {
         Format::Json => {
@@ -27,9 +28,6 @@ pub fn doctor(common: &Common) -> Result<Answer> {
     let lacking = checks.iter().any(|check| check.verdict == Verdict::Lacking);
     Ok(if lacking { Answer::No } else { Answer::Done })
 }
-
-/// Size of the BPF object in this binary.
-const BPF_OBJECT_BYTES: usize = 0;
 
 fn render(checks: &[Check], width: usize, paint: Paint) -> String {
     let name_width = checks.iter().map(|check| check.name.width()).max().unwrap_or(0);

@@ -9,12 +9,13 @@ use tokio::{
     runtime,
     signal::unix::{SignalKind, signal},
 };
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use super::Answer;
 use crate::{
-    config::{self, HookChoice, LogLevel, Settings},
+    config::{self, HookChoice, LogLevel},
     control::{self, Access, HOST_LOCK, HostLock, Listener, Service},
+    pipeline,
 };
 
 #[derive(Debug, Args)]
@@ -55,7 +56,7 @@ pub fn run(arguments: &Run) -> Result<Answer> {
         info!("{summary}");
         notify(&[NotifyState::Ready, NotifyState::Status(summary)]);
     };
-    let outcome = PIPELINE(&settings, &service, arguments.bpf_log, &ready);
+    let outcome = pipeline::run(&settings, &service, arguments.bpf_log, &ready);
     notify(&[NotifyState::Stopping, NotifyState::Status("stopping")]);
     service.ended.request();
     if control.join().is_err() {
@@ -63,37 +64,6 @@ pub fn run(arguments: &Run) -> Result<Answer> {
     }
     info!("dbwarden has stopped");
     outcome.map(|()| Answer::Done)
-}
-
-/// The one place where the pipeline is named.
-const PIPELINE: Pipeline = without_capture;
-
-/// Runs on the calling thread until `service.shutdown` is requested. Calls `ready` once, when
-/// everything is attached, with a sentence for `systemctl status`.
-type Pipeline = fn(&Settings, &Service, bpf_log: bool, ready: &dyn Fn(&str)) -> Result<()>;
-
-fn without_capture(
-    settings: &Settings,
-    service: &Service,
-    bpf_log: bool,
-    ready: &dyn Fn(&str),
-) -> Result<()> {
-    use rustix::event::{PollFd, PollFlags, Timespec, poll};
-
-    debug!(?settings, bpf_log, "nothing to capture with");
-    ready("answering, but this build has no capture");
-    let turn = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
-    while !service.shutdown.requested() {
-        if service.status.wanted() {
-            service.status.answer(control::Snapshot::default());
-        }
-        let mut fds = [PollFd::new(&service.shutdown, PollFlags::IN)];
-        match poll(&mut fds, Some(&turn)) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(errno) => return Err(errno.into()),
-        }
-    }
-    Ok(())
 }
 
 /// Signals and control clients, in a thread that the pipeline never waits for.

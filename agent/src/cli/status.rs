@@ -106,9 +106,10 @@ fn render(status: &Status, paint: Paint) -> String {
         fact("watchers", Style::Plain, &format!("{}{missed}", agent.watchers));
     }
     for ring in &capture.rings {
-        let per_cent = ring.used_bytes.saturating_mul(100) / ring.size_bytes.max(1);
+        let per_cent = ring.peak_bytes.saturating_mul(100) / ring.size_bytes.max(1);
         let style = if per_cent >= 50 { Style::Warning } else { Style::Plain };
-        let words = format!("{per_cent} % of {} ({})", bytes(ring.size_bytes), ring.name);
+        let words =
+            format!("at most {per_cent} % of {} in use ({})", bytes(ring.size_bytes), ring.name);
         fact("ring", style, &words);
     }
 

@@ -117,8 +117,8 @@ pub struct Totals {
 pub struct Ring {
     pub name: String,
     pub size_bytes: u64,
-    /// Most records that were found waiting at once.
-    pub peak_records: u64,
+    /// Most that was found waiting at once.
+    pub peak_bytes: u64,
 }
 
 /// Where an asker leaves a wish and the pipeline, when it comes by, an answer.

@@ -232,7 +232,7 @@ fn tls_probes(host: &Host) -> Check {
 
 /// From 6.11 on return probes use a system call that seccomp filters see, until they were told to
 /// let it pass.
-fn kills_on_return_probes(kernel: Kernel) -> bool {
+pub fn kills_on_return_probes(kernel: Kernel) -> bool {
     match kernel {
         Kernel(6, 11, _) => true,
         Kernel(6, 12, patch) => patch < 14,

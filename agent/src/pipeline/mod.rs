@@ -18,7 +18,7 @@ use self::{
     servers::Servers,
 };
 use crate::{
-    capture::{Capture, CaptureSettings, Control, ControlRing, DataRecord, RecordError},
+    capture::{Capture, CaptureSettings, Control, ControlRing, DataRecord, Drained, RecordError},
     config::Settings,
     control::{self, Hub, Notice, Service, Snapshot},
     event::{BootTime, Clock},
@@ -36,21 +36,18 @@ const LONGEST_WAIT: Duration = Duration::from_millis(100);
 /// How often losses are looked at, quotas refilled and the clock compared.
 const HOUSEKEEPING_NS: u64 = 1_000_000_000;
 
-/// What the pipeline is given; it runs on the calling thread until `service.shutdown`.
-pub struct Job<'a> {
-    pub settings: &'a Settings,
-    pub service: &'a Service,
-    pub bpf_log: bool,
-    /// Called once, when everything is attached, with a sentence for `systemctl status`.
-    pub ready: &'a dyn Fn(&str),
-}
-
-/// Captures until the shutdown.
+/// Captures on the calling thread until `service.shutdown`. `ready` is called once, when everything is
+/// attached, with a sentence for `systemctl status`.
 ///
 /// # Errors
 /// What keeps this host from being watched. What happens later is counted and told, and ends nothing.
-pub fn run(job: &Job<'_>) -> Result<()> {
-    let capture_settings = capture_settings(job.settings, job.bpf_log)?;
+pub fn run(
+    settings: &Settings,
+    service: &Service,
+    bpf_log: bool,
+    ready: &dyn Fn(&str),
+) -> Result<()> {
+    let capture_settings = capture_settings(settings, bpf_log)?;
     let mut capture = Capture::start(&capture_settings).context("can't watch this host")?;
     let procfs = Procfs::default();
     let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
@@ -59,11 +56,11 @@ pub fn run(job: &Job<'_>) -> Result<()> {
     // After the probes: what starts meanwhile is told by records.
     processes.seed(now()).context("can't read the host's processes")?;
 
-    let live = job.service.live.clone();
+    let live = service.live.clone();
     let mut state = State {
         processes,
-        servers: Servers::start(job.settings, procfs, live.clone())?,
-        connections: Connections::new(Shared::new(&job.settings.host, live.clone())),
+        servers: Servers::start(settings, procfs, live.clone())?,
+        connections: Connections::new(Shared::new(&settings.host, live.clone())),
         live,
         decode_errors: 0,
         last_drops: 0,
@@ -74,16 +71,12 @@ pub fn run(job: &Job<'_>) -> Result<()> {
     };
     state.connections.shared.clock = clock();
     state.servers.find_first(&mut capture, &mut state.connections.shared);
-    (job.ready)(&format!(
-        "watching {} by {}",
-        state.servers.summary(),
-        capture.hooks().name()
-    ));
+    ready(&format!("watching {} by {}", state.servers.summary(), capture.hooks().name()));
     let mut idle = 0;
-    while !job.service.shutdown.requested() {
+    while !service.shutdown.requested() {
         let n = state.turn(&mut capture);
-        if job.service.status.wanted() {
-            job.service.status.answer(state.snapshot(&capture));
+        if service.status.wanted() {
+            service.status.answer(state.snapshot(&capture));
         }
         if n > 0 {
             idle = 0;
@@ -94,7 +87,7 @@ pub fn run(job: &Job<'_>) -> Result<()> {
         } else {
             let due = state.servers.next_due().0.saturating_sub(now().0);
             let wait = LONGEST_WAIT.min(Duration::from_nanos(due));
-            capture.sleep(std::os::fd::AsFd::as_fd(&job.service.shutdown), wait);
+            capture.sleep(std::os::fd::AsFd::as_fd(&service.shutdown), wait);
         }
     }
     // What was captured before the end is still said.
@@ -138,20 +131,20 @@ impl State {
     fn turn(&mut self, capture: &mut Capture) -> usize {
         // A connection's end may be told before its last bytes are read: it is dealt with once the
         // data ring, which was filled before, is empty.
-        let mut n_control = capture.control().drain(|record| self.control(record));
+        let mut control = capture.control().drain(|record| self.control(record));
         let ends = self.connections.take_ends();
-        let mut n_data = 0;
+        let mut data = Drained::default();
         loop {
-            let n = capture.drain_data(BATCH, |record, ring| self.data(record, ring));
-            n_data += n;
-            if n < BATCH {
+            let batch = capture.drain_data(BATCH, |record, ring| self.data(record, ring));
+            data += batch;
+            if batch.records < BATCH {
                 break;
             }
-            n_control += capture.control().drain(|record| self.control(record));
+            control += capture.control().drain(|record| self.control(record));
         }
         self.connections.end(ends, now());
-        self.data_peak = self.data_peak.max(n_data);
-        self.control_peak = self.control_peak.max(n_control);
+        self.data_peak = self.data_peak.max(data.bytes);
+        self.control_peak = self.control_peak.max(control.bytes);
 
         let now = now();
         self.servers.work(capture, now, &mut self.connections.shared);
@@ -159,7 +152,7 @@ impl State {
             self.next_housekeeping = BootTime(now.0 + HOUSEKEEPING_NS);
             self.housekeeping(capture, now);
         }
-        n_control + n_data
+        control.records + data.records
     }
 
     fn control(&mut self, record: Result<Control<'_>, RecordError>) {
@@ -173,7 +166,9 @@ impl State {
                 let server = self.servers.facts(opened.server);
                 self.connections.open(&opened, server, &mut self.processes);
             }
-            Ok(Control::Opened(opened)) => self.servers.outbound(&opened, self.connections.shared.clock),
+            Ok(Control::Opened(opened)) => {
+                self.servers.outbound(&opened, self.connections.shared.clock)
+            }
             Ok(Control::Closed { socket, gone: true, .. }) => self.connections.closed(socket),
             // The client says no more; the socket's owner will follow.
             Ok(Control::Closed { .. }) => {}
@@ -244,7 +239,7 @@ impl State {
         let ring = |name: &str, size: u32, peak: usize| control::Ring {
             name: name.to_owned(),
             size_bytes: size.into(),
-            peak_records: peak as u64,
+            peak_bytes: peak as u64,
         };
         let (live, exited) = self.processes.len();
         Snapshot {

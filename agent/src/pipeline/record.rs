@@ -19,7 +19,8 @@ pub fn record(shared: &Shared, facts: &Facts, statement: &Statement) -> Record {
         Outcome::Failed { code, message } => (Some(code.clone()), Some(message.clone())),
         _ => (None, None),
     };
-    let identity = |field: fn(&Process) -> &Option<Arc<str>>| process.and_then(|p| field(p).clone());
+    let identity =
+        |field: fn(&Process) -> &Option<Arc<str>>| process.and_then(|p| field(p).clone());
     Record {
         time: shared.clock.wall(statement.start),
         // Without an end, its time would be a guess.
@@ -102,7 +103,9 @@ fn parameter(parameter: &Parameter) -> Option<String> {
     match parameter {
         Parameter::Null => None,
         Parameter::Text(text) => Some(text.clone()),
-        Parameter::Binary { type_oid, len, .. } => Some(format!("<{len} bytes of type {type_oid}>")),
+        Parameter::Binary { type_oid, len, .. } => {
+            Some(format!("<{len} bytes of type {type_oid}>"))
+        }
         Parameter::Unknown => Some("<not captured>".to_owned()),
     }
 }

@@ -1,7 +1,7 @@
 //! The database servers that are watched: found, named, tracked in the kernel, and let go.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     os::{
         fd::{AsRawFd, OwnedFd},
         unix::fs::MetadataExt,

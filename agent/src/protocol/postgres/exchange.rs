@@ -343,7 +343,8 @@ impl Exchange {
     }
 
     fn query(&mut self, message: &Message<'_>, sink: &mut Sink<'_>) {
-        let kind = if self.replication { StatementKind::Replication } else { StatementKind::Simple };
+        let kind =
+            if self.replication { StatementKind::Replication } else { StatementKind::Simple };
         let mut statement = self.statement(kind, message);
         let text = match message.body.split_last() {
             Some((0, text)) if message.is_whole() => text,
@@ -733,9 +734,7 @@ impl Exchange {
         let mut ended = false;
         let mut first = true;
         self.queue.retain(|item| {
-            let keep = first
-                || ended
-                || !matches!(item.kind, Kind::Sync { .. } | Kind::CopyEnd);
+            let keep = first || ended || !matches!(item.kind, Kind::Sync { .. } | Kind::CopyEnd);
             ended |= !first && matches!(item.kind, Kind::CopyEnd);
             first = false;
             keep
