@@ -115,7 +115,7 @@ fn clients(scripts: &Path, postgres: &Postgres) -> Result<Vec<Client>> {
     };
     let report = script(
         scripts,
-        "nightly-report.sh",
+        "report.sh",
         &psql(Via::Unix, "SELECT city, count(*) FROM patients GROUP BY city"),
     )?;
     let mut driver = python(DRIVER)?;
@@ -270,7 +270,7 @@ fn summary(clients: &[(&str, &str)], logged: &[Logged], seen: &[Value]) -> Strin
     table(&rows)
 }
 
-/// As in `nobody: psql ← nightly-report. ← sudo (login alice)`.
+/// As in `nobody: psql ← report.sh ← sudo (login alice)`.
 fn identity(record: &Value) -> String {
     let text = |name: &str| record[name].as_str();
     let user = text("os_user").map(str::to_owned);

@@ -44,7 +44,6 @@ fn wanted() -> Vec<Package> {
     let postgres = PathBuf::from(format!("/usr/lib/postgresql/{version}"));
     let package = |name: &str, why, proof| Package { name: name.to_owned(), why, proof };
     vec![
-        package("gcc", "links Rust programs", Program("cc")),
         package("g++", "compiles libFuzzer", Program("c++")),
         package(
             &format!("postgresql-{version}"),
