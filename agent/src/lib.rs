@@ -1,3 +1,13 @@
 //! dbwarden: sees every statement that reaches the databases of a host, and who really sent it.
 
+pub mod capture;
+pub mod cli;
+pub mod config;
+pub mod control;
+pub mod discovery;
+pub mod doctor;
 pub mod event;
+pub mod identity;
+pub mod pipeline;
+pub mod protocol;
+pub mod stream;

@@ -1,3 +1,22 @@
-//! The BPF programs of dbwarden.
+//! The BPF programs of dbwarden: what the databases' processes read and write, and who connects to them.
 #![no_std]
 #![no_main]
+
+mod emit;
+mod kernel;
+mod maps;
+mod process;
+mod socket;
+mod tls;
+
+/// The kernel lends its tracing helpers to GPL-compatible programs only.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo) -> ! {
+    // The verifier refuses a program that could get here.
+    loop {}
+}

@@ -9,7 +9,7 @@ mod stream;
 mod time;
 
 pub use connection::{Client, ConnectionId, Endpoint, SocketId};
-pub use process::{LoginStrength, Parent, Process};
+pub use process::{LoginStrength, Parent, Process, ProcessEvent};
 pub use record::{Engine, Lane, Record, Transport};
 pub use session::{SessionEvent, SyncLoss};
 pub use statement::{Outcome, Parameter, Statement, StatementKind, Tag, TransactionStatus};

@@ -56,3 +56,41 @@ pub enum LoginStrength {
     /// Set, and the cgroup is a session scope of the same user.
     Strong,
 }
+
+/// What the kernel says happened to a process. Strings are raw bytes as the kernel has them.
+///
+/// `pid` is the thread group's id in the initial pid namespace; threads give no events. `key` is the
+/// address of the process's `struct pid`: whoever holds a reference to it (a socket's peer
+/// credentials do) keeps `(pid, key)` from being given to another process. 0 is "not known".
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProcessEvent<'a> {
+    /// `parent` made `child`; `start` and `key` are the child's.
+    Fork { time: BootTime, parent: u32, child: u32, start: BootTime, key: u64 },
+    /// `pid` runs another program from now on.
+    Exec {
+        time: BootTime,
+        pid: u32,
+        /// The parent at the time of the exec; lineage comes from forks where they were seen.
+        parent: u32,
+        start: BootTime,
+        key: u64,
+        uid: u32,
+        gid: u32,
+        /// The audit login uid, if one is set.
+        login_uid: Option<u32>,
+        /// The audit session id, if one is set.
+        session: Option<u32>,
+        comm: &'a [u8],
+        /// The path that was executed.
+        filename: &'a [u8],
+        /// Arguments separated by NUL, cut at 512 bytes.
+        args: &'a [u8],
+        /// The controlling terminal's name as the kernel has it (`pts0`), or empty.
+        tty: &'a [u8],
+        /// The cgroup v2 path from the root; empty or `/` where the host's cgroups are version 1.
+        cgroup: &'a [u8],
+        cgroup_id: u64,
+    },
+    /// The last thread of `pid` is gone.
+    Exit { time: BootTime, pid: u32, key: u64 },
+}

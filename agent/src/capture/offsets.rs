@@ -1,0 +1,203 @@
+//! Where fields lie in this kernel's structures, from its BTF.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use btf_rs::{Btf, Type};
+use dbwarden_common::{ABSENT, Offsets};
+
+pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
+
+#[derive(Debug, thiserror::Error)]
+pub enum OffsetsError {
+    #[error("the kernel's type information {} cannot be read (CONFIG_DEBUG_INFO_BTF)", path.display())]
+    Unreadable { path: PathBuf, source: io::Error },
+    #[error("the kernel's type information {} is not in BTF's form", path.display())]
+    Malformed { path: PathBuf, source: btf_rs::Error },
+    #[error(
+        "this kernel's `struct {structure}` has no field `{field}`: dbwarden does not know this kernel"
+    )]
+    NoField { structure: &'static str, field: &'static str },
+    #[error("the kernel's type information is damaged at `struct {structure}`")]
+    Damaged { structure: &'static str, source: btf_rs::Error },
+}
+
+/// This kernel's types.
+pub struct KernelTypes(Btf);
+
+impl KernelTypes {
+    pub fn read(path: &Path) -> Result<Self, OffsetsError> {
+        let bytes = fs::read(path)
+            .map_err(|source| OffsetsError::Unreadable { path: path.to_owned(), source })?;
+        // From memory: `from_file` seeks in the file for each type, which takes minutes here.
+        Btf::from_bytes(&bytes)
+            .map(Self)
+            .map_err(|source| OffsetsError::Malformed { path: path.to_owned(), source })
+    }
+
+    /// Does the kernel have this tracepoint for typed (`tp_btf`) programs?
+    pub fn has_tracepoint(&self, name: &str) -> bool {
+        self.0
+            .resolve_types_by_name(&format!("btf_trace_{name}"))
+            .is_ok_and(|types| types.iter().any(|t| matches!(t, Type::Typedef(_))))
+    }
+
+    /// All offsets that the BPF programs use.
+    pub fn offsets(&self) -> Result<Offsets, OffsetsError> {
+        let of = |structure, field| self.offset(structure, field);
+        let either =
+            |structure, first, second| of(structure, first).or_else(|_| of(structure, second));
+        let optional = |structure, field| of(structure, field).unwrap_or(ABSENT);
+        Ok(Offsets {
+            sock_family: of("sock", "__sk_common.skc_family")?,
+            sock_state: of("sock", "__sk_common.skc_state")?,
+            sock_num: of("sock", "__sk_common.skc_num")?,
+            sock_dport: of("sock", "__sk_common.skc_dport")?,
+            sock_daddr: of("sock", "__sk_common.skc_daddr")?,
+            sock_rcv_saddr: of("sock", "__sk_common.skc_rcv_saddr")?,
+            sock_v6_daddr: of("sock", "__sk_common.skc_v6_daddr")?,
+            sock_v6_rcv_saddr: of("sock", "__sk_common.skc_v6_rcv_saddr")?,
+            sock_net: of("sock", "__sk_common.skc_net.net")?,
+            sock_type: of("sock", "sk_type")?,
+            sock_shutdown: of("sock", "sk_shutdown")?,
+            sock_socket: of("sock", "sk_socket")?,
+            sock_peer_pid: of("sock", "sk_peer_pid")?,
+            sock_peer_cred: of("sock", "sk_peer_cred")?,
+            unix_addr: of("unix_sock", "addr")?,
+            unix_peer: of("unix_sock", "peer")?,
+            unix_address_len: of("unix_address", "len")?,
+            unix_address_name: of("unix_address", "name")?,
+            net_inum: either("net", "ns.inum", "proc_inum")?,
+            task_pid: of("task_struct", "pid")?,
+            task_tgid: of("task_struct", "tgid")?,
+            task_real_parent: of("task_struct", "real_parent")?,
+            task_thread_pid: of("task_struct", "thread_pid")?,
+            task_start_boottime: either("task_struct", "start_boottime", "real_start_time")?,
+            task_cred: of("task_struct", "cred")?,
+            task_comm: of("task_struct", "comm")?,
+            task_signal: of("task_struct", "signal")?,
+            task_mm: of("task_struct", "mm")?,
+            task_files: of("task_struct", "files")?,
+            task_group_leader: of("task_struct", "group_leader")?,
+            task_cgroups: of("task_struct", "cgroups")?,
+            task_loginuid: optional("task_struct", "loginuid"),
+            task_sessionid: optional("task_struct", "sessionid"),
+            task_io_uring: optional("task_struct", "io_uring"),
+            cred_euid: of("cred", "euid")?,
+            cred_egid: of("cred", "egid")?,
+            cred_uid: of("cred", "uid")?,
+            cred_gid: of("cred", "gid")?,
+            signal_live: of("signal_struct", "live")?,
+            signal_tty: of("signal_struct", "tty")?,
+            tty_name: of("tty_struct", "name")?,
+            mm_arg_start: of("mm_struct", "arg_start")?,
+            mm_arg_end: of("mm_struct", "arg_end")?,
+            bprm_interp: of("linux_binprm", "interp")?,
+            pid_numbers: of("pid", "numbers")?,
+            css_set_dfl_cgrp: of("css_set", "dfl_cgrp")?,
+            cgroup_kn: of("cgroup", "kn")?,
+            kernfs_parent: either("kernfs_node", "__parent", "parent")?,
+            kernfs_name: of("kernfs_node", "name")?,
+            files_fdt: of("files_struct", "fdt")?,
+            fdtable_max_fds: of("fdtable", "max_fds")?,
+            fdtable_fd: of("fdtable", "fd")?,
+            file_inode: of("file", "f_inode")?,
+            file_private_data: of("file", "private_data")?,
+            inode_mode: of("inode", "i_mode")?,
+            inode_ino: of("inode", "i_ino")?,
+            socket_sk: of("socket", "sk")?,
+            syscall_ret: ABSENT,
+        })
+    }
+
+    /// Byte offset of a field given by its path, as in `__sk_common.skc_num`.
+    fn offset(&self, structure: &'static str, field: &'static str) -> Result<u32, OffsetsError> {
+        let damaged = |source| OffsetsError::Damaged { structure, source };
+        let missing = || OffsetsError::NoField { structure, field };
+        let mut current = self
+            .0
+            .resolve_types_by_name(structure)
+            .map_err(|_| missing())?
+            .into_iter()
+            .find(|t| matches!(t, Type::Struct(_)))
+            .ok_or_else(missing)?;
+        let mut offset = 0;
+        let mut parts = field.split('.').peekable();
+        while let Some(part) = parts.next() {
+            let (at, member) =
+                self.member(&current, part, MAX_NESTING).map_err(damaged)?.ok_or_else(missing)?;
+            offset += at;
+            if parts.peek().is_some() {
+                current = self.strip(member).map_err(damaged)?;
+            }
+        }
+        Ok(offset)
+    }
+
+    /// Offset and type of a member, also of one inside anonymous structures and unions.
+    fn member(
+        &self,
+        container: &Type,
+        name: &str,
+        nesting: u32,
+    ) -> Result<Option<(u32, Type)>, btf_rs::Error> {
+        let (Type::Struct(container) | Type::Union(container)) = container else { return Ok(None) };
+        for member in &container.members {
+            let member_name = self.0.resolve_name(member)?;
+            let at = member.bit_offset() / 8;
+            if member_name == name {
+                return Ok(Some((at, self.0.resolve_chained_type(member)?)));
+            }
+            if member_name.is_empty() && nesting > 0 {
+                let inner = self.0.resolve_chained_type(member)?;
+                if let Some((below, found)) = self.member(&inner, name, nesting - 1)? {
+                    return Ok(Some((at + below, found)));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// What stands behind typedefs and qualifiers.
+    fn strip(&self, mut t: Type) -> Result<Type, btf_rs::Error> {
+        for _ in 0..MAX_NESTING {
+            t = match &t {
+                Type::Typedef(inner) => self.0.resolve_chained_type(inner)?,
+                Type::Const(inner) | Type::Volatile(inner) => self.0.resolve_chained_type(inner)?,
+                _ => return Ok(t),
+            };
+        }
+        Ok(t)
+    }
+}
+
+/// Kernel structures nest anonymous members a few levels deep.
+const MAX_NESTING: u32 = 8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn offsets_of_the_running_kernel_are_plausible() {
+        let path = Path::new(VMLINUX);
+        if !path.exists() {
+            eprintln!("skipped: this kernel has no {VMLINUX}");
+            return;
+        }
+        let types = KernelTypes::read(path).unwrap();
+        let offsets = types.offsets().unwrap();
+        // The first fields of `struct sock_common` have not moved for ten years.
+        assert_eq!((offsets.sock_daddr, offsets.sock_rcv_saddr), (0, 4));
+        assert_eq!(offsets.sock_dport + 2, offsets.sock_num);
+        assert_eq!(offsets.task_pid + 4, offsets.task_tgid);
+        assert!(types.has_tracepoint("sched_process_exec"));
+        assert!(!types.has_tracepoint("sched_process_exec_of_another_kernel"));
+        assert!(matches!(
+            types.offset("sock", "no_such_field"),
+            Err(OffsetsError::NoField { structure: "sock", .. })
+        ));
+    }
+}

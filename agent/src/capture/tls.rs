@@ -1,0 +1,86 @@
+//! Probes on the TLS libraries that the servers use, attached once for each inode.
+
+use std::{collections::HashSet, path::PathBuf};
+
+use aya::{
+    Ebpf,
+    programs::{ProgramError, UProbe, uprobe::UProbeScope},
+};
+
+use super::load::{LoadError, program};
+
+/// A file with OpenSSL's functions: `libssl`, or a server that has it built in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsLibrary {
+    /// A path by which this very inode can be opened, also when it was deleted
+    /// (`/proc/PID/map_files/…`).
+    pub path: PathBuf,
+    /// The name to show.
+    pub name: String,
+    pub device: u64,
+    pub inode: u64,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum TlsProbeError {
+    #[error("{library} has no `{symbol}` that can be probed")]
+    Symbol { library: String, symbol: &'static str, source: Box<ProgramError> },
+    #[error(transparent)]
+    Load(#[from] LoadError),
+}
+
+/// Program, symbol, and whether the library may lack it.
+const PROBES: [(&str, &str, bool); 9] = [
+    ("ssl_call", "SSL_read", false),
+    ("ssl_read_return", "SSL_read", false),
+    ("ssl_call", "SSL_write", false),
+    ("ssl_write_return", "SSL_write", false),
+    ("ssl_call_ex", "SSL_read_ex", true),
+    ("ssl_read_return", "SSL_read_ex", true),
+    ("ssl_call_ex", "SSL_write_ex", true),
+    ("ssl_write_return", "SSL_write_ex", true),
+    ("ssl_free", "SSL_free", false),
+];
+
+const PROGRAMS: [&str; 5] =
+    ["ssl_call", "ssl_call_ex", "ssl_read_return", "ssl_write_return", "ssl_free"];
+
+/// Which libraries are probed.
+#[derive(Default)]
+pub struct Probes {
+    attached: HashSet<(u64, u64)>,
+}
+
+/// Loads the programs; they are attached when a server with a library is found.
+pub fn load(ebpf: &mut Ebpf) -> Result<(), LoadError> {
+    for name in PROGRAMS {
+        let probe: &mut UProbe = program(ebpf, name)?;
+        probe.load().map_err(|source| LoadError::Program { name, source: Box::new(source) })?;
+    }
+    Ok(())
+}
+
+impl Probes {
+    pub fn attach(&mut self, ebpf: &mut Ebpf, library: &TlsLibrary) -> Result<(), TlsProbeError> {
+        if self.attached.contains(&(library.device, library.inode)) {
+            return Ok(());
+        }
+        for (name, symbol, optional) in PROBES {
+            let probe: &mut UProbe = program(ebpf, name)?;
+            let attached = probe.attach(symbol, &library.path, UProbeScope::AllProcesses);
+            match attached {
+                Err(source) if !optional => {
+                    let library = library.name.clone();
+                    return Err(TlsProbeError::Symbol {
+                        library,
+                        symbol,
+                        source: Box::new(source),
+                    });
+                }
+                _ => {}
+            }
+        }
+        self.attached.insert((library.device, library.inode));
+        Ok(())
+    }
+}

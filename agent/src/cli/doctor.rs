@@ -1,0 +1,124 @@
+//! `dbwarden doctor`: what capture needs on this host, with or without a running service.
+
+use std::io::{self, Write};
+
+use anyhow::Result;
+use unicode_width::UnicodeWidthStr;
+
+use super::{
+    Answer, Common, Format,
+    terminal::{self, Paint, Style, clean, left},
+};
+use crate::capture;
+use crate::doctor::{self, Check, Host, Verdict};
+
+pub fn doctor(common: &Common) -> Result<Answer> {
+    let checks = doctor::verdicts(&Host::of_this_machine(capture::object_bytes()));
+    let mut out = io::stdout().lock();
+    match common.format() {
+        Format::Json => {
+            for check in &checks {
+                writeln!(out, "{}", serde_json::to_string(check)?)?;
+            }
+        }
+        Format::Table => {
+            out.write_all(render(&checks, terminal::width(), Paint::of_stdout()).as_bytes())?;
+        }
+    }
+    let lacking = checks.iter().any(|check| check.verdict == Verdict::Lacking);
+    Ok(if lacking { Answer::No } else { Answer::Done })
+}
+
+fn render(checks: &[Check], width: usize, paint: Paint) -> String {
+    let name_width = checks.iter().map(|check| check.name.width()).max().unwrap_or(0);
+    let indent = 9 + name_width + 2;
+    let room = width.saturating_sub(indent).max(20);
+    let mut text = String::new();
+    for check in checks {
+        let (word, style) = match check.verdict {
+            Verdict::Fine => ("ok", Style::Good),
+            Verdict::Notable => ("note", Style::Warning),
+            Verdict::Lacking => ("LACKING", Style::Bad),
+            Verdict::Unknown => ("unknown", Style::Warning),
+        };
+        let mut lines = folded(&clean(&check.found), room).into_iter();
+        text += &paint.paint(style, &left(word, 9));
+        text += &paint.paint(Style::Bold, &left(check.name, name_width));
+        text += &format!("  {}\n", lines.next().unwrap_or_default());
+        let more = lines.map(|line| (Style::Plain, line));
+        let todo = check.todo.iter().flat_map(|todo| folded(&format!("→ {}", clean(todo)), room));
+        let cost = folded(&check.cost, room).into_iter().filter(|line| !line.is_empty());
+        for (style, line) in
+            more.chain(cost.map(|line| (Style::Dim, line))).chain(todo.map(|line| (style, line)))
+        {
+            text += &format!("{:indent$}{}\n", "", paint.paint(style, &line));
+        }
+    }
+    let n_lacking = checks.iter().filter(|check| check.verdict == Verdict::Lacking).count();
+    let n_unknown = checks.iter().filter(|check| check.verdict == Verdict::Unknown).count();
+    let (style, mut words) = match n_lacking {
+        0 => (Style::Good, "nothing that capture needs is lacking".to_owned()),
+        1 => (Style::Bad, "1 thing that capture needs is lacking".to_owned()),
+        n => (Style::Bad, format!("{n} things that capture needs are lacking")),
+    };
+    if n_unknown > 0 {
+        words += &format!(" ({n_unknown} could not be looked at)");
+    }
+    text += &format!("\n{}\n", paint.paint(style, &words));
+    text
+}
+
+/// Words in lines of at most `width` columns; a longer word has a line of its own.
+fn folded(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        let Some(line) = lines.last_mut() else { break };
+        if line.is_empty() {
+            line.push_str(word);
+        } else if line.width() + 1 + word.width() <= width {
+            line.push(' ');
+            line.push_str(word);
+        } else {
+            lines.push(word.to_owned());
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Check, Paint, Verdict, render};
+
+    #[test]
+    fn checks_as_people_see_them() {
+        let check = |name, verdict, found: &str, cost: &str, todo: Option<&str>| Check {
+            name,
+            verdict,
+            found: found.into(),
+            cost: cost.into(),
+            todo: todo.map(str::to_owned),
+        };
+        let checks = [
+            check("kernel", Verdict::Fine, "6.18.1", "", None),
+            check(
+                "tracefs",
+                Verdict::Lacking,
+                "not mounted",
+                "process events need it",
+                Some("mount -t tracefs tracefs /sys/kernel/tracing"),
+            ),
+            check("lockdown", Verdict::Unknown, "not readable", "", None),
+        ];
+        let expected = "\
+ok       kernel    6.18.1
+LACKING  tracefs   not mounted
+                   process events need it
+                   → mount -t tracefs tracefs
+                   /sys/kernel/tracing
+unknown  lockdown  not readable
+
+1 thing that capture needs is lacking (1 could not be looked at)
+";
+        assert_eq!(render(&checks, 50, Paint { colour: false }), expected);
+    }
+}

@@ -1,0 +1,152 @@
+//! The command line: one file a subcommand, and what their results mean as exit codes.
+
+mod doctor;
+mod run;
+mod status;
+mod table;
+mod terminal;
+mod watch;
+
+use std::{io, io::IsTerminal, path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub use doctor::doctor;
+pub use run::{Run, run};
+pub use status::status;
+pub use watch::{Watch, watch};
+
+use crate::{
+    config,
+    control::{AccessError, BindError, ClientError, LockError},
+};
+
+/// Sees every statement that reaches the databases of this host, and who really sent it.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100)]
+pub struct Arguments {
+    #[command(flatten)]
+    pub common: Common,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What all subcommands understand.
+#[derive(Debug, Args)]
+pub struct Common {
+    /// The control socket of the service to ask
+    #[arg(long, global = true, value_name = "PATH", default_value = config::CONTROL_SOCKET)]
+    pub control: PathBuf,
+    /// A table for people or lines of JSON; by default a table on a terminal, else JSON
+    #[arg(long, global = true, value_enum)]
+    format: Option<Format>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    Table,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the service
+    Run(Run),
+    /// Show statements live
+    Watch(Watch),
+    /// Show health, coverage and losses of the running service
+    Status,
+    /// Check what this host and its kernel allow
+    Doctor,
+}
+
+impl Common {
+    fn format(&self) -> Format {
+        self.format.unwrap_or(match io::stdout().is_terminal() {
+            true => Format::Table,
+            false => Format::Json,
+        })
+    }
+}
+
+/// What a subcommand found out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    Done,
+    /// It was asked something, and the answer is no.
+    No,
+}
+
+/// Tells what went wrong, and says it to scripts too: 0 done, 1 the answer is no, 2 usage or
+/// configuration, 3 the service can't be reached.
+pub fn exit(outcome: anyhow::Result<Answer>) -> ExitCode {
+    match outcome {
+        Ok(Answer::Done) => ExitCode::SUCCESS,
+        Ok(Answer::No) => ExitCode::from(1),
+        // `dbwarden watch | head` has read enough.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("dbwarden: {}", in_one_line(&error));
+            ExitCode::from(code(&error))
+        }
+    }
+}
+
+fn code(error: &anyhow::Error) -> u8 {
+    if error.is::<config::Error>()
+        || error.is::<LockError>()
+        || error.is::<AccessError>()
+        || error.is::<BindError>()
+    {
+        2
+    } else if error.is::<ClientError>() {
+        3
+    } else {
+        1
+    }
+}
+
+/// The error and its causes, without a cause that the error itself has told already.
+fn in_one_line(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// One thread is enough for a client.
+fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::{Arguments, code};
+    use crate::{config, control::LockError};
+
+    #[test]
+    fn the_grammar_is_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn errors_become_the_promised_codes() {
+        let missing = config::load(Some("/nonexistent".as_ref())).unwrap_err();
+        for (error, expected) in [
+            (anyhow::Error::from(missing), 2),
+            (LockError::Held { pid: 1 }.into(), 2),
+            (anyhow::anyhow!("capture failed"), 1),
+        ] {
+            assert_eq!(code(&error), expected, "{error}");
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! `dbwarden status`: health, coverage and losses of the running service.
+
+use std::io::{self, Write};
+
+use anyhow::Result;
+
+use super::{
+    Answer, Common, Format, block_on,
+    table::{Align, Table},
+    terminal::{Paint, Style, bytes, clean, count, counted, duration, whole_seconds},
+};
+use crate::control::{Client, ServerStatus, Status};
+
+pub fn status(common: &Common) -> Result<Answer> {
+    let status = block_on(async { Ok(Client::new(&common.control).status().await?) })?;
+    let mut out = io::stdout().lock();
+    match common.format() {
+        Format::Json => writeln!(out, "{}", serde_json::to_string(&status)?)?,
+        Format::Table => out.write_all(render(&status, Paint::of_stdout()).as_bytes())?,
+    }
+    Ok(Answer::Done)
+}
+
+fn render(status: &Status, paint: Paint) -> String {
+    let mut text = String::new();
+    let mut fact = |name: &str, style: Style, words: &str| {
+        text += &format!("{}  {}\n", paint.paint(Style::Dim, &format!("{name:<9}")), {
+            paint.paint(style, &clean(words))
+        });
+    };
+    let Status { capture, agent, .. } = status;
+    let totals = &capture.totals;
+
+    let up = whole_seconds(status.uptime_seconds);
+    let version = &status.version;
+    fact(
+        "dbwarden",
+        Style::Bold,
+        &format!("{version} on {}, pid {}, up {up}", status.host, status.pid),
+    );
+    if status.stale {
+        let words = "the pipeline is busy and did not answer: what follows is its last word before";
+        fact("stale", Style::Warning, words);
+    }
+    match capture.hooks.set.as_str() {
+        "" => fact("hooks", Style::Bad, "none: nothing is captured"),
+        set if capture.hooks.why.is_empty() => fact("hooks", Style::Plain, set),
+        set => fact("hooks", Style::Plain, &format!("{set} ({})", capture.hooks.why)),
+    }
+    let per_mille = agent.cpu_ms / status.uptime_seconds.max(1);
+    fact(
+        "costs",
+        Style::Plain,
+        &format!(
+            "{} of memory, {} of CPU ({}.{} % of one core), {} processes remembered",
+            bytes(agent.memory_bytes),
+            duration(agent.cpu_ms.saturating_mul(1_000)),
+            per_mille / 10,
+            per_mille % 10,
+            count(capture.processes),
+        ),
+    );
+    fact(
+        "seen",
+        Style::Plain,
+        &format!(
+            "{} on {} ({} open), {} in, {} out",
+            counted(totals.statements, "statement"),
+            counted(totals.connections, "connection"),
+            count(totals.connections_open),
+            bytes(totals.bytes_in),
+            bytes(totals.bytes_out),
+        ),
+    );
+    let lost: u64 = totals.drops.values().sum();
+    if lost == 0 {
+        fact("lost", Style::Good, "nothing");
+    } else {
+        let reasons: Vec<String> = totals
+            .drops
+            .iter()
+            .filter(|(_, n)| **n > 0)
+            .map(|(reason, n)| format!("{reason} {n}"))
+            .collect();
+        fact("lost", Style::Bad, &format!("{}: {}", counted(lost, "record"), reasons.join(", ")));
+    }
+    let mut blind = Vec::new();
+    if totals.blind_connections > 0 {
+        blind.push(counted(totals.blind_connections, "encrypted connection"));
+    }
+    if totals.unobservable_bytes > 0 {
+        blind.push(format!("{} past every hook", bytes(totals.unobservable_bytes)));
+    }
+    if totals.sync_losses > 0 {
+        blind.push(format!("message boundaries ({})", counted(totals.sync_losses, "time")));
+    }
+    match blind.is_empty() {
+        true => fact("blind to", Style::Good, "nothing"),
+        false => fact("blind to", Style::Warning, &blind.join(", ")),
+    }
+    if agent.watchers > 0 {
+        let missed = match agent.watch_missed {
+            0 => String::new(),
+            n => format!(", {n} lines missed by slow ones"),
+        };
+        fact("watchers", Style::Plain, &format!("{}{missed}", agent.watchers));
+    }
+    for ring in &capture.rings {
+        let per_cent = ring.peak_bytes.saturating_mul(100) / ring.size_bytes.max(1);
+        let style = if per_cent >= 50 { Style::Warning } else { Style::Plain };
+        let words =
+            format!("at most {per_cent} % of {} in use ({})", bytes(ring.size_bytes), ring.name);
+        fact("ring", style, &words);
+    }
+
+    text.push('\n');
+    if capture.servers.is_empty() {
+        text += &paint.paint(Style::Warning, "no database server found on this host");
+        text.push('\n');
+    } else {
+        text += &servers(&capture.servers).render(paint);
+    }
+    for server in capture.servers.iter().filter(|server| !server.verified) {
+        let why = server.unverified_because.as_deref().unwrap_or("no reason given");
+        let words = clean(&format!("{} (pid {}) is unverified: {why}", server.name, server.pid));
+        text += &format!("{}\n", paint.paint(Style::Warning, &words));
+    }
+    for absent in &capture.absent {
+        let words = format!(
+            "{} is configured, but no such server runs here: {}",
+            absent.name, absent.looked_for
+        );
+        text += &format!("{}\n", paint.paint(Style::Warning, &clean(&words)));
+    }
+    text
+}
+
+fn servers(servers: &[ServerStatus]) -> Table {
+    use Align::{Left, Right};
+    let mut table = Table::new(&[
+        ("SERVER", Left),
+        ("ENGINE", Left),
+        ("PID", Right),
+        ("LISTENS", Left),
+        ("TLS", Left),
+        ("OPEN", Right),
+        ("BLIND", Right),
+        ("STATEMENTS", Right),
+        ("IN", Right),
+        ("OUT", Right),
+    ]);
+    for server in servers {
+        let engine = match &server.version {
+            Some(version) => format!("{} {version}", server.engine),
+            None => server.engine.clone(),
+        };
+        let named = if server.verified { Style::Bold } else { Style::Warning };
+        let tls = if server.tls == "observed" { Style::Good } else { Style::Plain };
+        let blind = if server.blind_connections > 0 { Style::Warning } else { Style::Dim };
+        table.row(vec![
+            (named, clean(&server.name)),
+            (Style::Plain, clean(&engine)),
+            (Style::Plain, server.pid.to_string()),
+            (Style::Plain, clean(&server.listens.join(" "))),
+            (tls, clean(&server.tls)),
+            (Style::Plain, count(server.connections_open)),
+            (blind, count(server.blind_connections)),
+            (Style::Plain, count(server.statements)),
+            (Style::Plain, bytes(server.bytes_in)),
+            (Style::Plain, bytes(server.bytes_out)),
+        ]);
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Paint, render};
+    use crate::control::{
+        AbsentServer, Agent, Hooks, Ring, ServerStatus, Snapshot, Status, Totals,
+    };
+
+    fn busy() -> Status {
+        let main = ServerStatus {
+            name: "main".into(),
+            engine: "postgresql".into(),
+            version: Some("15.4".into()),
+            pid: 812,
+            verified: true,
+            listens: vec!["127.0.0.1:5432".into(), "/run/postgresql/.s.PGSQL.5432".into()],
+            tls: "observed".into(),
+            connections_open: 12,
+            connections: 300,
+            statements: 1_204_221,
+            bytes_in: 90 << 20,
+            bytes_out: 3 << 30,
+            ..ServerStatus::default()
+        };
+        let fake = ServerStatus {
+            name: "postgres-999".into(),
+            engine: "postgresql".into(),
+            pid: 999,
+            unverified_because: Some("/tmp/postgres\x1b[2J belongs to uid 1000".into()),
+            listens: vec!["0.0.0.0:5499".into()],
+            tls: "off".into(),
+            blind_connections: 2,
+            ..ServerStatus::default()
+        };
+        Status {
+            version: "0.1.0".into(),
+            pid: 4_711,
+            host: "db1".into(),
+            uptime_seconds: 11_520,
+            agent: Agent { memory_bytes: 38 << 20, cpu_ms: 12_100, watchers: 1, watch_missed: 0 },
+            stale: false,
+            capture: Snapshot {
+                hooks: Hooks { set: "tp_btf".into(), why: "best of this kernel".into() },
+                servers: vec![main, fake],
+                absent: vec![AbsentServer {
+                    name: "orders".into(),
+                    looked_for: "port 5433".into(),
+                }],
+                totals: Totals {
+                    statements: 1_204_221,
+                    connections: 302,
+                    connections_open: 12,
+                    bytes_in: 90 << 20,
+                    bytes_out: 3 << 30,
+                    drops: [("ring full".to_owned(), 3), ("page fault".to_owned(), 0)].into(),
+                    blind_connections: 2,
+                    ..Totals::default()
+                },
+                rings: vec![Ring {
+                    name: "data".into(),
+                    size_bytes: 16 << 20,
+                    used_bytes: 1 << 20,
+                }],
+                processes: 412,
+            },
+        }
+    }
+
+    #[test]
+    fn a_busy_service() {
+        let expected = "\
+dbwarden   0.1.0 on db1, pid 4711, up 3 h 12 m
+hooks      tp_btf (best of this kernel)
+costs      38 MiB of memory, 12.1 s of CPU (0.1 % of one core), 412 processes remembered
+seen       1.2M statements on 302 connections (12 open), 90 MiB in, 3 GiB out
+lost       3 records: ring full 3
+blind to   2 encrypted connections
+watchers   1
+ring       6 % of 16 MiB (data)
+
+SERVER        ENGINE           PID  LISTENS                                       TLS       OPEN  BLIND  STATEMENTS      IN    OUT
+main          postgresql 15.4  812  127.0.0.1:5432 /run/postgresql/.s.PGSQL.5432  observed    12      0        1.2M  90 MiB  3 GiB
+postgres-999  postgresql       999  0.0.0.0:5499                                  off          0      2           0     0 B    0 B
+postgres-999 (pid 999) is unverified: /tmp/postgres\u{fffd}[2J belongs to uid 1000
+orders is configured, but no such server runs here: port 5433
+";
+        assert_eq!(render(&busy(), Paint { colour: false }), expected);
+    }
+
+    #[test]
+    fn trouble_stands_out() {
+        let text = render(&busy(), Paint { colour: true });
+        for expected in [
+            "\x1b[31m3 records: ring full 3\x1b[0m",
+            "\x1b[33m2 encrypted connections\x1b[0m",
+            "\x1b[33morders is configured",
+        ] {
+            assert!(text.contains(expected), "{text}");
+        }
+        let nothing = render(&Status::default(), Paint { colour: true });
+        for expected in
+            ["\x1b[31mnone: nothing is captured\x1b[0m", "\x1b[33mno database server found"]
+        {
+            assert!(nothing.contains(expected), "{nothing}");
+        }
+    }
+
+    #[test]
+    fn what_is_served_is_read_back() {
+        let served = serde_json::to_string(&busy()).unwrap();
+        assert_eq!(serde_json::from_str::<Status>(&served).unwrap(), busy());
+        assert_eq!(serde_json::from_str::<Status>("{}").unwrap(), Status::default());
+    }
+}

@@ -1,0 +1,80 @@
+//! The configuration file's shape: exactly what the user may write, nothing resolved yet.
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::{
+    Size,
+    settings::{HookChoice, LogLevel, TlsCapture},
+};
+use crate::event::Engine;
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct File {
+    pub host: Host,
+    pub control: Control,
+    pub capture: Capture,
+    pub server: Vec<Spanned<Server>>,
+    pub log: Log,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Host {
+    pub name: Option<Spanned<String>>,
+    pub environment: Option<String>,
+    pub region: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Control {
+    pub socket: Option<Spanned<PathBuf>>,
+    pub group: Option<Spanned<String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Capture {
+    pub hooks: Option<HookChoice>,
+    pub ring_bytes: Option<Spanned<Size>>,
+    pub control_ring_bytes: Option<Spanned<Size>>,
+    pub request_bytes: Option<Spanned<Size>>,
+    pub response_head_bytes: Option<Spanned<Size>>,
+    pub response_tail_bytes: Option<Spanned<Size>>,
+    pub tls: Option<TlsCapture>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Server {
+    pub name: Option<Spanned<String>>,
+    #[serde(deserialize_with = "engine")]
+    pub engine: Option<Engine>,
+    pub port: Option<Spanned<u16>>,
+    pub data_directory: Option<Spanned<PathBuf>>,
+    pub executable: Option<Spanned<PathBuf>>,
+    pub socket: Option<Spanned<PathBuf>>,
+    pub exclude: bool,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    pub level: LogLevel,
+}
+
+/// `event::Engine` is written out by sinks and read only here, so its names are read here.
+fn engine<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Engine>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "lowercase")]
+    enum Name {
+        Postgresql,
+    }
+    Ok(Some(match Name::deserialize(deserializer)? {
+        Name::Postgresql => Engine::Postgresql,
+    }))
+}

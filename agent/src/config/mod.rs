@@ -1,0 +1,55 @@
+//! The configuration: what the user wrote (`file`) becomes what the stages need (`settings`) here.
+
+mod error;
+mod file;
+mod settings;
+mod size;
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+pub use error::{Error, Mistake};
+pub use settings::{
+    CONTROL_SOCKET, Capture, Control, HookChoice, Host, Log, LogLevel, Server, Settings, TlsCapture,
+};
+pub use size::Size;
+
+use error::Complaint;
+use settings::HostFacts;
+
+/// Read when no `--config` is given; may be absent.
+pub const DEFAULT_PATH: &str = "/etc/dbwarden/config.toml";
+
+/// The settings from `named`, which must exist, or from the default path, which may not.
+pub fn load(named: Option<&Path>) -> Result<Settings, Error> {
+    let path = named.unwrap_or(Path::new(DEFAULT_PATH));
+    match fs::read_to_string(path) {
+        Ok(text) => parse(path, &text, &this_host()),
+        Err(source) if source.kind() == io::ErrorKind::NotFound && named.is_none() => {
+            parse(path, "", &this_host())
+        }
+        Err(source) => Err(Error::Unreadable { path: path.to_owned(), source }),
+    }
+}
+
+fn parse(path: &Path, text: &str, host: &HostFacts) -> Result<Settings, Error> {
+    let located = |complaint: Complaint| {
+        Error::Invalid(Box::new(complaint.locate(PathBuf::from(path), text)))
+    };
+    let file: file::File =
+        toml::from_str(text).map_err(|error| located(Complaint::of_toml(&error, text)))?;
+    Settings::of_file(file, host).map_err(located)
+}
+
+fn this_host() -> HostFacts {
+    let uname = rustix::system::uname();
+    HostFacts {
+        name: uname.nodename().to_string_lossy().into_owned(),
+        page_bytes: u64::try_from(rustix::param::page_size()).unwrap_or(4_096),
+    }
+}
+
+#[cfg(test)]
+mod tests;

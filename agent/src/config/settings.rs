@@ -1,0 +1,335 @@
+//! What the stages need, resolved and checked, and the one place that makes it from a file.
+
+use std::{collections::HashSet, ops::RangeInclusive, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+use toml::Spanned;
+
+use super::{Size, error::Complaint, file};
+use crate::event::Engine;
+
+/// Which set of kernel hooks sees the socket calls.
+pub use crate::capture::HookChoice;
+
+/// The whole effective configuration. Serialises to the file's own shape.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Settings {
+    pub host: Host,
+    pub control: Control,
+    pub capture: Capture,
+    pub log: Log,
+    #[serde(rename = "server", skip_serializing_if = "Vec::is_empty")]
+    pub servers: Vec<Server>,
+}
+
+/// What is said of this host in every record.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Host {
+    pub name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub environment: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+}
+
+/// Where the control socket stands and who may use it besides root.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Control {
+    pub socket: PathBuf,
+    /// Name of a group of this host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+}
+
+/// How much is captured and with which hooks.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Capture {
+    pub hooks: HookChoice,
+    /// Ring buffer for captured bytes: a power of two, a multiple of the page size.
+    pub ring_bytes: Size,
+    /// Ring buffer for opens, closes, forks, execs and exits: as above.
+    pub control_ring_bytes: Size,
+    /// Captured of one request call at most.
+    pub request_bytes: Size,
+    /// Captured from the start of one response call at most.
+    pub response_head_bytes: Size,
+    /// Captured from the end of one response call at most.
+    pub response_tail_bytes: Size,
+    pub tls: TlsCapture,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Log {
+    pub level: LogLevel,
+}
+
+/// Names, adds or excludes a server: it is meant when everything that is given fits it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Server {
+    /// `None` only where the server is excluded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub engine: Option<Engine>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data_directory: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub executable: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub socket: Option<PathBuf>,
+    pub exclude: bool,
+}
+
+/// Whether plaintext is taken from the TLS library.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TlsCapture {
+    /// Where it is safe.
+    #[default]
+    Auto,
+    Off,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogLevel {
+    Error,
+    Warn,
+    #[default]
+    Info,
+    Debug,
+    Trace,
+}
+
+/// The socket that clients look for when nobody names another.
+pub const CONTROL_SOCKET: &str = "/run/dbwarden/control.sock";
+
+/// One call is captured in a bounded number of chunks by the programs in the kernel.
+const BUDGET: RangeInclusive<u64> = 256..=65_536;
+const RING_MAX: u64 = 1 << 30;
+const NAME_MAX: usize = 63;
+
+impl Settings {
+    /// What applies where nothing is configured.
+    pub fn defaults(host_name: &str) -> Self {
+        Self {
+            host: Host { name: host_name.to_owned(), environment: None, region: None },
+            control: Control { socket: CONTROL_SOCKET.into(), group: None },
+            capture: Capture {
+                hooks: HookChoice::Auto,
+                ring_bytes: Size(16 << 20),
+                control_ring_bytes: Size(4 << 20),
+                request_bytes: Size(64 << 10),
+                response_head_bytes: Size(8 << 10),
+                response_tail_bytes: Size(8 << 10),
+                tls: TlsCapture::Auto,
+            },
+            log: Log { level: LogLevel::Info },
+            servers: Vec::new(),
+        }
+    }
+
+    /// Checks what was written and fills in what was not.
+    pub(super) fn of_file(file: file::File, host: &HostFacts) -> Result<Self, Complaint> {
+        let defaults = Self::defaults(&host.name);
+        let capture = defaults.capture;
+        let page = host.page_bytes;
+        Ok(Self {
+            host: Host {
+                name: file.host.name.map(host_name).transpose()?.unwrap_or(defaults.host.name),
+                environment: file.host.environment,
+                region: file.host.region,
+            },
+            control: Control {
+                socket: file
+                    .control
+                    .socket
+                    .map(|path| socket_path("socket", path))
+                    .transpose()?
+                    .unwrap_or(defaults.control.socket),
+                group: file.control.group.map(group_name).transpose()?,
+            },
+            capture: Capture {
+                hooks: file.capture.hooks.unwrap_or(capture.hooks),
+                ring_bytes: ring("ring_bytes", file.capture.ring_bytes, capture.ring_bytes, page)?,
+                control_ring_bytes: ring(
+                    "control_ring_bytes",
+                    file.capture.control_ring_bytes,
+                    capture.control_ring_bytes,
+                    page,
+                )?,
+                request_bytes: budget(
+                    "request_bytes",
+                    file.capture.request_bytes,
+                    capture.request_bytes,
+                )?,
+                response_head_bytes: budget(
+                    "response_head_bytes",
+                    file.capture.response_head_bytes,
+                    capture.response_head_bytes,
+                )?,
+                response_tail_bytes: budget(
+                    "response_tail_bytes",
+                    file.capture.response_tail_bytes,
+                    capture.response_tail_bytes,
+                )?,
+                tls: file.capture.tls.unwrap_or(capture.tls),
+            },
+            log: Log { level: file.log.level },
+            servers: servers(file.server)?,
+        })
+    }
+}
+
+/// What the checks need to know of the host.
+#[derive(Clone, Debug)]
+pub(super) struct HostFacts {
+    pub name: String,
+    pub page_bytes: u64,
+}
+
+fn ring(
+    key: &str,
+    written: Option<Spanned<Size>>,
+    default: Size,
+    page: u64,
+) -> Result<Size, Complaint> {
+    let Some(written) = written else { return Ok(default) };
+    let Size(bytes) = *written.get_ref();
+    if bytes.is_power_of_two() && bytes % page == 0 && bytes <= RING_MAX {
+        return Ok(Size(bytes));
+    }
+    let nearest = Size(bytes.clamp(page, RING_MAX).next_power_of_two());
+    Err(Complaint::at(
+        written.span(),
+        format!(
+            "`{key}`: the kernel wants a power of two that is a multiple of its page ({}), at most \
+             {}; {} is not; the nearest is \"{nearest}\"",
+            Size(page),
+            Size(RING_MAX),
+            Size(bytes),
+        ),
+    ))
+}
+
+fn budget(key: &str, written: Option<Spanned<Size>>, default: Size) -> Result<Size, Complaint> {
+    let Some(written) = written else { return Ok(default) };
+    let size = *written.get_ref();
+    if BUDGET.contains(&size.0) {
+        return Ok(size);
+    }
+    let (min, max) = (Size(*BUDGET.start()), Size(*BUDGET.end()));
+    Err(Complaint::at(
+        written.span(),
+        format!("`{key}`: from {min} to {max} bytes of one call can be captured; {size} can't"),
+    ))
+}
+
+fn host_name(written: Spanned<String>) -> Result<String, Complaint> {
+    plain_name("name", written)
+}
+
+fn group_name(written: Spanned<String>) -> Result<String, Complaint> {
+    plain_name("group", written)
+}
+
+/// A word that can stand in a log line, a table and a label without quoting.
+fn plain_name(key: &str, written: Spanned<String>) -> Result<String, Complaint> {
+    let span = written.span();
+    let name = written.into_inner();
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if !name.is_empty() && name.len() <= NAME_MAX && name.chars().all(plain) {
+        return Ok(name);
+    }
+    Err(Complaint::at(
+        span,
+        format!(
+            "`{key}`: {name:?} is not allowed: 1 to {NAME_MAX} letters, digits, `.`, `_` or `-`"
+        ),
+    ))
+}
+
+fn absolute(key: &str, written: Spanned<PathBuf>) -> Result<PathBuf, Complaint> {
+    let span = written.span();
+    let path = written.into_inner();
+    if path.is_absolute() {
+        return Ok(path);
+    }
+    Err(Complaint::at(span, format!("`{key}`: {path:?} must be an absolute path")))
+}
+
+/// The kernel has 108 bytes for a socket's path, with the closing zero.
+fn socket_path(key: &str, written: Spanned<PathBuf>) -> Result<PathBuf, Complaint> {
+    let span = written.span();
+    let path = absolute(key, written)?;
+    match path.as_os_str().len() {
+        0..=107 => Ok(path),
+        len => Err(Complaint::at(
+            span,
+            format!("`{key}`: a socket's path has at most 107 bytes, this one has {len}"),
+        )),
+    }
+}
+
+fn servers(written: Vec<Spanned<file::Server>>) -> Result<Vec<Server>, Complaint> {
+    let mut names = HashSet::new();
+    let mut servers = Vec::with_capacity(written.len());
+    for entry in written {
+        let span = entry.span();
+        let name_span = entry.get_ref().name.as_ref().map(Spanned::span);
+        let server = server(entry)?;
+        if let Some(name) = &server.name
+            && !names.insert(name.clone())
+        {
+            return Err(Complaint::at(
+                name_span.unwrap_or(span),
+                format!("`name`: two [[server]] are called \"{name}\"; names must differ"),
+            ));
+        }
+        servers.push(server);
+    }
+    Ok(servers)
+}
+
+fn server(entry: Spanned<file::Server>) -> Result<Server, Complaint> {
+    let span = entry.span();
+    let written = entry.into_inner();
+    let port = match written.port {
+        Some(port) if *port.get_ref() == 0 => {
+            return Err(Complaint::at(port.span(), "`port`: from 1 to 65535; 0 is no port"));
+        }
+        port => port.map(Spanned::into_inner),
+    };
+    let path = |key: &str, path: Option<Spanned<PathBuf>>| {
+        path.map(|path| absolute(key, path)).transpose()
+    };
+    let server = Server {
+        name: written.name.map(|name| plain_name("name", name)).transpose()?,
+        engine: written.engine,
+        port,
+        data_directory: path("data_directory", written.data_directory)?,
+        executable: path("executable", written.executable)?,
+        socket: written.socket.map(|path| absolute("socket", path)).transpose()?,
+        exclude: written.exclude,
+    };
+    if server.name.is_none() && !server.exclude {
+        return Err(Complaint::at(
+            span,
+            "[[server]] needs a `name` to call the server by, or `exclude = true` to leave it alone",
+        ));
+    }
+    let selects = server.port.is_some()
+        || server.data_directory.is_some()
+        || server.executable.is_some()
+        || server.socket.is_some();
+    if !selects {
+        return Err(Complaint::at(
+            span,
+            "[[server]] must say which server is meant: `port`, `socket`, `data_directory` or \
+             `executable`",
+        ));
+    }
+    Ok(server)
+}

@@ -1,0 +1,199 @@
+//! Configuration texts and what becomes of them.
+
+use std::path::Path;
+
+use super::{HookChoice, HostFacts, LogLevel, Server, Settings, Size, TlsCapture, load, parse};
+use crate::event::Engine;
+
+fn read(text: &str) -> Result<Settings, String> {
+    let host = HostFacts { name: "db1".into(), page_bytes: 4_096 };
+    parse(Path::new("c.toml"), text, &host).map_err(|error| error.to_string())
+}
+
+#[test]
+fn nothing_written_is_the_defaults() {
+    assert_eq!(read(""), Ok(Settings::defaults("db1")));
+    assert_eq!(read("# only words\n[capture]\n"), Ok(Settings::defaults("db1")));
+}
+
+#[test]
+fn every_key_arrives() {
+    let settings = read(
+        r#"
+        [host]
+        name = "orders-1"
+        environment = "production"
+        region = "eu-central"
+        [control]
+        socket = "/run/dbwarden/other.sock"
+        group = "dba"
+        [capture]
+        hooks = "syscalls"
+        ring_bytes = "32MiB"
+        control_ring_bytes = 65536
+        request_bytes = "4KiB"
+        response_head_bytes = 1024
+        response_tail_bytes = 512
+        tls = "off"
+        [log]
+        level = "debug"
+        [[server]]
+        name = "orders"
+        engine = "postgresql"
+        port = 5433
+        data_directory = "/srv/pg"
+        executable = "/usr/lib/postgresql/15/bin/postgres"
+        socket = "/run/postgresql/.s.PGSQL.5433"
+        [[server]]
+        port = 5499
+        exclude = true
+        "#,
+    )
+    .unwrap();
+    assert_eq!(settings.host.name, "orders-1");
+    assert_eq!(settings.host.environment.as_deref(), Some("production"));
+    assert_eq!(settings.host.region.as_deref(), Some("eu-central"));
+    assert_eq!(settings.control.socket, Path::new("/run/dbwarden/other.sock"));
+    assert_eq!(settings.control.group.as_deref(), Some("dba"));
+    assert_eq!(settings.capture.hooks, HookChoice::Syscalls);
+    assert_eq!(settings.capture.ring_bytes, Size(32 << 20));
+    assert_eq!(settings.capture.control_ring_bytes, Size(65_536));
+    assert_eq!(settings.capture.request_bytes, Size(4_096));
+    assert_eq!(settings.capture.response_head_bytes, Size(1_024));
+    assert_eq!(settings.capture.response_tail_bytes, Size(512));
+    assert_eq!(settings.capture.tls, TlsCapture::Off);
+    assert_eq!(settings.log.level, LogLevel::Debug);
+    let named = Server {
+        name: Some("orders".into()),
+        engine: Some(Engine::Postgresql),
+        port: Some(5_433),
+        data_directory: Some("/srv/pg".into()),
+        executable: Some("/usr/lib/postgresql/15/bin/postgres".into()),
+        socket: Some("/run/postgresql/.s.PGSQL.5433".into()),
+        exclude: false,
+    };
+    let excluded = Server {
+        name: None,
+        engine: None,
+        port: Some(5_499),
+        data_directory: None,
+        executable: None,
+        socket: None,
+        exclude: true,
+    };
+    assert_eq!(settings.servers, [named, excluded]);
+
+    // What `--print-config` shows can be used as a file.
+    assert_eq!(read(&toml::to_string(&settings).unwrap()), Ok(settings));
+}
+
+#[test]
+fn a_mistake_says_where_what_and_what_is_allowed() {
+    for (text, expected) in [
+        (
+            "[capture]\nring_byte = 1",
+            "c.toml:2: unknown key `ring_byte` in [capture]; did you mean `ring_bytes`? (allowed: \
+             hooks, ring_bytes, control_ring_bytes, request_bytes, response_head_bytes, \
+             response_tail_bytes, tls)\n    2 | ring_byte = 1",
+        ),
+        (
+            "[hosts]\nname = \"a\"",
+            "c.toml:1: unknown key `hosts`; did you mean `host`? (allowed: host, control, capture, \
+             server, log)\n    1 | [hosts]",
+        ),
+        (
+            "[[server]]\nname = \"a\"\nprot = 1",
+            "c.toml:3: unknown key `prot` in [[server]]; did you mean `port`? (allowed: name, \
+             engine, port, data_directory, executable, socket, exclude)\n    3 | prot = 1",
+        ),
+        (
+            "[log]\ncolour = true",
+            "c.toml:2: unknown key `colour` in [log] (allowed: level)\n    2 | colour = true",
+        ),
+        (
+            "[capture]\nhooks = \"fentry\"",
+            "c.toml:2: `hooks`: \"fentry\" is not allowed in [capture] (allowed: \"auto\", \
+             \"tp_btf\", \"syscalls\")\n    2 | hooks = \"fentry\"",
+        ),
+        (
+            "[log]\nlevel = \"inf\"",
+            "c.toml:2: `level`: \"inf\" is not allowed in [log]; did you mean `info`? (allowed: \
+             \"error\", \"warn\", \"info\", \"debug\", \"trace\")\n    2 | level = \"inf\"",
+        ),
+        (
+            "[[server]]\nengine = \"oracle\"",
+            "c.toml:2: `engine`: \"oracle\" is not allowed in [[server]] (allowed: \
+             \"postgresql\")\n    2 | engine = \"oracle\"",
+        ),
+        (
+            "[capture]\nring_bytes = \"10MiB\"",
+            "c.toml:2: `ring_bytes`: the kernel wants a power of two that is a multiple of its \
+             page (4KiB), at most 1GiB; 10MiB is not; the nearest is \"16MiB\"\n    2 | ring_bytes \
+             = \"10MiB\"",
+        ),
+        (
+            "[capture]\nring_bytes = 2048",
+            "c.toml:2: `ring_bytes`: the kernel wants a power of two that is a multiple of its \
+             page (4KiB), at most 1GiB; 2KiB is not; the nearest is \"4KiB\"\n    2 | ring_bytes = \
+             2048",
+        ),
+        (
+            "[capture]\nring_bytes = \"16MB\"",
+            "c.toml:2: `ring_bytes`: invalid value: string \"16MB\", expected a size: bytes as in \
+             16777216, or with KiB, MiB or GiB as in \"16MiB\"\n    2 | ring_bytes = \"16MB\"",
+        ),
+        (
+            "[capture]\nrequest_bytes = \"1MiB\"",
+            "c.toml:2: `request_bytes`: from 256B to 64KiB bytes of one call can be captured; \
+             1MiB can't\n    2 | request_bytes = \"1MiB\"",
+        ),
+        (
+            "[control]\nsocket = \"control.sock\"",
+            "c.toml:2: `socket`: \"control.sock\" must be an absolute path\n    2 | socket = \
+             \"control.sock\"",
+        ),
+        (
+            "[control]\ngroup = \"d b a\"",
+            "c.toml:2: `group`: \"d b a\" is not allowed: 1 to 63 letters, digits, `.`, `_` or \
+             `-`\n    2 | group = \"d b a\"",
+        ),
+        (
+            "[[server]]\nname = \"a\"\nport = 70000",
+            "c.toml:3: `port`: invalid value: integer `70000`, expected u16\n    3 | port = 70000",
+        ),
+        (
+            "[[server]]\nname = \"a\"\nport = 0",
+            "c.toml:3: `port`: from 1 to 65535; 0 is no port\n    3 | port = 0",
+        ),
+        (
+            "[[server]]\nport = 5432",
+            "c.toml:1: [[server]] needs a `name` to call the server by, or `exclude = true` to \
+             leave it alone\n    1 | [[server]]",
+        ),
+        (
+            "[[server]]\nname = \"a\"",
+            "c.toml:1: [[server]] must say which server is meant: `port`, `socket`, \
+             `data_directory` or `executable`\n    1 | [[server]]",
+        ),
+        (
+            "[[server]]\nname = \"a\"\nport = 1\n[[server]]\nname = \"a\"\nport = 2",
+            "c.toml:5: `name`: two [[server]] are called \"a\"; names must differ\n    5 | name = \
+             \"a\"",
+        ),
+        ("[host\nname = \"a\"", "c.toml:1: unclosed table, expected `]`\n    1 | [host"),
+    ] {
+        assert_eq!(read(text).unwrap_err(), expected, "for {text:?}");
+    }
+}
+
+#[test]
+fn a_long_socket_path_is_refused() {
+    let error = read(&format!("[control]\nsocket = \"/{}\"", "x".repeat(120))).unwrap_err();
+    assert!(error.contains("at most 107 bytes, this one has 121"), "{error}");
+}
+
+#[test]
+fn a_named_file_must_exist() {
+    let error = load(Some(Path::new("/nonexistent/dbwarden.toml"))).unwrap_err();
+    assert_eq!(error.to_string(), "can't read the configuration /nonexistent/dbwarden.toml");
+}

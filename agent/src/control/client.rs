@@ -1,0 +1,172 @@
+//! The other end of the control socket: what `watch` and `status` speak.
+
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty};
+use hyper::{Request, StatusCode, body::Incoming, client::conn::http1, header};
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+
+use super::{Filter, Status};
+
+/// Of an answer that is no stream.
+const ANSWER_BYTES: usize = 16 << 20;
+/// Of one line of the watch stream.
+const LINE_BYTES: usize = 16 << 20;
+
+/// Asks the service behind one control socket.
+#[derive(Debug)]
+pub struct Client {
+    socket: PathBuf,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    #[error("can't reach the service at {}: {}", socket.display(), hint(source))]
+    Unreachable {
+        socket: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the service at {} refuses: {words}", socket.display())]
+    Refused { socket: PathBuf, words: String },
+    #[error("the service at {} can't answer: {words}", socket.display())]
+    Failed { socket: PathBuf, words: String },
+    #[error("the service at {} has ended the stream: it stops, or nothing was read for a minute", socket.display())]
+    Ended { socket: PathBuf },
+    #[error("the conversation with the service at {} broke off", socket.display())]
+    Broken {
+        socket: PathBuf,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+fn hint(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => "there is no such socket; is the service running (systemctl \
+                                    status dbwarden)? does it use another `socket` in [control] \
+                                    (--control PATH)?"
+            .into(),
+        io::ErrorKind::ConnectionRefused => {
+            "nobody listens there; the service has ended (systemctl status dbwarden)".into()
+        }
+        io::ErrorKind::PermissionDenied => "you may not open it; ask as root, or as a member of \
+                                            the `group` in [control] of its configuration"
+            .into(),
+        _ => error.to_string(),
+    }
+}
+
+impl Client {
+    pub fn new(socket: &Path) -> Self {
+        Self { socket: socket.to_owned() }
+    }
+
+    pub async fn status(&self) -> Result<Status, ClientError> {
+        let body = self.ask("/v1/status").await?;
+        let bytes = self.whole(body).await?;
+        serde_json::from_slice(&bytes).map_err(|source| self.broken(source))
+    }
+
+    /// The lines of the watch stream that `filter` lets through.
+    pub async fn watch(&self, filter: &Filter) -> Result<Lines, ClientError> {
+        let body = self.ask(&format!("/v1/watch?{}", filter.to_query())).await?;
+        Ok(Lines { body, buffer: Vec::new(), read: 0, socket: self.socket.clone() })
+    }
+
+    async fn ask(&self, path: &str) -> Result<Incoming, ClientError> {
+        let stream = UnixStream::connect(&self.socket)
+            .await
+            .map_err(|source| ClientError::Unreachable { socket: self.socket.clone(), source })?;
+        let (mut sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(|source| self.broken(source))?;
+        // Its error comes out of the body as well.
+        tokio::spawn(connection);
+        let request = Request::get(path)
+            .header(header::HOST, "dbwarden")
+            .body(Empty::<Bytes>::new())
+            .map_err(|source| self.broken(source))?;
+        let response = sender.send_request(request).await.map_err(|source| self.broken(source))?;
+        let status = response.status();
+        if status == StatusCode::OK {
+            return Ok(response.into_body());
+        }
+        let bytes = self.whole(response.into_body()).await?;
+        let words = serde_json::from_slice::<serde_json::Value>(&bytes)
+            .ok()
+            .and_then(|value| value.get("error")?.as_str().map(str::to_owned))
+            .unwrap_or_else(|| status.to_string());
+        let socket = self.socket.clone();
+        Err(match status {
+            StatusCode::FORBIDDEN => ClientError::Refused { socket, words },
+            _ => ClientError::Failed { socket, words },
+        })
+    }
+
+    async fn whole(&self, body: Incoming) -> Result<Bytes, ClientError> {
+        let body = http_body_util::Limited::new(body, ANSWER_BYTES);
+        let collected = body
+            .collect()
+            .await
+            .map_err(|source| ClientError::Broken { socket: self.socket.clone(), source })?;
+        Ok(collected.to_bytes())
+    }
+
+    fn broken(&self, source: impl std::error::Error + Send + Sync + 'static) -> ClientError {
+        ClientError::Broken { socket: self.socket.clone(), source: Box::new(source) }
+    }
+}
+
+/// The watch stream, line by line.
+pub struct Lines {
+    body: Incoming,
+    buffer: Vec<u8>,
+    /// Of `buffer`, what was handed out already.
+    read: usize,
+    socket: PathBuf,
+}
+
+impl fmt::Debug for Lines {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lines").field("socket", &self.socket).finish_non_exhaustive()
+    }
+}
+
+impl Lines {
+    /// The next line without its end, or `None` when the service is done.
+    pub async fn next(&mut self) -> Result<Option<&[u8]>, ClientError> {
+        let broken = |source: Box<dyn std::error::Error + Send + Sync>| ClientError::Broken {
+            socket: self.socket.clone(),
+            source,
+        };
+        self.buffer.drain(..self.read);
+        self.read = 0;
+        let mut searched = 0;
+        loop {
+            let unsearched = self.buffer.get(searched..).unwrap_or_default();
+            if let Some(end) = unsearched.iter().position(|&byte| byte == b'\n') {
+                let end = searched + end;
+                self.read = end + 1;
+                return Ok(self.buffer.get(..end));
+            }
+            searched = self.buffer.len();
+            if searched > LINE_BYTES {
+                return Err(broken("a line without end".into()));
+            }
+            match self.body.frame().await {
+                Some(Ok(frame)) => {
+                    if let Some(data) = frame.data_ref() {
+                        self.buffer.extend_from_slice(data);
+                    }
+                }
+                Some(Err(error)) => return Err(broken(error.into())),
+                None => return Ok(None),
+            }
+        }
+    }
+}

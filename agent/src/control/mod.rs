@@ -1,0 +1,56 @@
+//! The API on the control socket: what the service tells those who may ask, and nothing about how it sees.
+//!
+//! HTTP/1.1 and JSON, versioned by path, so that `curl --unix-socket` is a client too. One rule
+//! stands above all: nobody who asks, and nobody who stops reading, can slow or grow the agent.
+
+mod access;
+mod client;
+mod filter;
+mod hub;
+mod listener;
+mod lock;
+mod server;
+mod shutdown;
+mod status;
+
+use std::{io, sync::Arc};
+
+pub use access::{Access, AccessError};
+pub use client::{Client, ClientError, Lines};
+pub use filter::Filter;
+pub use hub::{Hub, Line, Notice, Watcher};
+pub use listener::{BindError, Listener};
+pub use lock::{HOST_LOCK, HostLock, LockError};
+pub use server::serve;
+pub use shutdown::Shutdown;
+pub use status::{
+    AbsentServer, Agent, Hooks, Ring, ServerStatus, Snapshot, Status, StatusCell, Totals,
+};
+
+/// What the pipeline and the control server share; the pipeline only ever does short atomic things
+/// to it.
+#[derive(Debug)]
+pub struct Service {
+    /// Statements and notices for whoever watches.
+    pub live: Arc<Hub>,
+    /// Answers to `status`.
+    pub status: StatusCell,
+    /// The pipeline shall end: somebody sent a signal.
+    pub shutdown: Shutdown,
+    /// The pipeline has ended and published its last: the control server shall end too.
+    pub ended: Shutdown,
+}
+
+impl Service {
+    pub fn new() -> io::Result<Self> {
+        Ok(Self {
+            live: Arc::new(Hub::default()),
+            status: StatusCell::default(),
+            shutdown: Shutdown::new()?,
+            ended: Shutdown::new()?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

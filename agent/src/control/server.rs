@@ -1,0 +1,295 @@
+//! Answers on the control socket: a path for each question, bounded in clients, bytes and time.
+
+use std::{
+    convert::Infallible,
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use bytes::Bytes;
+use http_body_util::{Either, Full};
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::{Body, Frame, Incoming},
+    header, http,
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::Serialize;
+use serde_json::json;
+use tokio::{
+    net::{UnixListener, UnixStream},
+    sync::{Semaphore, mpsc},
+    time::{sleep, timeout},
+};
+use tokio_io_timeout::TimeoutStream;
+use tracing::{debug, warn};
+
+use super::{
+    Agent, Filter, Line, Listener, Notice, Service, Snapshot, Status, Watcher, access::Peer,
+    hub::WATCHERS,
+};
+use crate::event::WallTime;
+
+/// Clients at a time, of all sorts.
+const CLIENTS: usize = 64;
+/// To send the head of a request.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Without reading a single byte of what is sent.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
+/// For clients to take what is theirs when the service stops.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// For the pipeline to come by and answer.
+const STATUS_PATIENCE: Duration = Duration::from_secs(2);
+/// Lines are sent together when they come within this time.
+const WATCH_PAUSE: Duration = Duration::from_millis(10);
+const WATCH_FRAME_BYTES: usize = 64 << 10;
+/// Of a request's head; requests have no body.
+const HEAD_BYTES: usize = 16 << 10;
+
+const PATHS: [&str; 3] = ["/v1", "/v1/status", "/v1/watch"];
+
+/// Answers clients until `service.ended`. Runs in a tokio runtime of its own, away from the
+/// pipeline's thread.
+pub async fn serve(listener: Listener, host: &str, service: Arc<Service>) -> io::Result<()> {
+    listener.socket.set_nonblocking(true)?;
+    let socket = UnixListener::from_std(listener.socket.try_clone()?)?;
+    let started = Instant::now();
+    let room = Arc::new(Semaphore::new(CLIENTS));
+    let api = Arc::new(Api { service: service.clone(), host: host.to_owned(), started });
+    loop {
+        let accepted = tokio::select! {
+            () = service.ended.wait() => break,
+            accepted = socket.accept() => accepted,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of descriptors or memory: let others give some back first.
+                warn!(%error, "can't accept a control client");
+                sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let Ok(place) = room.clone().try_acquire_owned() else {
+            refuse_for_lack_of_room(&stream);
+            continue;
+        };
+        let refusal = match Peer::of(&stream) {
+            Ok(peer) => listener.access.check(&peer).err(),
+            Err(error) => Some(format!("the kernel does not say who asks: {error}")),
+        };
+        let api = api.clone();
+        tokio::spawn(async move {
+            if let Err(error) = converse(stream, api, refusal).await {
+                debug!(%error, "a control client went away");
+            }
+            drop(place);
+        });
+    }
+    // Whoever still reads gets its last lines.
+    let all = u32::try_from(CLIENTS).unwrap_or(u32::MAX);
+    let _ = timeout(FAREWELL, room.acquire_many(all)).await;
+    Ok(())
+}
+
+/// One request and its answer: no connection is kept, so that none can be parked.
+async fn converse(
+    stream: UnixStream,
+    api: Arc<Api>,
+    refusal: Option<String>,
+) -> Result<(), hyper::Error> {
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(WRITE_TIMEOUT));
+    let answer = service_fn(move |request: Request<Incoming>| {
+        let (api, refusal) = (api.clone(), refusal.clone());
+        async move {
+            Ok::<_, Infallible>(match refusal {
+                Some(words) => error(StatusCode::FORBIDDEN, &words),
+                None => api.answer(&request).await,
+            })
+        }
+    });
+    http1::Builder::new()
+        .keep_alive(false)
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(HEAD_BYTES)
+        .serve_connection(TokioIo::new(Box::pin(stream)), answer)
+        .await
+}
+
+fn refuse_for_lack_of_room(stream: &UnixStream) {
+    // A client that can't take it at once goes without.
+    let _ = stream.try_write(
+        b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-length: 33\r\n\
+          content-type: application/json\r\n\r\n{\"error\":\"too many clients ask\"}\n",
+    );
+}
+
+type Answer = Response<Either<Full<Bytes>, Stream>>;
+
+struct Api {
+    service: Arc<Service>,
+    host: String,
+    started: Instant,
+}
+
+impl Api {
+    async fn answer(&self, request: &Request<Incoming>) -> Answer {
+        if request.method() != Method::GET {
+            return error(StatusCode::METHOD_NOT_ALLOWED, "only GET is understood");
+        }
+        let query = request.uri().query().unwrap_or_default();
+        match request.uri().path() {
+            "/v1" => value(
+                StatusCode::OK,
+                &json!({ "version": env!("CARGO_PKG_VERSION"), "paths": PATHS }),
+            ),
+            "/v1/status" => value(StatusCode::OK, &self.status().await),
+            "/v1/watch" => match Filter::of_query(query) {
+                Ok(filter) => self.watch(filter),
+                Err(words) => error(StatusCode::BAD_REQUEST, &words),
+            },
+            path => error(
+                StatusCode::NOT_FOUND,
+                &format!("no such path: {path}; there are {}", PATHS.join(", ")),
+            ),
+        }
+    }
+
+    async fn status(&self) -> Status {
+        let (snapshot, fresh) = self.service.status.ask(STATUS_PATIENCE).await;
+        let (memory_bytes, cpu_ms) = own_cost();
+        Status {
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            host: self.host.clone(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            agent: Agent {
+                memory_bytes,
+                cpu_ms,
+                watchers: self.service.live.watchers() as u64,
+                watch_missed: self.service.live.missed(),
+            },
+            stale: !fresh,
+            capture: Snapshot::clone(&snapshot),
+        }
+    }
+
+    fn watch(&self, filter: Filter) -> Answer {
+        let Some(watcher) = self.service.live.watch() else {
+            let words = format!("{WATCHERS} watch already, and no more may");
+            return error(StatusCode::SERVICE_UNAVAILABLE, &words);
+        };
+        let (lines, stream) = mpsc::channel(1);
+        tokio::spawn(feed(watcher, filter, lines, self.service.clone()));
+        respond(StatusCode::OK, "application/x-ndjson", Either::Right(Stream(stream)))
+    }
+}
+
+/// Brings a watcher's lines to its connection until either ends.
+async fn feed(watcher: Watcher, filter: Filter, out: mpsc::Sender<Bytes>, service: Arc<Service>) {
+    loop {
+        let stopping = tokio::select! {
+            () = watcher.filled() => false,
+            () = service.ended.wait() => true,
+            () = out.closed() => return,
+        };
+        let (lines, missed) = watcher.take();
+        let mut frame = Vec::new();
+        for line in lines {
+            if matches!(&line, Line::Statement(record) if !filter.lets_through(record)) {
+                continue;
+            }
+            write_line(&mut frame, &line);
+            if frame.len() >= WATCH_FRAME_BYTES
+                && out.send(std::mem::take(&mut frame).into()).await.is_err()
+            {
+                return;
+            }
+        }
+        if missed > 0 {
+            write_line(&mut frame, &json!({ "missed": missed }));
+        }
+        if stopping {
+            let message = "the service stops".into();
+            let time = now();
+            write_line(&mut frame, &Notice { time, notice: "stopping", server: None, message });
+        }
+        if (!frame.is_empty() && out.send(frame.into()).await.is_err()) || stopping {
+            return;
+        }
+        sleep(WATCH_PAUSE).await;
+    }
+}
+
+fn now() -> WallTime {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    WallTime(i64::try_from(since_epoch.as_micros()).unwrap_or(i64::MAX))
+}
+
+fn write_line(frame: &mut Vec<u8>, line: &impl Serialize) {
+    let start = frame.len();
+    match serde_json::to_writer(&mut *frame, line) {
+        Ok(()) => frame.push(b'\n'),
+        Err(error) => {
+            frame.truncate(start);
+            warn!(%error, "a line for a watcher can't be written as JSON");
+        }
+    }
+}
+
+/// A body that comes from a channel of one frame: who does not read fills no memory here.
+struct Stream(mpsc::Receiver<Bytes>);
+
+impl Body for Stream {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.0.poll_recv(cx).map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes))))
+    }
+}
+
+fn value(status: StatusCode, value: &impl Serialize) -> Answer {
+    match serde_json::to_vec(value) {
+        Ok(mut body) => {
+            body.push(b'\n');
+            respond(status, "application/json", Either::Left(Full::from(body)))
+        }
+        Err(failure) => error(StatusCode::INTERNAL_SERVER_ERROR, &failure.to_string()),
+    }
+}
+
+fn error(status: StatusCode, words: &str) -> Answer {
+    let body = format!("{}\n", json!({ "error": words }));
+    respond(status, "application/json", Either::Left(Full::from(body)))
+}
+
+fn respond(status: StatusCode, sort: &'static str, body: Either<Full<Bytes>, Stream>) -> Answer {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    let sort = http::HeaderValue::from_static(sort);
+    response.headers_mut().insert(header::CONTENT_TYPE, sort);
+    response
+}
+
+/// Resident bytes, and milliseconds of CPU since the start.
+fn own_cost() -> (u64, u64) {
+    let pages = std::fs::read_to_string("/proc/self/statm")
+        .ok()
+        .and_then(|statm| statm.split(' ').nth(1)?.parse::<u64>().ok())
+        .unwrap_or(0);
+    let page = u64::try_from(rustix::param::page_size()).unwrap_or(4_096);
+    let cpu = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    let cpu_ms = cpu.tv_sec * 1_000 + cpu.tv_nsec / 1_000_000;
+    (pages.saturating_mul(page), u64::try_from(cpu_ms).unwrap_or(0))
+}

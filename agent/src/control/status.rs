@@ -1,0 +1,192 @@
+//! What the service says of itself, and how it is asked without ever waiting for the asker.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+use tokio::{sync::watch, time::timeout};
+
+/// The answer to `/v1/status`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Status {
+    pub version: String,
+    pub pid: u32,
+    pub host: String,
+    pub uptime_seconds: u64,
+    pub agent: Agent,
+    /// The pipeline did not answer in time: the rest is its last word before.
+    pub stale: bool,
+    #[serde(flatten)]
+    pub capture: Snapshot,
+}
+
+/// What the agent itself costs.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Agent {
+    /// Resident memory.
+    pub memory_bytes: u64,
+    /// User and system time of all its threads since it started.
+    pub cpu_ms: u64,
+    pub watchers: u64,
+    /// Lines that watchers were too slow for.
+    pub watch_missed: u64,
+}
+
+/// What the pipeline knows, filled in by the pipeline's own thread.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Snapshot {
+    pub hooks: Hooks,
+    pub servers: Vec<ServerStatus>,
+    /// Servers that the configuration names and nobody found.
+    pub absent: Vec<AbsentServer>,
+    pub totals: Totals,
+    pub rings: Vec<Ring>,
+    /// Processes whose lineage is remembered.
+    pub processes: u64,
+}
+
+/// Which hooks see the socket calls, and why these.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Hooks {
+    /// `tp_btf` or `syscalls`; empty before anything is attached.
+    pub set: String,
+    pub why: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ServerStatus {
+    pub name: String,
+    pub engine: String,
+    pub version: Option<String>,
+    /// Of the process that listens.
+    pub pid: u32,
+    pub verified: bool,
+    /// Why it is not verified.
+    pub unverified_because: Option<String>,
+    /// Addresses with ports, and socket paths.
+    pub listens: Vec<String>,
+    /// What is seen of TLS connections: `observed`, or why they are blind.
+    pub tls: String,
+    pub connections_open: u64,
+    pub connections: u64,
+    pub blind_connections: u64,
+    pub statements: u64,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AbsentServer {
+    pub name: String,
+    /// What the configuration says of it.
+    pub looked_for: String,
+}
+
+/// Counted since the start.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Totals {
+    pub statements: u64,
+    pub connections: u64,
+    pub connections_open: u64,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    /// Records that were lost, by reason.
+    pub drops: BTreeMap<String, u64>,
+    /// Connections that are encrypted where nothing can be seen of them.
+    pub blind_connections: u64,
+    /// Bytes that went past every hook (io_uring, splice).
+    pub unobservable_bytes: u64,
+    pub sync_losses: u64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Ring {
+    pub name: String,
+    pub size_bytes: u64,
+    /// Most that was found waiting at once.
+    pub peak_bytes: u64,
+}
+
+/// Where an asker leaves a wish and the pipeline, when it comes by, an answer.
+///
+/// The pipeline asks `wanted` once a turn (one relaxed load) and calls `answer` when it is.
+#[derive(Debug)]
+pub struct StatusCell {
+    wanted: AtomicBool,
+    latest: watch::Sender<Arc<Snapshot>>,
+}
+
+impl Default for StatusCell {
+    fn default() -> Self {
+        Self { wanted: AtomicBool::new(false), latest: watch::Sender::new(Arc::default()) }
+    }
+}
+
+impl StatusCell {
+    /// Somebody waits for an answer.
+    pub fn wanted(&self) -> bool {
+        self.wanted.load(Ordering::Relaxed)
+    }
+
+    pub fn answer(&self, snapshot: Snapshot) {
+        self.wanted.store(false, Ordering::Relaxed);
+        self.latest.send_replace(Arc::new(snapshot));
+    }
+
+    /// A new snapshot, or after `patience` the last one; `true` if it is new.
+    pub async fn ask(&self, patience: Duration) -> (Arc<Snapshot>, bool) {
+        let mut latest = self.latest.subscribe();
+        self.wanted.store(true, Ordering::Relaxed);
+        let fresh = matches!(timeout(patience, latest.changed()).await, Ok(Ok(())));
+        let snapshot = latest.borrow().clone();
+        (snapshot, fresh)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, time::Duration};
+
+    use super::{Snapshot, StatusCell};
+
+    #[tokio::test]
+    async fn a_wish_is_answered_by_the_pipeline() {
+        let cell = Arc::new(StatusCell::default());
+        assert!(!cell.wanted());
+        let pipeline = std::thread::spawn({
+            let cell = cell.clone();
+            move || {
+                while !cell.wanted() {
+                    std::thread::yield_now();
+                }
+                cell.answer(Snapshot { processes: 7, ..Snapshot::default() });
+            }
+        });
+        let (snapshot, fresh) = cell.ask(Duration::from_secs(60)).await;
+        assert_eq!((snapshot.processes, fresh), (7, true));
+        assert!(!cell.wanted());
+        pipeline.join().unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_busy_pipeline_keeps_nobody_waiting_for_ever() {
+        let cell = StatusCell::default();
+        cell.answer(Snapshot { processes: 7, ..Snapshot::default() });
+        let (snapshot, fresh) = cell.ask(Duration::from_secs(2)).await;
+        assert_eq!((snapshot.processes, fresh), (7, false));
+    }
+}

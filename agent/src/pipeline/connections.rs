@@ -1,0 +1,429 @@
+//! The open connections: whose they are, what is being said on them, and their ends.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
+
+use super::{record::record, servers::ServerFacts};
+use crate::{
+    capture::{DataRecord, Ends, Opened},
+    config,
+    control::{Hub, Notice, Totals},
+    event::{
+        BootTime, Client, Clock, ConnectionId, Direction, Endpoint, Layer, Piece, ProcessEvent,
+        SessionEvent, SocketId,
+    },
+    identity::{Peer, ProcessTable},
+    protocol::{self, Session},
+    stream::Assembler,
+};
+
+/// Connections followed at a time; the kernel's own table is as large.
+const MAX_CONNECTIONS: usize = 65_536;
+/// TCP clients that have connected and not been seen at the server's end yet.
+const MAX_CLIENTS: usize = 8_192;
+/// A client that was not accepted for so long never will be.
+const CLIENT_LIFE_NS: u64 = 60_000_000_000;
+/// Ciphertext of the client's, beyond a handshake's, without any plaintext: the connection is blind.
+const BLIND_AFTER: u64 = 4_096;
+
+/// What all connections use and count into.
+pub struct Shared {
+    pub clock: Clock,
+    pub host: Arc<str>,
+    live: Arc<Hub>,
+    /// The connections' part of the status.
+    totals: Totals,
+    next_id: u32,
+}
+
+impl Shared {
+    pub fn new(host: &config::Host, live: Arc<Hub>) -> Self {
+        Self {
+            clock: Clock::default(),
+            host: host.name.as_str().into(),
+            live,
+            totals: Totals::default(),
+            next_id: 0,
+        }
+    }
+
+    fn new_id(&mut self, at: BootTime) -> ConnectionId {
+        self.next_id = self.next_id.wrapping_add(1);
+        let seconds = self.clock.wall(at).0 / 1_000_000;
+        ConnectionId((seconds as u64) << 32 | u64::from(self.next_id))
+    }
+}
+
+/// What is known of a connection, for its records.
+pub struct Facts {
+    pub id: ConnectionId,
+    pub server: Arc<ServerFacts>,
+    pub local: Endpoint,
+    pub remote: Endpoint,
+    pub client: Client,
+    pub database: Option<Arc<str>>,
+    pub db_user: Option<Arc<str>>,
+    pub application: Option<Arc<str>>,
+    pub encrypted: bool,
+}
+
+struct Connection {
+    facts: Facts,
+    socket: SocketId,
+    /// The server's process that reads and writes it.
+    pid: u32,
+    assembler: Assembler,
+    session: Session,
+    /// By direction: the session knows that it reads TLS plaintext.
+    plaintext: [bool; 2],
+    blind: bool,
+    /// Its sync losses that are counted in the totals already.
+    sync_lost: u64,
+}
+
+/// Connections of one server.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counts {
+    pub open: u64,
+    pub blind: u64,
+}
+
+pub struct Connections {
+    pub shared: Shared,
+    /// By the address of the socket; a new life of the address ends the old one.
+    open: HashMap<u64, Connection>,
+    /// Sockets by the server's process, whose exit ends them where no socket's end is told (unix).
+    by_pid: HashMap<u32, Vec<u64>>,
+    clients: HashMap<(u32, Ends), Peer>,
+    client_order: VecDeque<(BootTime, (u32, Ends))>,
+    ends: Vec<SocketId>,
+}
+
+impl Connections {
+    pub fn new(shared: Shared) -> Self {
+        Self {
+            shared,
+            open: HashMap::new(),
+            by_pid: HashMap::new(),
+            clients: HashMap::new(),
+            client_order: VecDeque::new(),
+            ends: Vec::new(),
+        }
+    }
+
+    pub fn knows(&self, socket: SocketId) -> bool {
+        self.open.get(&socket.sock).is_some_and(|connection| connection.socket == socket)
+    }
+
+    /// A process of this host has connected to a port that a database listens on.
+    pub fn connected(
+        &mut self,
+        time: BootTime,
+        pid: u32,
+        key: u64,
+        uid: u32,
+        netns: u32,
+        ends: Ends,
+    ) {
+        while self.client_order.len() >= MAX_CLIENTS
+            || self
+                .client_order
+                .front()
+                .is_some_and(|(since, _)| time.0.saturating_sub(since.0) > CLIENT_LIFE_NS)
+        {
+            let Some((since, old)) = self.client_order.pop_front() else { break };
+            if self.clients.get(&old).is_some_and(|peer| peer.at == since) {
+                self.clients.remove(&old);
+            }
+        }
+        let client = (netns, ends);
+        self.clients.insert(client, Peer { pid, key, at: time, uid: Some(uid) });
+        self.client_order.push_back((time, client));
+    }
+
+    /// A client's connection was seen at the server's end for the first time.
+    pub fn open(
+        &mut self,
+        opened: &Opened,
+        server: Option<Arc<ServerFacts>>,
+        processes: &mut ProcessTable,
+    ) {
+        let Some(server) = server else { return };
+        let clock = self.shared.clock;
+        let (client, remote) = match opened.ends {
+            None => {
+                let peer = opened.peer.map(|(pid, key, uid)| Peer {
+                    pid,
+                    key,
+                    at: opened.time,
+                    uid: Some(uid),
+                });
+                let process = peer.and_then(|peer| processes.resolve(peer, clock));
+                let client = process.map_or(Client::LocalUnknown, Client::Local);
+                (client, Endpoint::Unix { path: None })
+            }
+            Some(ends) => {
+                let (address, port) = ends.remote;
+                let peer = self.clients.remove(&(opened.netns, ends.mirrored()));
+                let here = peer.is_some() || address.is_loopback() || address == ends.local.0;
+                let process = peer.and_then(|peer| processes.resolve(peer, clock));
+                let client = match process {
+                    Some(process) => Client::Local(process),
+                    None if here => Client::LocalUnknown,
+                    None => Client::Remote { address, port },
+                };
+                (client, Endpoint::Ip { address, port })
+            }
+        };
+        let facts = Facts {
+            id: self.shared.new_id(opened.time),
+            server,
+            local: opened.local.clone(),
+            remote,
+            client,
+            database: None,
+            db_user: None,
+            application: None,
+            encrypted: false,
+        };
+        self.insert(opened.socket, opened.pid, opened.time, facts);
+    }
+
+    fn insert(&mut self, socket: SocketId, pid: u32, at: BootTime, facts: Facts) {
+        if let Some(old) = self.remove(socket.sock) {
+            self.shared.finish(old, at);
+        }
+        if self.open.len() >= MAX_CONNECTIONS {
+            *self.shared.totals.drops.entry("too_many_connections".to_owned()).or_default() += 1;
+            return;
+        }
+        let session = Session::new(facts.server.engine, protocol::Limits::default());
+        facts.server.counts.connections(1);
+        self.shared.totals.connections += 1;
+        self.by_pid.entry(pid).or_default().push(socket.sock);
+        let connection = Connection {
+            facts,
+            socket,
+            pid,
+            assembler: Assembler::default(),
+            session,
+            plaintext: [false; 2],
+            blind: false,
+            sync_lost: 0,
+        };
+        self.open.insert(socket.sock, connection);
+    }
+
+    /// Bytes of a connection, also of one whose opening was never told.
+    pub fn data(&mut self, record: &DataRecord<'_>, server: Option<Arc<ServerFacts>>) {
+        if !self.knows(record.socket) {
+            let Some(server) = server else { return };
+            let facts = Facts {
+                id: self.shared.new_id(record.chunk.time),
+                server,
+                local: Endpoint::Unix { path: None },
+                remote: Endpoint::Unix { path: None },
+                client: Client::LocalUnknown,
+                database: None,
+                db_user: None,
+                application: None,
+                encrypted: false,
+            };
+            self.insert(record.socket, record.pid, record.chunk.time, facts);
+        }
+        if let Some(connection) = self.open.get_mut(&record.socket.sock) {
+            let Connection { facts, assembler, session, plaintext, .. } = connection;
+            assembler.push(record.chunk, &mut |direction, layer, at, piece| {
+                let shared = &mut self.shared;
+                feed(facts, session, plaintext, shared, direction, layer, at, piece);
+            });
+            connection.watch_for_blindness(&mut self.shared, record.chunk.time);
+        }
+    }
+
+    /// The kernel says that a socket is gone.
+    pub fn closed(&mut self, socket: SocketId) {
+        self.ends.push(socket);
+    }
+
+    /// A server's process that ends takes its connections along.
+    pub fn process(&mut self, event: &ProcessEvent<'_>) {
+        if let ProcessEvent::Exit { pid, .. } = event
+            && let Some(socks) = self.by_pid.get(pid)
+        {
+            let sockets = socks.iter().filter_map(|sock| self.open.get(sock));
+            self.ends.extend(sockets.map(|connection| connection.socket));
+        }
+    }
+
+    /// The ends that were told; to be passed to `end` when their last bytes have been read.
+    pub fn take_ends(&mut self) -> Vec<SocketId> {
+        std::mem::take(&mut self.ends)
+    }
+
+    pub fn end(&mut self, ends: Vec<SocketId>, at: BootTime) {
+        for socket in ends {
+            if self.knows(socket)
+                && let Some(connection) = self.remove(socket.sock)
+            {
+                self.shared.finish(connection, at);
+            }
+        }
+    }
+
+    pub fn close_all(&mut self, at: BootTime) {
+        for (_, connection) in std::mem::take(&mut self.open) {
+            self.shared.finish(connection, at);
+        }
+        self.by_pid.clear();
+    }
+
+    fn remove(&mut self, sock: u64) -> Option<Connection> {
+        let connection = self.open.remove(&sock)?;
+        if let Some(socks) = self.by_pid.get_mut(&connection.pid) {
+            socks.retain(|other| *other != sock);
+            if socks.is_empty() {
+                self.by_pid.remove(&connection.pid);
+            }
+        }
+        Some(connection)
+    }
+
+    /// Gives up holes that nobody filled in time.
+    pub fn poll(&mut self, now: BootTime) {
+        for connection in self.open.values_mut() {
+            if connection.assembler.deadline().is_some_and(|deadline| deadline <= now) {
+                let Connection { facts, assembler, session, plaintext, .. } = connection;
+                assembler.poll(now, &mut |direction, layer, at, piece| {
+                    let shared = &mut self.shared;
+                    feed(facts, session, plaintext, shared, direction, layer, at, piece);
+                });
+            }
+            connection.count_sync_losses(&mut self.shared);
+        }
+    }
+
+    pub fn totals(&self) -> Totals {
+        Totals { connections_open: self.open.len() as u64, ..self.shared.totals.clone() }
+    }
+
+    /// Open connections of one server.
+    pub fn counts(&self, server: &Arc<ServerFacts>) -> Counts {
+        let of_server = self.open.values().filter(|c| Arc::ptr_eq(&c.facts.server, server));
+        of_server.fold(Counts::default(), |counts, connection| Counts {
+            open: counts.open + 1,
+            blind: counts.blind + u64::from(connection.blind),
+        })
+    }
+}
+
+impl Connection {
+    /// Encrypted, and nothing of it readable: a state that users see, never silence.
+    fn watch_for_blindness(&mut self, shared: &mut Shared, at: BootTime) {
+        if self.blind || !self.facts.encrypted || self.plaintext.contains(&true) {
+            return;
+        }
+        if self.session.stats().skipped_bytes > BLIND_AFTER {
+            self.blind = true;
+            shared.totals.blind_connections += 1;
+            let (time, server) = (shared.clock.wall(at), self.facts.server.name.clone());
+            let id = self.facts.id;
+            shared.live.notice(|| Notice {
+                time,
+                notice: "blind",
+                server: Some(server),
+                message: format!("connection {id} is encrypted and can't be observed"),
+            });
+        }
+    }
+
+    fn count_sync_losses(&mut self, shared: &mut Shared) {
+        let lost = self.session.stats().sync_lost;
+        shared.totals.sync_losses += lost.saturating_sub(self.sync_lost);
+        self.sync_lost = lost;
+    }
+}
+
+impl Shared {
+    fn finish(&mut self, mut connection: Connection, at: BootTime) {
+        let Connection { facts, assembler, session, plaintext, .. } = &mut connection;
+        assembler.flush(at, &mut |direction, layer, at, piece| {
+            feed(facts, session, plaintext, self, direction, layer, at, piece);
+        });
+        session.close(at, &mut |event| understand(facts, self, event));
+        connection.count_sync_losses(self);
+    }
+}
+
+/// Hands one piece of a stream to the session.
+#[allow(clippy::too_many_arguments, reason = "the parts of a connection that a piece touches")]
+fn feed(
+    facts: &mut Facts,
+    session: &mut Session,
+    plaintext: &mut [bool; 2],
+    shared: &mut Shared,
+    direction: Direction,
+    layer: Layer,
+    at: BootTime,
+    piece: Piece<'_>,
+) {
+    let [request, response] = plaintext;
+    let told = if direction == Direction::Request { request } else { response };
+    if layer == Layer::Tls && !*told {
+        *told = true;
+        facts.encrypted = true;
+        session.tls(direction);
+    }
+    let len = match piece {
+        Piece::Bytes(bytes) => bytes.len() as u64,
+        Piece::Gap { len, .. } => len,
+    };
+    match direction {
+        Direction::Request => shared.totals.bytes_in += len,
+        Direction::Response => shared.totals.bytes_out += len,
+    }
+    facts.server.counts.bytes(direction, len);
+    match piece {
+        Piece::Bytes(bytes) => {
+            session.bytes(direction, at, bytes, &mut |event| understand(facts, shared, event));
+        }
+        Piece::Gap { len, lost } => {
+            session.gap(direction, at, len, lost, &mut |event| understand(facts, shared, event));
+        }
+    }
+}
+
+/// Takes in what a session has found out.
+fn understand(facts: &mut Facts, shared: &mut Shared, event: SessionEvent<'_>) {
+    match event {
+        SessionEvent::Statement(statement) => {
+            shared.totals.statements += 1;
+            facts.server.counts.statement();
+            shared.live.publish(|| record(shared, facts, statement));
+        }
+        SessionEvent::Startup { user, database, application, .. } => {
+            let known = |name: &str| (!name.is_empty()).then(|| Arc::from(name));
+            facts.db_user = known(user);
+            facts.database = known(database);
+            facts.application = known(application);
+        }
+        SessionEvent::Changed { name: "application_name", value } => {
+            facts.application = (!value.is_empty()).then(|| value.into());
+        }
+        SessionEvent::EncryptionStarted { .. } => facts.encrypted = true,
+        SessionEvent::SyncLost { direction, why } => {
+            tracing::debug!(connection = %facts.id, ?direction, ?why, "lost the message boundaries");
+        }
+        SessionEvent::SyncFound { direction, skipped } => {
+            tracing::debug!(connection = %facts.id, ?direction, skipped, "found them again");
+        }
+        SessionEvent::Authenticated { .. }
+        | SessionEvent::Refused { .. }
+        | SessionEvent::Changed { .. }
+        | SessionEvent::Cancel { .. }
+        | SessionEvent::Notice { .. }
+        | SessionEvent::Terminated => {}
+    }
+}

@@ -1,0 +1,272 @@
+//! The only wiring: kernel records → processes, servers, connections → statements → whoever watches.
+//!
+//! One thread does all of it, in the order of the records. What may wait (procfs of strangers, control
+//! clients) has threads of its own, which this one never waits for.
+
+mod connections;
+mod record;
+mod scout;
+mod servers;
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::{Context, Result};
+use nix::time::{ClockId, clock_gettime};
+
+use self::{
+    connections::{Connections, Shared},
+    servers::Servers,
+};
+use crate::{
+    capture::{Capture, CaptureSettings, Control, ControlRing, DataRecord, Drained, RecordError},
+    config::Settings,
+    control::{self, Hub, Notice, Service, Snapshot},
+    event::{BootTime, Clock},
+    identity::{Limits, ProcessTable, Procfs, Users},
+};
+
+/// Data records between two looks at the control ring and the clock.
+const BATCH: usize = 4096;
+/// How long to let records gather while there is traffic: a wake-up for each would cost more than it.
+const GATHER: Duration = Duration::from_millis(2);
+/// Turns without a record before waiting for the kernel side to say that there is one.
+const PATIENCE: u32 = 3;
+/// The longest wait: whoever asks for the status gets it within this time.
+const LONGEST_WAIT: Duration = Duration::from_millis(100);
+/// How often losses are looked at, quotas refilled and the clock compared.
+const HOUSEKEEPING_NS: u64 = 1_000_000_000;
+
+/// Captures on the calling thread until `service.shutdown`. `ready` is called once, when everything is
+/// attached, with a sentence for `systemctl status`.
+///
+/// # Errors
+/// What keeps this host from being watched. What happens later is counted and told, and ends nothing.
+pub fn run(
+    settings: &Settings,
+    service: &Service,
+    bpf_log: bool,
+    ready: &dyn Fn(&str),
+) -> Result<()> {
+    let capture_settings = capture_settings(settings, bpf_log)?;
+    let mut capture = Capture::start(&capture_settings).context("can't watch this host")?;
+    let procfs = Procfs::default();
+    let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let users = Users::with_name_service(&passwd, now());
+    let mut processes = ProcessTable::new(Limits::default(), procfs.clone(), users);
+    // After the probes: what starts meanwhile is told by records.
+    processes.seed(now()).context("can't read the host's processes")?;
+
+    let live = service.live.clone();
+    let mut state = State {
+        processes,
+        servers: Servers::start(settings, procfs, live.clone())?,
+        connections: Connections::new(Shared::new(&settings.host, live.clone())),
+        live,
+        decode_errors: 0,
+        last_drops: 0,
+        next_housekeeping: BootTime(0),
+        data_peak: 0,
+        control_peak: 0,
+        capture_settings,
+    };
+    state.connections.shared.clock = clock();
+    state.servers.find_first(&mut capture, &mut state.connections.shared);
+    ready(&format!("watching {} by {}", state.servers.summary(), capture.hooks().name()));
+    let mut idle = 0;
+    while !service.shutdown.requested() {
+        let n = state.turn(&mut capture);
+        if service.status.wanted() {
+            service.status.answer(state.snapshot(&capture));
+        }
+        if n > 0 {
+            idle = 0;
+            std::thread::sleep(GATHER);
+        } else if idle < PATIENCE {
+            idle += 1;
+            std::thread::sleep(GATHER);
+        } else {
+            let due = state.servers.next_due().0.saturating_sub(now().0);
+            let wait = LONGEST_WAIT.min(Duration::from_nanos(due));
+            capture.sleep(std::os::fd::AsFd::as_fd(&service.shutdown), wait);
+        }
+    }
+    // What was captured before the end is still said.
+    while state.turn(&mut capture) > 0 {}
+    state.connections.close_all(now());
+    Ok(())
+}
+
+fn capture_settings(settings: &Settings, bpf_log: bool) -> Result<CaptureSettings> {
+    let capture = &settings.capture;
+    let size = |size: crate::config::Size| {
+        u32::try_from(size.0).context("a size of the configuration is larger than 4 GiB")
+    };
+    Ok(CaptureSettings {
+        hooks: capture.hooks,
+        ring_bytes: size(capture.ring_bytes)?,
+        control_ring_bytes: size(capture.control_ring_bytes)?,
+        request_bytes: size(capture.request_bytes)?,
+        response_head_bytes: size(capture.response_head_bytes)?,
+        response_tail_bytes: size(capture.response_tail_bytes)?,
+        bpf_log,
+    })
+}
+
+/// Everything between the rings and the watchers.
+struct State {
+    processes: ProcessTable,
+    servers: Servers,
+    connections: Connections,
+    live: Arc<Hub>,
+    decode_errors: u64,
+    last_drops: u64,
+    next_housekeeping: BootTime,
+    data_peak: usize,
+    control_peak: usize,
+    capture_settings: CaptureSettings,
+}
+
+impl State {
+    /// Takes what the rings have and does what is due; returns how many records there were.
+    fn turn(&mut self, capture: &mut Capture) -> usize {
+        // A connection's end may be told before its last bytes are read: it is dealt with once the
+        // data ring, which was filled before, is empty.
+        let mut control = capture.control().drain(|record| self.control(record));
+        let ends = self.connections.take_ends();
+        let mut data = Drained::default();
+        loop {
+            let batch = capture.drain_data(BATCH, |record, ring| self.data(record, ring));
+            data += batch;
+            if batch.records < BATCH {
+                break;
+            }
+            control += capture.control().drain(|record| self.control(record));
+        }
+        self.connections.end(ends, now());
+        self.data_peak = self.data_peak.max(data.bytes);
+        self.control_peak = self.control_peak.max(control.bytes);
+
+        let now = now();
+        self.servers.work(capture, now, &mut self.connections.shared);
+        if now >= self.next_housekeeping {
+            self.next_housekeeping = BootTime(now.0 + HOUSEKEEPING_NS);
+            self.housekeeping(capture, now);
+        }
+        control.records + data.records
+    }
+
+    fn control(&mut self, record: Result<Control<'_>, RecordError>) {
+        match record {
+            Ok(Control::Process(event)) => {
+                self.processes.apply(&event);
+                self.servers.process(&event);
+                self.connections.process(&event);
+            }
+            Ok(Control::Opened(opened)) if opened.inbound => {
+                let server = self.servers.facts(opened.server);
+                self.connections.open(&opened, server, &mut self.processes);
+            }
+            Ok(Control::Opened(opened)) => {
+                self.servers.outbound(&opened, self.connections.shared.clock)
+            }
+            Ok(Control::Closed { socket, gone: true, .. }) => self.connections.closed(socket),
+            // The client says no more; the socket's owner will follow.
+            Ok(Control::Closed { .. }) => {}
+            Ok(Control::Connected { time, pid, key, uid, netns, ends }) => {
+                self.connections.connected(time, pid, key, uid, netns, ends);
+            }
+            Ok(Control::Listening { pid, .. }) => self.servers.listening(pid),
+            Err(error) => self.undecodable(&error),
+        }
+    }
+
+    fn data(&mut self, record: Result<DataRecord<'_>, RecordError>, ring: &mut ControlRing) {
+        let record = match record {
+            Ok(record) => record,
+            Err(error) => return self.undecodable(&error),
+        };
+        if !self.connections.knows(record.socket) {
+            // Its opening was told first, but came after the last look at that ring.
+            ring.drain(|record| self.control(record));
+        }
+        let server = self.servers.facts(record.server);
+        self.connections.data(&record, server);
+    }
+
+    fn undecodable(&mut self, error: &RecordError) {
+        if self.decode_errors == 0 {
+            tracing::warn!(%error, "a kernel record can't be read; further ones are only counted");
+        }
+        self.decode_errors += 1;
+    }
+
+    fn housekeeping(&mut self, capture: &mut Capture, now: BootTime) {
+        self.connections.shared.clock = clock();
+        self.connections.poll(now);
+        self.servers.refill_quotas(capture);
+        capture.flush_log();
+        let drops: u64 = capture.drops().iter().map(|(_, counter)| counter.events).sum();
+        let new = drops.saturating_sub(self.last_drops);
+        self.last_drops = drops;
+        if new > 0 {
+            tracing::warn!(records = new, "records were lost; `dbwarden status` says why");
+            let time = self.connections.shared.clock.wall(now);
+            self.live.notice(|| Notice {
+                time,
+                notice: "lost",
+                server: None,
+                message: format!("{new} records were lost; `dbwarden status` says why"),
+            });
+        }
+    }
+
+    fn snapshot(&self, capture: &Capture) -> Snapshot {
+        let drops = capture.drops();
+        let mut totals = self.connections.totals();
+        totals.unobservable_bytes = drops
+            .iter()
+            .filter(|(reason, _)| *reason == dbwarden_common::Drop::UnsupportedCall)
+            .map(|(_, counter)| counter.bytes)
+            .sum();
+        totals.drops = drops
+            .into_iter()
+            .filter(|(_, counter)| counter.events > 0)
+            .map(|(reason, counter)| (reason.name().to_owned(), counter.events))
+            .collect();
+        if self.decode_errors > 0 {
+            totals.drops.insert("undecodable".to_owned(), self.decode_errors);
+        }
+        let ring = |name: &str, size: u32, peak: usize| control::Ring {
+            name: name.to_owned(),
+            size_bytes: size.into(),
+            peak_bytes: peak as u64,
+        };
+        let (live, exited) = self.processes.len();
+        Snapshot {
+            hooks: control::Hooks {
+                set: capture.hooks().name().to_owned(),
+                why: capture.hooks().to_string(),
+            },
+            servers: self.servers.status(&self.connections),
+            absent: self.servers.absent(),
+            totals,
+            rings: vec![
+                ring("data", self.capture_settings.ring_bytes, self.data_peak),
+                ring("control", self.capture_settings.control_ring_bytes, self.control_peak),
+            ],
+            processes: (live + exited) as u64,
+        }
+    }
+}
+
+/// The kernel records' clock.
+fn now() -> BootTime {
+    let time = clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default();
+    BootTime(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
+}
+
+/// How far UTC is from the boot clock at this moment.
+fn clock() -> Clock {
+    let wall = clock_gettime(ClockId::CLOCK_REALTIME).map(Duration::from).unwrap_or_default();
+    Clock { offset_ns: i128::try_from(wall.as_nanos()).unwrap_or(0) - i128::from(now().0) }
+}

@@ -1,0 +1,460 @@
+//! The database servers that are watched: found, named, tracked in the kernel, and let go.
+
+use std::{
+    collections::HashSet,
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::fs::MetadataExt,
+    },
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use anyhow::Result;
+use dbwarden_common::{TRACKED_LIMITED, Tracked};
+
+use super::{
+    connections::{Connections, Shared},
+    scout::{Answer, Found, Scout},
+};
+use crate::{
+    capture::{Capture, MAX_SERVERS, Opened, TableError, TlsLibrary},
+    config::{self, Settings, TlsCapture},
+    control::{AbsentServer, Hub, Notice, ServerStatus},
+    discovery::{self, Listener, Look, Names, Server, ServerRule, Trust, Watcher},
+    event::{BootTime, Clock, Direction, Endpoint, Engine, ProcessEvent, WallTime},
+    identity::Procfs,
+};
+
+/// Unverified servers watched at a time: anybody can start a program that looks like one.
+const MAX_UNVERIFIED: usize = 8;
+/// What is copied for one of them in a second.
+const UNVERIFIED_BYTES_PER_SECOND: u64 = 1 << 20;
+
+/// What statements say of their server, with its counters.
+pub struct ServerFacts {
+    pub name: Arc<str>,
+    pub engine: Engine,
+    pub counts: ServerCounts,
+}
+
+#[derive(Default)]
+pub struct ServerCounts {
+    connections: AtomicU64,
+    statements: AtomicU64,
+    bytes_in: AtomicU64,
+    bytes_out: AtomicU64,
+}
+
+impl ServerCounts {
+    pub fn connections(&self, n: u64) {
+        self.connections.fetch_add(n, Ordering::Relaxed);
+    }
+
+    pub fn statement(&self) {
+        self.statements.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn bytes(&self, direction: Direction, n: u64) {
+        let counter = match direction {
+            Direction::Request => &self.bytes_in,
+            Direction::Response => &self.bytes_out,
+        };
+        counter.fetch_add(n, Ordering::Relaxed);
+    }
+}
+
+/// One watched server; its index in the list is the kernel side's number for it.
+struct Watched {
+    server: Server,
+    facts: Arc<ServerFacts>,
+    /// What is seen of its TLS connections.
+    tls: String,
+}
+
+pub struct Servers {
+    rules: Vec<ServerRule>,
+    tls: TlsCapture,
+    scout: Scout,
+    watcher: Watcher,
+    names: Names,
+    watched: Vec<Option<Watched>>,
+    /// Postmasters that have gone, to be let go with the capture at hand.
+    gone: Vec<u32>,
+    /// Processes that opened a port and may be servers.
+    listeners: HashSet<u32>,
+    live: Arc<Hub>,
+}
+
+impl Servers {
+    pub fn start(settings: &Settings, procfs: Procfs, live: Arc<Hub>) -> Result<Self> {
+        let rules: Vec<ServerRule> = settings.servers.iter().map(rule).collect();
+        let own_net_namespace =
+            std::fs::metadata("/proc/self/ns/net").map(|stat| stat.ino()).unwrap_or(0);
+        Ok(Self {
+            tls: settings.capture.tls,
+            scout: Scout::start(procfs, rules.clone())?,
+            watcher: Watcher::new(&rules),
+            names: Names::new(own_net_namespace),
+            watched: Vec::new(),
+            gone: Vec::new(),
+            listeners: HashSet::new(),
+            rules,
+            live,
+        })
+    }
+
+    /// Looks through the whole host once, before anybody is told that it is watched.
+    pub fn find_first(&mut self, capture: &mut Capture, shared: &mut Shared) {
+        let now = super::now();
+        let mut awaited = 0;
+        for look in self.watcher.due(now) {
+            awaited += usize::from(self.scout.look(look));
+        }
+        for _ in 0..awaited {
+            let Some(answer) = self.scout.wait() else { break };
+            self.take(answer, capture, now, shared);
+        }
+        for missing in discovery::missing(&self.rules, &self.running()) {
+            tracing::warn!("{missing}");
+        }
+    }
+
+    /// How many are watched, as a sentence says it.
+    pub fn summary(&self) -> String {
+        let names: Vec<&str> =
+            self.watched.iter().flatten().map(|watched| &*watched.facts.name).collect();
+        match names.as_slice() {
+            [] => "for database servers (none runs now)".to_owned(),
+            [one] => format!("1 server ({one})"),
+            many => format!("{} servers ({})", many.len(), many.join(", ")),
+        }
+    }
+
+    pub fn next_due(&self) -> BootTime {
+        self.watcher.next_due()
+    }
+
+    /// What the records of a server's connections say of it.
+    pub fn facts(&self, server: u32) -> Option<Arc<ServerFacts>> {
+        let watched = self.watched.get(server as usize)?.as_ref()?;
+        Some(watched.facts.clone())
+    }
+
+    pub fn process(&mut self, event: &ProcessEvent<'_>) {
+        if let Some(pid) = self.watcher.take(event) {
+            self.gone.push(pid);
+        }
+    }
+
+    /// A process listens on a port now: perhaps a server whose sockets were awaited.
+    pub fn listening(&mut self, pid: u32) {
+        if self.watched.iter().flatten().any(|watched| watched.server.pid == pid) {
+            self.listeners.insert(pid);
+        }
+    }
+
+    /// A database's own process reaches out: data can leave that way.
+    pub fn outbound(&self, opened: &Opened, clock: Clock) {
+        let Some(facts) = self.facts(opened.server) else { return };
+        let target = match (opened.ends, &opened.local) {
+            (Some(ends), _) => format!("{} port {}", ends.remote.0, ends.remote.1),
+            (None, Endpoint::Unix { path: Some(path) }) => path.to_string(),
+            (None, _) => "a unix socket without a name".to_owned(),
+        };
+        let pid = opened.pid;
+        tracing::info!(server = %facts.name, pid, target, "the database's own process connects");
+        self.live.notice(|| Notice {
+            time: clock.wall(opened.time),
+            notice: "outbound",
+            server: Some(facts.name.clone()),
+            message: format!("process {pid} of the database itself connects to {target}"),
+        });
+    }
+
+    /// Sends the scout where it is due, and takes what it has found.
+    pub fn work(&mut self, capture: &mut Capture, now: BootTime, shared: &mut Shared) {
+        for pid in std::mem::take(&mut self.gone) {
+            self.let_go(pid, capture, shared.clock.wall(now));
+        }
+        for look in self.watcher.due(now) {
+            // A look that finds no place comes up again.
+            let _ = self.scout.look(look);
+        }
+        for pid in std::mem::take(&mut self.listeners) {
+            let _ = self.scout.look(Look::At(pid));
+        }
+        while let Some(answer) = self.scout.answer() {
+            self.take(answer, capture, now, shared);
+        }
+    }
+
+    fn take(&mut self, answer: Answer, capture: &mut Capture, now: BootTime, shared: &Shared) {
+        match answer {
+            Answer::At(pid, Ok(found)) => {
+                self.watcher.looked(pid, Ok(&found.server), now);
+                self.watch(*found, capture, shared.clock.wall(now));
+            }
+            Answer::At(pid, Err(refusal)) => {
+                tracing::debug!(pid, %refusal, "no server");
+                self.watcher.looked(pid, Err(&refusal), now);
+            }
+            Answer::Everywhere(Ok(all)) => {
+                for found in all {
+                    self.watcher.found(&found.server);
+                    self.watch(found, capture, shared.clock.wall(now));
+                }
+            }
+            Answer::Everywhere(Err(error)) => {
+                tracing::warn!(%error, "can't look for database servers");
+            }
+        }
+    }
+
+    /// Takes a server under watch, or brings what is watched of it up to date.
+    fn watch(&mut self, found: Found, capture: &mut Capture, time: WallTime) {
+        let Found { server, libraries } = found;
+        if discovery::excluded(&self.rules, &server) {
+            return;
+        }
+        let known = self.watched.iter().position(|slot| {
+            slot.as_ref()
+                .is_some_and(|w| w.server.pid == server.pid && w.server.start == server.start)
+        });
+        let index = match known {
+            Some(index) => index,
+            None => match self.room_for(&server) {
+                Some(index) => index,
+                None => return,
+            },
+        };
+        let number = index as u32;
+        if let Err(error) = track(capture, &server, number) {
+            tracing::warn!(pid = server.pid, %error, "can't tell the kernel side of a server");
+            return;
+        }
+        let tls = self.watch_tls(&server, libraries, capture);
+        if let Some(Some(watched)) = self.watched.get_mut(index)
+            && known.is_some()
+        {
+            watched.server = server;
+            watched.tls = tls;
+            return;
+        }
+        let name = self.names.assign(&server, &self.rules);
+        let message = describe(&server);
+        tracing::info!(server = %name, pid = server.pid, tls, "{message}");
+        self.live.notice(|| Notice {
+            time,
+            notice: "server_found",
+            server: Some(name.clone()),
+            message,
+        });
+        let facts =
+            ServerFacts { name, engine: Engine::Postgresql, counts: ServerCounts::default() };
+        let watched = Watched { server, facts: Arc::new(facts), tls };
+        if let Some(slot) = self.watched.get_mut(index) {
+            *slot = Some(watched);
+        }
+        // A backend that was born between the look and the tracking is found by another look.
+        if let Some(Some(watched)) = self.watched.get(index) {
+            let _ = self.scout.look(Look::At(watched.server.pid));
+        }
+    }
+
+    /// A number for one more server.
+    fn room_for(&mut self, server: &Server) -> Option<usize> {
+        let unverified = self.watched.iter().flatten().filter(|w| !w.server.is_verified()).count();
+        if !server.is_verified() && unverified >= MAX_UNVERIFIED {
+            tracing::warn!(pid = server.pid, "too many unverified servers: this one isn't watched");
+            return None;
+        }
+        if let Some(free) = self.watched.iter().position(Option::is_none) {
+            return Some(free);
+        }
+        if self.watched.len() >= MAX_SERVERS as usize {
+            tracing::warn!(pid = server.pid, "too many servers: this one isn't watched");
+            return None;
+        }
+        self.watched.push(None);
+        Some(self.watched.len() - 1)
+    }
+
+    /// Probes the TLS libraries of a server, and says what that makes of its TLS connections.
+    fn watch_tls(
+        &self,
+        server: &Server,
+        libraries: Vec<(String, Result<std::fs::File, discovery::LibraryError>)>,
+        capture: &mut Capture,
+    ) -> String {
+        if self.tls == TlsCapture::Off {
+            return "blind: switched off by [capture] tls".to_owned();
+        }
+        if let Some(danger) = crate::doctor::return_probe_danger() {
+            return format!("blind: {danger}");
+        }
+        if libraries.is_empty() {
+            return "blind: the server uses no OpenSSL library that can be seen".to_owned();
+        }
+        let mut state = "observed".to_owned();
+        for (name, file) in libraries {
+            let attached = file.map_err(anyhow::Error::from).and_then(|file| {
+                let stat = file.metadata()?;
+                let file = OwnedFd::from(file);
+                let library = TlsLibrary {
+                    path: PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd())),
+                    name: name.clone(),
+                    device: stat.dev(),
+                    inode: stat.ino(),
+                };
+                Ok(capture.watch_tls(&library)?)
+            });
+            if let Err(error) = attached {
+                tracing::warn!(pid = server.pid, library = name, "no TLS probes: {error:#}");
+                state = format!("blind: {error:#}");
+            }
+        }
+        state
+    }
+
+    /// A server's first process has gone. Its connections end by themselves.
+    fn let_go(&mut self, pid: u32, capture: &mut Capture, time: WallTime) {
+        let of_pid = |slot: &mut Option<Watched>| slot.take_if(|w| w.server.pid == pid);
+        let Some((number, watched)) =
+            self.watched.iter_mut().enumerate().find_map(|(n, slot)| of_pid(slot).map(|w| (n, w)))
+        else {
+            return;
+        };
+        for pid in capture.tracked_pids(number as u32) {
+            let _ = capture.untrack(pid);
+        }
+        for (netns, port) in tcp_ports(&watched.server) {
+            let shared = self
+                .watched
+                .iter()
+                .flatten()
+                .any(|other| tcp_ports(&other.server).any(|place| place == (netns, port)));
+            if !shared {
+                let _ = capture.unlisten(netns, port);
+            }
+        }
+        let name = watched.facts.name.clone();
+        self.names.release(&name);
+        tracing::info!(server = %name, pid, "the server has gone");
+        self.live.notice(|| Notice {
+            time,
+            notice: "server_gone",
+            server: Some(name),
+            message: format!("the server with process {pid} has gone"),
+        });
+    }
+
+    pub fn refill_quotas(&self, capture: &mut Capture) {
+        for (number, watched) in self.watched.iter().enumerate() {
+            if watched.as_ref().is_some_and(|w| !w.server.is_verified()) {
+                let _ = capture.refill_quota(number as u32, UNVERIFIED_BYTES_PER_SECOND);
+            }
+        }
+    }
+
+    fn running(&self) -> Vec<Server> {
+        self.watched.iter().flatten().map(|watched| watched.server.clone()).collect()
+    }
+
+    pub fn absent(&self) -> Vec<AbsentServer> {
+        discovery::missing(&self.rules, &self.running())
+            .into_iter()
+            .map(|missing| AbsentServer {
+                name: missing.rule.name.clone().unwrap_or_default(),
+                looked_for: missing.to_string(),
+            })
+            .collect()
+    }
+
+    pub fn status(&self, connections: &Connections) -> Vec<ServerStatus> {
+        self.watched
+            .iter()
+            .flatten()
+            .map(|watched| {
+                let Watched { server, facts, tls } = watched;
+                let open = connections.counts(facts);
+                let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+                ServerStatus {
+                    name: facts.name.to_string(),
+                    engine: "postgresql".to_owned(),
+                    version: Some(server.version.clone()),
+                    pid: server.pid,
+                    verified: server.is_verified(),
+                    unverified_because: doubts(server),
+                    listens: server.listeners.iter().map(listens).collect(),
+                    tls: tls.clone(),
+                    connections_open: open.open,
+                    connections: count(&facts.counts.connections),
+                    blind_connections: open.blind,
+                    statements: count(&facts.counts.statements),
+                    bytes_in: count(&facts.counts.bytes_in),
+                    bytes_out: count(&facts.counts.bytes_out),
+                }
+            })
+            .collect()
+    }
+}
+
+fn rule(server: &config::Server) -> ServerRule {
+    ServerRule {
+        name: server.name.clone(),
+        port: server.port,
+        data_directory: server.data_directory.clone(),
+        executable: server.executable.clone(),
+        unix_socket: server.socket.clone(),
+        exclude: server.exclude,
+    }
+}
+
+/// Tells the kernel side of a server's ports and processes: ports first, so that no accepted socket of
+/// a tracked process is taken for an outbound one.
+fn track(capture: &mut Capture, server: &Server, number: u32) -> Result<(), TableError> {
+    for (netns, port) in tcp_ports(server) {
+        capture.listen(netns, port, number)?;
+    }
+    let flags = if server.is_verified() { 0 } else { TRACKED_LIMITED };
+    let tracked = Tracked { server: number, flags };
+    for pid in std::iter::once(server.pid).chain(server.descendants.iter().copied()) {
+        capture.track(pid, tracked)?;
+    }
+    Ok(())
+}
+
+fn tcp_ports(server: &Server) -> impl Iterator<Item = (u32, u16)> {
+    let netns = server.namespaces.net as u32;
+    server.listeners.iter().filter_map(move |listener| match listener {
+        Listener::Tcp { address, .. } => Some((netns, address.port())),
+        Listener::Unix { .. } => None,
+    })
+}
+
+fn listens(listener: &Listener) -> String {
+    match listener {
+        Listener::Tcp { address, .. } => address.to_string(),
+        Listener::Unix { path, .. } => path.display().to_string(),
+    }
+}
+
+fn doubts(server: &Server) -> Option<String> {
+    match &server.trust {
+        Trust::Verified => None,
+        Trust::Unverified(doubts) => {
+            let doubts: Vec<String> = doubts.iter().map(ToString::to_string).collect();
+            Some(doubts.join("; "))
+        }
+    }
+}
+
+fn describe(server: &Server) -> String {
+    let listens: Vec<String> = server.listeners.iter().map(listens).collect();
+    let doubts = doubts(server).map(|doubts| format!("; unverified: {doubts}")).unwrap_or_default();
+    format!("PostgreSQL {} on {}{doubts}", server.version, listens.join(", "))
+}

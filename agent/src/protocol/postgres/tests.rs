@@ -1,0 +1,210 @@
+//! Conversations in literal bytes.
+
+use crate::{
+    event::{BootTime, Direction, Engine, Outcome, SessionEvent},
+    protocol::{Limits, Session},
+};
+
+use Direction::{Request as C, Response as S};
+
+/// What went over the wire: bytes, or a gap.
+enum Wire {
+    Bytes(Direction, &'static [u8]),
+    Gap(Direction, u64),
+}
+
+/// One line an event.
+fn run(wire: &[Wire]) -> Vec<String> {
+    let mut session = Session::new(Engine::Postgresql, Limits::default());
+    let mut lines = Vec::new();
+    let mut at = BootTime(0);
+    let mut sink = |event: SessionEvent<'_>| lines.push(line(event));
+    for piece in wire {
+        at.0 += 1_000;
+        match *piece {
+            Wire::Bytes(direction, bytes) => session.bytes(direction, at, bytes, &mut sink),
+            Wire::Gap(direction, len) => session.gap(direction, at, len, 0, &mut sink),
+        }
+    }
+    session.close(at, &mut sink);
+    lines
+}
+
+fn line(event: SessionEvent<'_>) -> String {
+    let SessionEvent::Statement(s) = event else { return format!("{event:?}") };
+    let outcome = match &s.outcome {
+        Outcome::Done { tag, rows: Some(rows) } => format!("{tag} {rows}"),
+        Outcome::Done { tag, rows: None } => tag.clone(),
+        Outcome::Failed { code, .. } => format!("failed {code}"),
+        other => format!("{other:?}"),
+    };
+    let text = s.text.as_deref().unwrap_or("?");
+    format!("{} {text}: {outcome}", s.sequence)
+}
+
+const START: &[u8] = b"\0\0\0\x12\0\x03\0\0user\0ann\0\0";
+const WELCOME: &[u8] = b"R\0\0\0\x08\0\0\0\0K\0\0\0\x0c\0\0\0\x07SECRZ\0\0\0\x05I";
+const Q1: &[u8] = b"Q\0\0\0\x0dselect 1\0";
+const DONE: &[u8] = b"C\0\0\0\x0dSELECT 1\0Z\0\0\0\x05I";
+const ERROR: &[u8] = b"E\0\0\0\x17SERROR\0C42601\0Mno\0\0";
+
+fn check(name: &str, wire: &[Wire], expected: &[&str]) {
+    let mut all = vec![Wire::Bytes(C, START), Wire::Bytes(S, WELCOME)];
+    all.extend(wire.iter().map(|piece| match *piece {
+        Wire::Bytes(direction, bytes) => Wire::Bytes(direction, bytes),
+        Wire::Gap(direction, len) => Wire::Gap(direction, len),
+    }));
+    let lines = run(&all);
+    let lines: Vec<&str> = lines.iter().map(String::as_str).skip(2).collect();
+    assert_eq!(lines, expected, "{name}");
+}
+
+#[test]
+fn conversations() {
+    use Wire::{Bytes, Gap};
+    check("simple", &[Bytes(C, Q1), Bytes(S, DONE)], &["1 select 1: SELECT 1"]);
+    check(
+        "one statement for all completions of a Query",
+        &[Bytes(C, Q1), Bytes(S, b"C\0\0\0\x0dSELECT 1\0"), Bytes(S, DONE)],
+        &["1 select 1: SELECT 2"],
+    );
+    check("an error", &[Bytes(C, Q1), Bytes(S, ERROR)], &["1 select 1: failed 42601"]);
+    check(
+        "a portal run in parts is one statement",
+        &[
+            Bytes(C, b"P\0\0\0\x0b\0abc\0\0\0B\0\0\0\x0c\0\0\0\0\0\0\0\0E\0\0\0\x09\0\0\0\0\x02H\0\0\0\x04"),
+            Bytes(S, b"1\0\0\0\x042\0\0\0\x04s\0\0\0\x04"),
+            Bytes(C, b"E\0\0\0\x09\0\0\0\0\x02S\0\0\0\x04"),
+            Bytes(S, DONE),
+        ],
+        &["1 abc: SELECT 3"],
+    );
+    check(
+        "an error skips up to Sync; the Execute of what failed has the error",
+        &[
+            Bytes(C, b"P\0\0\0\x0b\0abc\0\0\0B\0\0\0\x0c\0\0\0\0\0\0\0\0E\0\0\0\x09\0\0\0\0\0"),
+            Bytes(C, b"P\0\0\0\x0b\0def\0\0\0B\0\0\0\x0c\0\0\0\0\0\0\0\0E\0\0\0\x09\0\0\0\0\0S\0\0\0\x04"),
+            Bytes(S, ERROR),
+            Bytes(S, b"Z\0\0\0\x05I"),
+        ],
+        &["1 abc: failed 42601", "2 def: Skipped"],
+    );
+    check(
+        "a Parse that failed alone was tried",
+        &[
+            Bytes(C, b"P\0\0\0\x0ba\0bc\0\0\0S\0\0\0\x04"),
+            Bytes(S, ERROR),
+            Bytes(S, b"Z\0\0\0\x05I"),
+        ],
+        &["1 bc: failed 42601"],
+    );
+    check(
+        "a gap inside a body keeps the boundaries",
+        &[Bytes(C, b"Q\0\0\x04\x0dselect 1"), Gap(C, 1024), Bytes(C, b"\0"), Bytes(S, DONE)],
+        &["1 select 1: SELECT 1"],
+    );
+    check(
+        "a gap across the boundaries of the answer to one statement",
+        &[Bytes(C, Q1), Bytes(S, b"D\0\0\0\x0b\0\x01"), Gap(S, 1000), Bytes(S, DONE)],
+        &[
+            "SyncLost { direction: Response, why: Gap }",
+            "SyncFound { direction: Response, skipped: 0 }",
+            "1 select 1: SELECT 1",
+        ],
+    );
+    check(
+        "an answer that may be another's is nobody's",
+        &[Bytes(C, Q1), Bytes(C, Q1), Gap(S, 20), Bytes(S, DONE), Bytes(C, Q1), Bytes(S, DONE)],
+        &[
+            "SyncLost { direction: Response, why: Gap }",
+            "SyncFound { direction: Response, skipped: 0 }",
+            "1 select 1: Unknown",
+            "2 select 1: Unknown",
+            "3 select 1: SELECT 1",
+        ],
+    );
+    check(
+        "a request that was lost gets nobody else's answer",
+        &[Gap(C, 14), Bytes(S, DONE), Bytes(C, Q1), Bytes(S, DONE), Bytes(C, Q1), Bytes(S, DONE)],
+        &[
+            "SyncLost { direction: Request, why: Gap }",
+            "SyncFound { direction: Request, skipped: 0 }",
+            "1 select 1: SELECT 1",
+            "2 select 1: SELECT 1",
+        ],
+    );
+    check("copy ends what ignores Sync", COPY_IN, &["1 abc: COPY 1"]);
+    check("good-bye", &[Bytes(C, b"X\0\0\0\x04")], &["Terminated"]);
+}
+
+const COPY_IN: &[Wire] = &[
+    Wire::Bytes(
+        C,
+        b"P\0\0\0\x0b\0abc\0\0\0B\0\0\0\x0c\0\0\0\0\0\0\0\0E\0\0\0\x09\0\0\0\0\0S\0\0\0\x04",
+    ),
+    Wire::Bytes(S, b"1\0\0\0\x042\0\0\0\x04G\0\0\0\x07\0\0\0"),
+    Wire::Bytes(C, b"d\0\0\0\x06a\nc\0\0\0\x04S\0\0\0\x04"),
+    Wire::Bytes(S, b"C\0\0\0\x0bCOPY 1\0Z\0\0\0\x05I"),
+];
+
+#[test]
+fn starts() {
+    use Wire::Bytes;
+    let cases: &[(&str, &[Wire], &[&str])] = &[
+        (
+            "refused TLS, then the start-up, then refused",
+            &[
+                Bytes(C, b"\0\0\0\x08\x04\xd2\x16\x2f"),
+                Bytes(S, b"N"),
+                Bytes(C, START),
+                Bytes(S, b"R\0\0\0\x0c\0\0\0\x05salt"),
+                Bytes(C, b"p\0\0\0\x0asecret"),
+                Bytes(S, b"E\0\0\0\x17SFATAL\0C28P01\0Mno\0\0"),
+            ],
+            &[
+                "Startup { user: \"ann\", database: \"ann\", application: \"\", protocol: \"3.0\", replication: false }",
+                "Refused { code: \"28P01\", message: \"no\" }",
+            ],
+        ),
+        (
+            "accepted TLS: ciphertext is passed over",
+            &[
+                Bytes(C, b"\0\0\0\x08\x04\xd2\x16\x2f"),
+                Bytes(S, b"S"),
+                Bytes(C, b"\x16\x03\x01"),
+                Bytes(S, b"\x16\x03\x01"),
+            ],
+            &["EncryptionStarted { method: \"tls\" }"],
+        ),
+        (
+            "TLS without asking",
+            &[Bytes(C, b"\x16\x03\x01\0")],
+            &["EncryptionStarted { method: \"tls\" }"],
+        ),
+        (
+            "GSSAPI encryption",
+            &[Bytes(C, b"\0\0\0\x08\x04\xd2\x16\x30"), Bytes(S, b"G")],
+            &["EncryptionStarted { method: \"gssapi\" }"],
+        ),
+        (
+            "a cancel request with the longer key of protocol 3.2",
+            &[Bytes(C, b"\0\0\0\x14\x04\xd2\x16\x2e\0\0\x10\x01SECRETKEY")],
+            &["Cancel { backend_pid: 4097 }"],
+        ),
+        (
+            "joined at its first byte",
+            &[Bytes(C, Q1), Bytes(S, DONE), Bytes(C, Q1), Bytes(S, DONE)],
+            &[
+                "SyncLost { direction: Request, why: JoinedMidstream }",
+                "SyncLost { direction: Response, why: JoinedMidstream }",
+                "SyncFound { direction: Request, skipped: 0 }",
+                "SyncFound { direction: Response, skipped: 0 }",
+                "1 select 1: Unknown",
+                "2 select 1: SELECT 1",
+            ],
+        ),
+    ];
+    for (name, wire, expected) in cases {
+        assert_eq!(&run(wire), expected, "{name}");
+    }
+}
