@@ -275,7 +275,7 @@ fn summary(clients: &[(&str, &str)], logged: &[Logged], seen: &[Value]) -> Strin
     table(&rows)
 }
 
-/// As in `nobody: psql ← report.sh ← sudo (login alice)`.
+/// As in `nobody: psql ← report.sh ← sudo (login alice)`; `watch` has the line of parents whole.
 fn identity(record: &Value) -> String {
     let text = |name: &str| record[name].as_str();
     let user = text("os_user").map(str::to_owned);
@@ -286,7 +286,7 @@ fn identity(record: &Value) -> String {
     let mut line: Vec<&str> = std::iter::once(exe).chain(parents).collect();
     // sudo with a terminal is two processes.
     line.dedup();
-    line.truncate(4);
+    line.truncate(3);
     let login = text("login_user").map(|login| format!(" (login {login})")).unwrap_or_default();
     format!("{}: {}{login}", user.as_deref().unwrap_or("unknown"), line.join(" ← "))
 }
