@@ -78,9 +78,10 @@ pub fn start(settings: &CaptureSettings) -> Result<Capture, LoadError> {
     if OBJECT.is_empty() {
         return Err(LoadError::NoObject);
     }
-    let types = KernelTypes::read(Path::new(VMLINUX))?;
-    let mut offsets = types.offsets()?;
-    let hooks = choose(settings.hooks, &types)?;
+    let (mut offsets, hooks) = {
+        let types = KernelTypes::read(Path::new(VMLINUX))?;
+        (types.offsets()?, choose(settings.hooks, &types)?)
+    };
     if let Hooks::Syscalls { .. } = hooks {
         let tracefs = hooks::tracefs().ok_or(LoadError::NoTracefs)?;
         offsets.syscall_ret =
