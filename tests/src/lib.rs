@@ -1,1 +1,4 @@
-//! What the tests with real servers share.
+//! What several tests need: transcripts of real conversations, and driving the pure stages with them.
+
+pub mod drive;
+pub mod transcript;

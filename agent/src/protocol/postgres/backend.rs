@@ -64,17 +64,19 @@ impl<'a> Report<'a> {
         let mut reader = Reader::new(body);
         while let Some(field) = reader.u8().filter(|&field| field != 0) {
             let rest = reader.rest();
-            let value = reader.cstr();
-            let text = value.unwrap_or(rest);
+            let Some(text) = reader.cstr() else {
+                // A message that was cut off still says something; a code does not.
+                if field == b'M' {
+                    report.message = rest;
+                }
+                break;
+            };
             match field {
                 b'V' => report.severity = text,
                 b'S' if report.severity.is_empty() => report.severity = text,
                 b'C' => report.code = text,
                 b'M' => report.message = text,
                 _ => {}
-            }
-            if value.is_none() {
-                break;
             }
         }
         report

@@ -598,6 +598,9 @@ impl Exchange {
             (COMMAND_COMPLETE | EMPTY_QUERY_RESPONSE, Kind::Query { .. }) => {
                 if let Some(statement) = &mut head.statement {
                     complete(statement, message);
+                    if statement.outcome == Outcome::Unknown {
+                        self.answers_missed();
+                    }
                 }
                 return;
             }
@@ -658,7 +661,7 @@ impl Exchange {
                 if let Some(statement) = &mut head.statement {
                     complete(statement, message);
                     // An earlier completion of the same text may have been missed.
-                    if !is_single(statement.text.as_deref().unwrap_or(";"))
+                    if !is_single(statement.text.as_deref())
                         && let Outcome::Done { rows, .. } = &mut statement.outcome
                     {
                         *rows = None;
@@ -689,24 +692,21 @@ impl Exchange {
             portal.limited = false;
         }
         let Some(mut statement) = statement else { return };
-        if message.tag != backend::PORTAL_SUSPENDED {
-            let earlier = match statement.outcome {
-                Outcome::Suspended { rows } => rows,
-                _ => None,
-            };
-            statement.outcome = Outcome::Unknown;
-            complete(&mut statement, message);
-            if let Outcome::Done { rows: Some(rows), .. } = &mut statement.outcome {
-                *rows = rows.saturating_add(earlier.unwrap_or(0));
-            }
-            return self.end(statement, message.at, sink);
-        }
-        // The server stops exactly at the limit.
         let earlier = match statement.outcome {
             Outcome::Suspended { rows } => rows.unwrap_or(0),
             _ => 0,
         };
-        let rows = Some(earlier.saturating_add(u64::from(max_rows)));
+        if message.tag != backend::PORTAL_SUSPENDED {
+            statement.outcome = Outcome::Unknown;
+            complete(&mut statement, message);
+            if let Outcome::Done { rows, .. } = &mut statement.outcome {
+                // Nobody knows what an unknown portal has given before.
+                *rows = rows.filter(|_| serial != 0).map(|rows| rows.saturating_add(earlier));
+            }
+            return self.end(statement, message.at, sink);
+        }
+        // The server stops exactly at the limit.
+        let rows = (serial != 0).then(|| earlier.saturating_add(u64::from(max_rows)));
         statement.outcome = Outcome::Suspended { rows };
         self.take_response(&mut statement, message.at);
         let next = self.queue.iter_mut().find(|item| {
@@ -984,7 +984,8 @@ impl Exchange {
         let Some(mut statement) = item.statement else { return };
         statement.outcome = match statement.outcome {
             // The connection ended before the ReadyForQuery, but the answer was there.
-            outcome @ (Outcome::Done { .. } | Outcome::Failed { .. } | Outcome::Empty) => outcome,
+            outcome @ (Outcome::Failed { .. } | Outcome::Empty) => outcome,
+            outcome @ Outcome::Done { .. } if is_single(statement.text.as_deref()) => outcome,
             _ => Outcome::Unknown,
         };
         self.take_response(&mut statement, at);
@@ -1051,7 +1052,7 @@ fn complete(statement: &mut Statement, message: &Message<'_>) {
         return;
     }
     let Some((tag, rows)) = backend::command_complete(message.body) else {
-        statement.outcome = Outcome::Done { tag: String::new(), rows: None };
+        statement.outcome = Outcome::Unknown;
         return;
     };
     let earlier = match &statement.outcome {
@@ -1066,8 +1067,8 @@ fn complete(statement: &mut Statement, message: &Message<'_>) {
 }
 
 /// Whether a text certainly holds one statement only.
-fn is_single(text: &str) -> bool {
-    !text.trim_end().trim_end_matches(';').contains(';')
+fn is_single(text: Option<&str>) -> bool {
+    text.is_some_and(|text| !text.trim_end().trim_end_matches(';').contains(';'))
 }
 
 /// The text of request bytes; a character that the end of the kept bytes cuts is left out.
