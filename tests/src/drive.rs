@@ -39,7 +39,7 @@ pub fn run<'a>(steps: impl IntoIterator<Item = Step<'a>>) -> Vec<Said> {
         at.0 += 1_000_000;
         match step {
             Step::Bytes(direction, bytes) => session.bytes(direction, at, bytes, &mut sink),
-            Step::Gap(direction, len) => session.gap(direction, at, len, 0, &mut sink),
+            Step::Gap(direction, len) => session.gap(direction, at, len, len, &mut sink),
         }
     }
     session.close(at, &mut sink);
@@ -81,8 +81,7 @@ pub fn line(said: &Said, with_bytes: bool) -> String {
     if with_bytes {
         line += &format!(" in {bytes_in} out {bytes_out}");
     }
-    for (what, bytes) in
-        [("truncated", statement.truncated_bytes), ("lost", statement.lost_bytes)]
+    for (what, bytes) in [("truncated", statement.truncated_bytes), ("lost", statement.lost_bytes)]
     {
         if bytes > 0 {
             line += &format!(" {what} {bytes}");

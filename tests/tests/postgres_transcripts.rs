@@ -111,7 +111,8 @@ fn with_gap(
             continue;
         }
         let end = position + call.bytes.len();
-        let hole = from.clamp(position, end) - position..(from + len).clamp(position, end) - position;
+        let hole =
+            from.clamp(position, end) - position..(from + len).clamp(position, end) - position;
         steps.push(Step::Bytes(direction, &call.bytes[..hole.start]));
         if !hole.is_empty() {
             steps.push(Step::Gap(direction, hole.len() as u64));
@@ -158,7 +159,7 @@ fn joined_anywhere() {
 /// Every place in a small transcript, and enough of a large one.
 fn places(transcript: &Transcript) -> impl Iterator<Item = usize> + use<> {
     let total: usize = transcript.calls.iter().map(|call| call.bytes.len()).sum();
-    (0..=total).step_by((total / 4000).max(1))
+    (0..=total).step_by((total / 1500).max(1))
 }
 
 /// Each statement that was said is one of the expected ones, in their order, or has unknown parts.
@@ -205,11 +206,8 @@ fn agrees(statement: &Statement, expected: &Statement) -> bool {
         ) => rows <= all,
         (outcome, expected) => outcome == expected,
     };
-    let parameters = statement
-        .parameters
-        .iter()
-        .zip(&expected.parameters)
-        .all(|(parameter, expected)| {
+    let parameters =
+        statement.parameters.iter().zip(&expected.parameters).all(|(parameter, expected)| {
             matches!(
                 parameter,
                 dbwarden::event::Parameter::Unknown | dbwarden::event::Parameter::Binary { .. }

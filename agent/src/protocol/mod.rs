@@ -73,13 +73,7 @@ impl Session {
     }
 
     /// The next bytes of one direction, as one call of the server moved them.
-    pub fn bytes(
-        &mut self,
-        direction: Direction,
-        at: BootTime,
-        bytes: &[u8],
-        sink: &mut Sink<'_>,
-    ) {
+    pub fn bytes(&mut self, direction: Direction, at: BootTime, bytes: &[u8], sink: &mut Sink<'_>) {
         match self {
             Session::Postgres(session) => session.bytes(direction, at, bytes, sink),
         }

@@ -32,10 +32,22 @@ pub(super) const ROW_DESCRIPTION: u8 = b'T';
 /// How much of a message's body its reader wants; `None` for a type that does not exist.
 pub(super) fn keep(tag: u8) -> Option<usize> {
     match tag {
-        DATA_ROW | COPY_DATA | ROW_DESCRIPTION | COPY_DONE | BIND_COMPLETE | CLOSE_COMPLETE
-        | PARSE_COMPLETE | COPY_BOTH_RESPONSE | COPY_IN_RESPONSE | COPY_OUT_RESPONSE
-        | EMPTY_QUERY_RESPONSE | FUNCTION_CALL_RESPONSE | NEGOTIATE_PROTOCOL_VERSION | NO_DATA
-        | NOTIFICATION_RESPONSE | PORTAL_SUSPENDED => Some(0),
+        DATA_ROW
+        | COPY_DATA
+        | ROW_DESCRIPTION
+        | COPY_DONE
+        | BIND_COMPLETE
+        | CLOSE_COMPLETE
+        | PARSE_COMPLETE
+        | COPY_BOTH_RESPONSE
+        | COPY_IN_RESPONSE
+        | COPY_OUT_RESPONSE
+        | EMPTY_QUERY_RESPONSE
+        | FUNCTION_CALL_RESPONSE
+        | NEGOTIATE_PROTOCOL_VERSION
+        | NO_DATA
+        | NOTIFICATION_RESPONSE
+        | PORTAL_SUSPENDED => Some(0),
         READY_FOR_QUERY => Some(1),
         // The process id, not the secret key behind it.
         BACKEND_KEY_DATA => Some(4),

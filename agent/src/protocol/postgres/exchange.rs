@@ -51,7 +51,8 @@ enum Kind {
         segment: u64,
     },
     Parse {
-        prepared: Arc<Prepared>,
+        /// None if not even the name was captured.
+        prepared: Option<Arc<Prepared>>,
         previous: Option<Arc<Prepared>>,
         bytes: u64,
     },
@@ -108,6 +109,8 @@ impl Broken {
     fn is_for(&self, serial: u64, prepared: Option<&Arc<Prepared>>) -> bool {
         match (self.serial, &self.prepared, prepared) {
             (0, Some(failed), Some(prepared)) => Arc::ptr_eq(failed, prepared),
+            // Neither name was captured.
+            (0, None, None) => true,
             (0, _, _) => false,
             (failed, _, _) => failed == serial,
         }
@@ -343,7 +346,8 @@ impl Exchange {
     }
 
     fn query(&mut self, message: &Message<'_>, sink: &mut Sink<'_>) {
-        let kind = if self.replication { StatementKind::Replication } else { StatementKind::Simple };
+        let kind =
+            if self.replication { StatementKind::Replication } else { StatementKind::Simple };
         let mut statement = self.statement(kind, message);
         let text = match message.body.split_last() {
             Some((0, text)) if message.is_whole() => text,
@@ -373,7 +377,16 @@ impl Exchange {
 
     fn parse(&mut self, message: &Message<'_>, sink: &mut Sink<'_>) {
         self.request.bytes += message.wire_len();
-        let Some(parse) = Parse::read(message).filter(|_| !self.skipping) else { return };
+        if self.skipping {
+            return;
+        }
+        let (at, bytes) = (message.started, message.wire_len());
+        let Some(parse) = Parse::read(message) else {
+            // Any name may have got another meaning.
+            self.prepared.clear();
+            let kind = Kind::Parse { prepared: None, previous: None, bytes };
+            return self.enqueue(Item { at, kind, statement: None }, sink);
+        };
         let types = parse.types.chunks_exact(4).filter_map(|oid| Reader::new(oid).u32());
         let repeated = self.prepared.find(parse.name).filter(|known| {
             parse.name.is_empty()
@@ -397,8 +410,8 @@ impl Exchange {
         };
         let previous =
             self.prepared.define(parse.name, prepared.clone(), &self.limits, &mut self.stats);
-        let kind = Kind::Parse { prepared, previous, bytes: message.wire_len() };
-        self.enqueue(Item { at: message.started, kind, statement: None }, sink);
+        let kind = Kind::Parse { prepared: Some(prepared), previous, bytes };
+        self.enqueue(Item { at, kind, statement: None }, sink);
     }
 
     fn bind(&mut self, message: &Message<'_>, sink: &mut Sink<'_>) {
@@ -733,9 +746,7 @@ impl Exchange {
         let mut ended = false;
         let mut first = true;
         self.queue.retain(|item| {
-            let keep = first
-                || ended
-                || !matches!(item.kind, Kind::Sync { .. } | Kind::CopyEnd);
+            let keep = first || ended || !matches!(item.kind, Kind::Sync { .. } | Kind::CopyEnd);
             ended |= !first && matches!(item.kind, Kind::CopyEnd);
             first = false;
             keep
@@ -824,7 +835,6 @@ impl Exchange {
         self.undo(&head);
         match head.kind {
             Kind::Parse { prepared, bytes, .. } => {
-                let prepared = Some(prepared);
                 self.broken =
                     Some(Broken { prepared, serial: 0, at: head.at, failed: at, bytes, outcome });
             }
@@ -846,6 +856,10 @@ impl Exchange {
         for item in rest {
             let Some(statement) = item.statement else { continue };
             let broken = match &item.kind {
+                // One whose portal's name was lost is taken for the one that failed.
+                Kind::Execute { serial: 0, prepared: None, .. } if statement.lost_bytes > 0 => {
+                    self.broken.take()
+                }
                 Kind::Execute { serial, prepared, .. } => {
                     self.broken.take_if(|broken| broken.is_for(*serial, prepared.as_ref()))
                 }
@@ -865,7 +879,7 @@ impl Exchange {
     /// Takes back what a request that the server ignored or refused would have defined.
     fn undo(&mut self, item: &Item) {
         match &item.kind {
-            Kind::Parse { prepared, previous, .. } => {
+            Kind::Parse { prepared: Some(prepared), previous, .. } => {
                 let name = prepared.name.as_bytes();
                 self.prepared.remove(name);
                 // A failed Parse has dropped the unnamed statement.
@@ -985,7 +999,12 @@ impl Exchange {
         statement.outcome = match statement.outcome {
             // The connection ended before the ReadyForQuery, but the answer was there.
             outcome @ (Outcome::Failed { .. } | Outcome::Empty) => outcome,
-            outcome @ Outcome::Done { .. } if is_single(statement.text.as_deref()) => outcome,
+            outcome @ Outcome::Done { .. }
+                if statement.kind == StatementKind::Simple
+                    && is_single(statement.text.as_deref()) =>
+            {
+                outcome
+            }
             _ => Outcome::Unknown,
         };
         self.take_response(&mut statement, at);

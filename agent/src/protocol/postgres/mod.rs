@@ -60,13 +60,7 @@ impl Session {
     }
 
     /// The next bytes of one direction, as one call of the server moved them.
-    pub fn bytes(
-        &mut self,
-        direction: Direction,
-        at: BootTime,
-        bytes: &[u8],
-        sink: &mut Sink<'_>,
-    ) {
+    pub fn bytes(&mut self, direction: Direction, at: BootTime, bytes: &[u8], sink: &mut Sink<'_>) {
         if bytes.is_empty() {
             return;
         }
@@ -318,10 +312,9 @@ impl Session {
 
     /// The connection was open before it was watched.
     fn join(&mut self, sink: &mut Sink<'_>) {
-        for (direction, deframer) in [
-            (Direction::Request, &mut self.frontend),
-            (Direction::Response, &mut self.backend),
-        ] {
+        for (direction, deframer) in
+            [(Direction::Request, &mut self.frontend), (Direction::Response, &mut self.backend)]
+        {
             deframer.enter(State::Lost);
             self.exchange.stats.sync_lost += 1;
             sink(SessionEvent::SyncLost { direction, why: SyncLoss::JoinedMidstream });

@@ -150,9 +150,7 @@ fn frontend_body(tag: u8, body: &[u8]) -> bool {
     let ends_its_only_string =
         |body: &[u8]| body.iter().position(|&byte| byte == 0) == body.len().checked_sub(1);
     match tag {
-        frontend::QUERY | frontend::COPY_FAIL => {
-            ends_its_only_string(body)
-        }
+        frontend::QUERY | frontend::COPY_FAIL => ends_its_only_string(body),
         frontend::PARSE => frontend::Parse::read(&message).is_some_and(|parse| {
             parse.whole && body.len() == parse.name.len() + parse.text.len() + 4 + parse.types.len()
         }),

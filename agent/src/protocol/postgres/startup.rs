@@ -21,10 +21,14 @@ pub(super) enum Packet<'a> {
     /// Asks for GSSAPI encryption.
     GssEncRequest,
     /// Asks to cancel what the session of this process runs. The secret key is not read.
-    CancelRequest { backend_pid: u32 },
+    CancelRequest {
+        backend_pid: u32,
+    },
     StartupMessage(StartupMessage<'a>),
     /// A protocol that is not version 3.
-    Unsupported { code: u32 },
+    Unsupported {
+        code: u32,
+    },
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]

@@ -114,14 +114,7 @@ fn conversations() {
     );
     check(
         "an answer that may be another's is nobody's",
-        &[
-            Bytes(C, Q1),
-            Bytes(C, Q1),
-            Gap(S, 20),
-            Bytes(S, DONE),
-            Bytes(C, Q1),
-            Bytes(S, DONE),
-        ],
+        &[Bytes(C, Q1), Bytes(C, Q1), Gap(S, 20), Bytes(S, DONE), Bytes(C, Q1), Bytes(S, DONE)],
         &[
             "SyncLost { direction: Response, why: Gap }",
             "SyncFound { direction: Response, skipped: 0 }",
@@ -132,14 +125,7 @@ fn conversations() {
     );
     check(
         "a request that was lost gets nobody else's answer",
-        &[
-            Gap(C, 14),
-            Bytes(S, DONE),
-            Bytes(C, Q1),
-            Bytes(S, DONE),
-            Bytes(C, Q1),
-            Bytes(S, DONE),
-        ],
+        &[Gap(C, 14), Bytes(S, DONE), Bytes(C, Q1), Bytes(S, DONE), Bytes(C, Q1), Bytes(S, DONE)],
         &[
             "SyncLost { direction: Request, why: Gap }",
             "SyncFound { direction: Request, skipped: 0 }",
@@ -152,7 +138,10 @@ fn conversations() {
 }
 
 const COPY_IN: &[Wire] = &[
-    Wire::Bytes(C, b"P\0\0\0\x0b\0abc\0\0\0B\0\0\0\x0c\0\0\0\0\0\0\0\0E\0\0\0\x09\0\0\0\0\0S\0\0\0\x04"),
+    Wire::Bytes(
+        C,
+        b"P\0\0\0\x0b\0abc\0\0\0B\0\0\0\x0c\0\0\0\0\0\0\0\0E\0\0\0\x09\0\0\0\0\0S\0\0\0\x04",
+    ),
     Wire::Bytes(S, b"1\0\0\0\x042\0\0\0\x04G\0\0\0\x07\0\0\0"),
     Wire::Bytes(C, b"d\0\0\0\x06a\nc\0\0\0\x04S\0\0\0\x04"),
     Wire::Bytes(S, b"C\0\0\0\x0bCOPY 1\0Z\0\0\0\x05I"),
