@@ -144,9 +144,12 @@ pub(super) fn authentication(body: &[u8]) -> Option<Authentication> {
 mod tests {
     use super::*;
 
+    /// A body, and the tag and rows read from it.
+    type Completion = (&'static [u8], Option<(&'static str, Option<u64>)>);
+
     #[test]
     fn completions() {
-        let cases: &[(&[u8], Option<(&str, Option<u64>)>)] = &[
+        let cases: &[Completion] = &[
             (b"INSERT 0 5\0", Some(("INSERT", Some(5)))),
             (b"SELECT 3\0", Some(("SELECT", Some(3)))),
             (b"CREATE TABLE\0", Some(("CREATE TABLE", None))),

@@ -448,6 +448,10 @@ impl Exchange {
 
     fn execute(&mut self, message: &Message<'_>, sink: &mut Sink<'_>) {
         let execute = Execute::read(message);
+        if execute.is_none() {
+            // Any portal may have gone on unseen.
+            self.drop_portals(u64::MAX, Some(Outcome::Unknown), sink);
+        }
         let max_rows = execute.as_ref().map_or(0, |execute| execute.max_rows);
         let portal = execute.and_then(|execute| self.portals.find(execute.portal));
         let Some(portal) = portal else {
