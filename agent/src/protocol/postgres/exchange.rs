@@ -233,7 +233,10 @@ impl Exchange {
     fn doubt_queued(&mut self) {
         for item in &mut self.queue {
             if let Some(statement) = &mut item.statement {
-                statement.outcome = Outcome::Unknown;
+                statement.outcome = match statement.outcome {
+                    Outcome::Suspended { .. } => Outcome::Suspended { rows: None },
+                    _ => Outcome::Unknown,
+                };
             }
         }
     }
@@ -293,7 +296,11 @@ impl Exchange {
                             let portal = self.portals.remove(name);
                             self.end_portal(portal, None, sink);
                         }
-                        None => {}
+                        None => {
+                            // Any name may mean nothing now.
+                            self.prepared.clear();
+                            self.drop_portals(u64::MAX, Some(Outcome::Unknown), sink);
+                        }
                     }
                 }
                 self.enqueue_unless_skipping(Kind::Close { statement }, at, sink);
@@ -709,21 +716,22 @@ impl Exchange {
             portal.limited = false;
         }
         let Some(mut statement) = statement else { return };
+        // Nobody knows what an unknown portal has given before.
         let earlier = match statement.outcome {
-            Outcome::Suspended { rows } => rows.unwrap_or(0),
-            _ => 0,
+            Outcome::Suspended { rows } => rows,
+            _ => Some(0),
         };
+        let earlier = earlier.filter(|_| serial != 0);
         if message.tag != backend::PORTAL_SUSPENDED {
             statement.outcome = Outcome::Unknown;
             complete(&mut statement, message);
             if let Outcome::Done { rows, .. } = &mut statement.outcome {
-                // Nobody knows what an unknown portal has given before.
-                *rows = rows.filter(|_| serial != 0).map(|rows| rows.saturating_add(earlier));
+                *rows = rows.zip(earlier).map(|(rows, earlier)| rows.saturating_add(earlier));
             }
             return self.end(statement, message.at, sink);
         }
         // The server stops exactly at the limit.
-        let rows = (serial != 0).then(|| earlier.saturating_add(u64::from(max_rows)));
+        let rows = earlier.map(|earlier| earlier.saturating_add(u64::from(max_rows)));
         statement.outcome = Outcome::Suspended { rows };
         self.take_response(&mut statement, message.at);
         let next = self.queue.iter_mut().find(|item| {
