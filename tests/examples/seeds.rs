@@ -8,7 +8,8 @@ fn main() -> io::Result<()> {
     let folder = PathBuf::from(env::args_os().nth(1).unwrap_or_else(|| "corpus".into()));
     fs::create_dir_all(&folder)?;
     for transcript in transcript::all("postgresql-").map_err(io::Error::other)? {
-        let steps = transcript.calls.iter().map(|call| drive::Step::Bytes(call.direction, &call.bytes));
+        let steps =
+            transcript.calls.iter().map(|call| drive::Step::Bytes(call.direction, &call.bytes));
         fs::write(folder.join(&transcript.name), drive::script(steps))?;
     }
     Ok(())
