@@ -14,7 +14,7 @@ use dbwarden_common::{
 };
 
 use crate::{
-    kernel,
+    atomic, kernel,
     maps::{ASLEEP, BUDGETS, CONTROL, DATA, QUOTA, count},
 };
 
@@ -92,17 +92,17 @@ pub fn control<T: 'static>() -> Option<RingBufEntry<T>> {
 #[inline(always)]
 pub fn call(call: &Call, source: Source, connection: *mut Connection, tracked: Tracked) {
     let (direction, layer) = ((call.direction & 1) as usize, (call.layer & 1) as usize);
+    // Two threads may write to one socket at once: each takes a place of its own.
     // SAFETY: a value of `CONNECTIONS`, whose memory stays valid for this program's run.
     let (position, dropped) = unsafe {
-        let position = (*connection).position[direction][layer];
-        (*connection).position[direction][layer] = position + call.len;
+        let position = atomic::add(&raw mut (*connection).position[direction][layer], call.len);
         (position, (*connection).dropped[direction][layer])
     };
     let lost =
         if within_quota(call, tracked) { copy(call, source, position, dropped) } else { call.len };
     if lost > 0 {
         // SAFETY: as above.
-        unsafe { (*connection).dropped[direction][layer] = dropped + lost };
+        unsafe { atomic::add(&raw mut (*connection).dropped[direction][layer], lost) };
     }
 }
 

@@ -58,6 +58,7 @@ pub struct SyscallRegs {
     pub number: u64,
     pub args: [u64; 3],
     pub flags: u64,
+    /// 0 for a kernel thread of the process, as io_uring makes them: it is in no system call.
     pub stack: u64,
 }
 

@@ -6,6 +6,7 @@ mod children;
 mod namespace;
 mod need;
 mod notify;
+pub mod pattern;
 pub mod place;
 mod postgres;
 
