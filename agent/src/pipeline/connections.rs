@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    net::SocketAddr,
     sync::Arc,
 };
 
@@ -10,12 +11,16 @@ use crate::{
     capture::{DataRecord, Ends, Opened},
     config,
     control::{Hub, Notice, Totals},
+    discovery::Residents,
     event::{
         BootTime, Client, Clock, ConnectionId, Direction, Endpoint, Layer, Piece, ProcessEvent,
         SessionEvent, SocketId,
     },
     identity::{Peer, ProcessTable},
-    protocol::{self, Session},
+    protocol::{
+        self, Session,
+        postgres::{Title, cluster_name},
+    },
     stream::Assembler,
 };
 
@@ -69,6 +74,21 @@ pub struct Facts {
     pub encrypted: bool,
 }
 
+impl Facts {
+    /// Names the session after its server process's title, if that speaks of this connection and nothing
+    /// better is known. A start-up message, should one come after all, says it again.
+    fn entitle(&mut self, title: &Title) {
+        let client_port = match self.remote {
+            Endpoint::Ip { port, .. } => Some(port),
+            Endpoint::Unix { .. } => None,
+        };
+        if self.db_user.is_none() && title.client_port == client_port {
+            self.db_user = Some(title.user.as_str().into());
+            self.database = Some(title.database.as_str().into());
+        }
+    }
+}
+
 struct Connection {
     facts: Facts,
     socket: SocketId,
@@ -98,6 +118,10 @@ pub struct Connections {
     by_pid: HashMap<u32, Vec<u64>>,
     clients: HashMap<(u32, Ends), Peer>,
     client_order: VecDeque<(BootTime, (u32, Ends))>,
+    /// TCP clients that were connected before their server was watched, and have said nothing since.
+    residents: HashMap<(u32, Ends), Peer>,
+    /// What server processes say of their sessions, whose start nobody saw; by pid.
+    titles: HashMap<u32, Title>,
     ends: Vec<SocketId>,
 }
 
@@ -109,6 +133,8 @@ impl Connections {
             by_pid: HashMap::new(),
             clients: HashMap::new(),
             client_order: VecDeque::new(),
+            residents: HashMap::new(),
+            titles: HashMap::new(),
             ends: Vec::new(),
         }
     }
@@ -139,6 +165,7 @@ impl Connections {
             }
         }
         let client = (netns, ends);
+        self.residents.remove(&client);
         self.clients.insert(client, Peer { pid, key, at: time, uid: Some(uid) });
         self.client_order.push_back((time, client));
     }
@@ -166,7 +193,9 @@ impl Connections {
             }
             Some(ends) => {
                 let (address, port) = ends.remote;
-                let peer = self.clients.remove(&(opened.netns, ends.mirrored()));
+                let client = (opened.netns, ends.mirrored());
+                let resident = self.residents.remove(&client);
+                let peer = self.clients.remove(&client).or(resident);
                 let here = peer.is_some() || address.is_loopback() || address == ends.local.0;
                 let process = peer.and_then(|peer| processes.resolve(peer, clock));
                 let client = match process {
@@ -191,13 +220,63 @@ impl Connections {
         self.insert(opened.socket, opened.pid, opened.time, facts);
     }
 
-    fn insert(&mut self, socket: SocketId, pid: u32, at: BootTime, facts: Facts) {
+    /// Takes in what procfs says of connections that were open before `server` was watched.
+    pub fn reside(
+        &mut self,
+        server: &Arc<ServerFacts>,
+        netns: u32,
+        residents: Residents,
+        processes: &mut ProcessTable,
+    ) {
+        let titles = &residents.titles;
+        if let Some(cluster) = titles.iter().find_map(|(_, title)| cluster_name(title)) {
+            for (pid, title) in titles {
+                if let Some(title) = Title::parse(title, cluster)
+                    && self.titles.len() < MAX_CONNECTIONS
+                {
+                    self.titles.insert(*pid, title);
+                }
+            }
+        }
+        for resident in &residents.clients {
+            let end = |address: SocketAddr| (address.ip(), address.port());
+            let ends = Ends { local: end(resident.client), remote: end(resident.server) };
+            let peer = Peer { pid: resident.pid, key: 0, at: resident.at, uid: None };
+            if self.residents.len() < MAX_CONNECTIONS {
+                self.residents.insert((netns, ends), peer);
+            }
+        }
+        // Those that have spoken already.
+        for connection in self.open.values_mut() {
+            let Connection { facts, pid, .. } = connection;
+            if !Arc::ptr_eq(&facts.server, server) {
+                continue;
+            }
+            if let Some(title) = self.titles.get(pid) {
+                facts.entitle(title);
+            }
+            if let Client::LocalUnknown = facts.client
+                && let (Endpoint::Ip { address, port }, Endpoint::Ip { address: to, port: at }) =
+                    (&facts.remote, &facts.local)
+            {
+                let ends = Ends { local: (*address, *port), remote: (*to, *at) };
+                let peer = self.residents.remove(&(netns, ends));
+                let process = peer.and_then(|peer| processes.resolve(peer, self.shared.clock));
+                facts.client = process.map_or(Client::LocalUnknown, Client::Local);
+            }
+        }
+    }
+
+    fn insert(&mut self, socket: SocketId, pid: u32, at: BootTime, mut facts: Facts) {
         if let Some(old) = self.remove(socket.sock) {
             self.shared.finish(old, at);
         }
         if self.open.len() >= MAX_CONNECTIONS {
             *self.shared.totals.drops.entry("too_many_connections".to_owned()).or_default() += 1;
             return;
+        }
+        if let Some(title) = self.titles.get(&pid) {
+            facts.entitle(title);
         }
         let session = Session::new(facts.server.engine, protocol::Limits::default());
         facts.server.counts.connections(1);
@@ -250,9 +329,9 @@ impl Connections {
 
     /// A server's process that ends takes its connections along.
     pub fn process(&mut self, event: &ProcessEvent<'_>) {
-        if let ProcessEvent::Exit { pid, .. } = event
-            && let Some(socks) = self.by_pid.get(pid)
-        {
+        let ProcessEvent::Exit { pid, .. } = event else { return };
+        self.titles.remove(pid);
+        if let Some(socks) = self.by_pid.get(pid) {
             let sockets = socks.iter().filter_map(|sock| self.open.get(sock));
             self.ends.extend(sockets.map(|connection| connection.socket));
         }
