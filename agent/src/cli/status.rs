@@ -233,7 +233,7 @@ mod tests {
                 rings: vec![Ring {
                     name: "data".into(),
                     size_bytes: 16 << 20,
-                    used_bytes: 1 << 20,
+                    peak_bytes: 1 << 20,
                 }],
                 processes: 412,
             },
