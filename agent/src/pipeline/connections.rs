@@ -91,7 +91,6 @@ impl Facts {
 
 struct Connection {
     facts: Facts,
-    socket: SocketId,
     /// The server's process that reads and writes it.
     pid: u32,
     assembler: Assembler,
@@ -112,10 +111,11 @@ pub struct Counts {
 
 pub struct Connections {
     pub shared: Shared,
-    /// By the address of the socket; a new life of the address ends the old one.
-    open: HashMap<u64, Connection>,
+    open: HashMap<SocketId, Connection>,
+    /// The newest life of each socket's address: the next one ends it.
+    by_address: HashMap<u64, SocketId>,
     /// Sockets by the server's process, whose exit ends them where no socket's end is told (unix).
-    by_pid: HashMap<u32, Vec<u64>>,
+    by_pid: HashMap<u32, Vec<SocketId>>,
     clients: HashMap<(u32, Ends), Peer>,
     client_order: VecDeque<(BootTime, (u32, Ends))>,
     /// TCP clients that were connected before their server was watched, and have said nothing since.
@@ -130,6 +130,7 @@ impl Connections {
         Self {
             shared,
             open: HashMap::new(),
+            by_address: HashMap::new(),
             by_pid: HashMap::new(),
             clients: HashMap::new(),
             client_order: VecDeque::new(),
@@ -140,7 +141,7 @@ impl Connections {
     }
 
     pub fn knows(&self, socket: SocketId) -> bool {
-        self.open.get(&socket.sock).is_some_and(|connection| connection.socket == socket)
+        self.open.contains_key(&socket)
     }
 
     /// A process of this host has connected to a port that a database listens on.
@@ -268,8 +269,12 @@ impl Connections {
     }
 
     fn insert(&mut self, socket: SocketId, pid: u32, at: BootTime, mut facts: Facts) {
-        if let Some(old) = self.remove(socket.sock) {
+        if let Some(old) = self.remove(socket) {
             self.shared.finish(old, at);
+        }
+        // Bytes of the address's life before may still be on their way, as of any that has ended.
+        if let Some(old) = self.by_address.get(&socket.sock) {
+            self.ends.push(*old);
         }
         if self.open.len() >= MAX_CONNECTIONS {
             *self.shared.totals.drops.entry("too_many_connections".to_owned()).or_default() += 1;
@@ -281,10 +286,10 @@ impl Connections {
         let session = Session::new(facts.server.engine, protocol::Limits::default());
         facts.server.counts.connections(1);
         self.shared.totals.connections += 1;
-        self.by_pid.entry(pid).or_default().push(socket.sock);
+        self.by_pid.entry(pid).or_default().push(socket);
+        self.by_address.insert(socket.sock, socket);
         let connection = Connection {
             facts,
-            socket,
             pid,
             assembler: Assembler::default(),
             session,
@@ -292,7 +297,7 @@ impl Connections {
             blind: false,
             sync_lost: 0,
         };
-        self.open.insert(socket.sock, connection);
+        self.open.insert(socket, connection);
     }
 
     /// Bytes of a connection, also of one whose opening was never told.
@@ -312,7 +317,7 @@ impl Connections {
             };
             self.insert(record.socket, record.pid, record.chunk.time, facts);
         }
-        if let Some(connection) = self.open.get_mut(&record.socket.sock) {
+        if let Some(connection) = self.open.get_mut(&record.socket) {
             let Connection { facts, assembler, session, plaintext, .. } = connection;
             assembler.push(record.chunk, &mut |direction, layer, at, piece| {
                 let shared = &mut self.shared;
@@ -331,9 +336,8 @@ impl Connections {
     pub fn process(&mut self, event: &ProcessEvent<'_>) {
         let ProcessEvent::Exit { pid, .. } = event else { return };
         self.titles.remove(pid);
-        if let Some(socks) = self.by_pid.get(pid) {
-            let sockets = socks.iter().filter_map(|sock| self.open.get(sock));
-            self.ends.extend(sockets.map(|connection| connection.socket));
+        if let Some(sockets) = self.by_pid.get(pid) {
+            self.ends.extend(sockets);
         }
     }
 
@@ -344,9 +348,7 @@ impl Connections {
 
     pub fn end(&mut self, ends: Vec<SocketId>, at: BootTime) {
         for socket in ends {
-            if self.knows(socket)
-                && let Some(connection) = self.remove(socket.sock)
-            {
+            if let Some(connection) = self.remove(socket) {
                 self.shared.finish(connection, at);
             }
         }
@@ -357,15 +359,19 @@ impl Connections {
             self.shared.finish(connection, at);
         }
         self.by_pid.clear();
+        self.by_address.clear();
     }
 
-    fn remove(&mut self, sock: u64) -> Option<Connection> {
-        let connection = self.open.remove(&sock)?;
-        if let Some(socks) = self.by_pid.get_mut(&connection.pid) {
-            socks.retain(|other| *other != sock);
-            if socks.is_empty() {
+    fn remove(&mut self, socket: SocketId) -> Option<Connection> {
+        let connection = self.open.remove(&socket)?;
+        if let Some(sockets) = self.by_pid.get_mut(&connection.pid) {
+            sockets.retain(|other| *other != socket);
+            if sockets.is_empty() {
                 self.by_pid.remove(&connection.pid);
             }
+        }
+        if self.by_address.get(&socket.sock) == Some(&socket) {
+            self.by_address.remove(&socket.sock);
         }
         Some(connection)
     }
