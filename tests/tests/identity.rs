@@ -77,25 +77,31 @@ fn connections_from_before_are_joined() -> Result<()> {
         let agent = Agent::builder().start()?;
         let watch = agent.watch()?;
         for (n, (session, expected)) in sessions.iter_mut().enumerate() {
-            let text = format!("SELECT 'joined {n}'");
-            session.ask(&text)?;
-            let record = record(&watch, &format!("{text};"))?;
-            check(&record, expected);
-            check(
-                &record,
-                &json!({
-                    "joined_midstream": true,
-                    "database": "postgres",
-                    "pid": session.pid(),
-                    "os_user": "root",
-                    "application": null,
-                    "rows": 1,
-                }),
-            );
-            ensure!(is_ours(&record), "{record:#}");
-            ensure!(record["exe"].as_str().is_some_and(|exe| exe.ends_with("/psql")), "{record:#}");
+            // Whether the first answer is the first question's is known when the second one comes.
+            session.ask(&format!("SELECT 'first {n}'"))?;
+            session.ask(&format!("SELECT 'second {n}'"))?;
+            let first = record(&watch, &format!("SELECT 'first {n}';"))?;
+            let second = record(&watch, &format!("SELECT 'second {n}';"))?;
+            check(&second, &json!({"rows": 1, "connection": first["connection"]}));
+            for record in [&first, &second] {
+                check(record, expected);
+                check(
+                    record,
+                    &json!({
+                        "joined_midstream": true,
+                        "database": "postgres",
+                        "pid": session.pid(),
+                        "os_user": "root",
+                        "application": null,
+                    }),
+                );
+                ensure!(is_ours(record), "{record:#}");
+                let exe = record["exe"].as_str().unwrap_or_default();
+                ensure!(exe.ends_with("/psql"), "{record:#}");
+            }
         }
         ambiguous.ask("SELECT 'whose'")?;
+        ambiguous.ask("SELECT 'whose, again'")?;
         let record = record(&watch, "SELECT 'whose';")?;
         check(&record, &json!({"db_user": null, "database": null, "pid": ambiguous.pid()}));
     }
