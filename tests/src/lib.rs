@@ -9,6 +9,7 @@ mod notify;
 pub mod pattern;
 pub mod place;
 mod postgres;
+mod session;
 
 pub use agent::{Agent, AgentBuilder, Watch};
 pub use certificates::Certificates;
@@ -16,3 +17,4 @@ pub use children::{Running, await_until, python, said};
 pub use namespace::Netns;
 pub use need::is_root;
 pub use postgres::{Logged, Postgres, PostgresBuilder, Via};
+pub use session::Session;

@@ -59,7 +59,7 @@ pub fn run(
     let live = service.live.clone();
     let mut state = State {
         processes,
-        servers: Servers::start(settings, procfs, live.clone())?,
+        servers: Servers::new(settings, procfs, live.clone()),
         connections: Connections::new(Shared::new(&settings.host, live.clone())),
         live,
         decode_errors: 0,
@@ -70,7 +70,7 @@ pub fn run(
         capture_settings,
     };
     state.connections.shared.clock = clock();
-    state.servers.find_first(&mut capture, &mut state.connections.shared);
+    state.servers.find_first(&mut capture, &mut state.connections, &mut state.processes);
     ready(&format!("watching {} by {}", state.servers.summary(), capture.hooks().name()));
     let mut idle = 0;
     while !service.shutdown.requested() {
@@ -78,7 +78,7 @@ pub fn run(
         if service.status.wanted() {
             service.status.answer(state.snapshot(&capture));
         }
-        if n > 0 {
+        if n > 0 || state.servers.is_looking() {
             idle = 0;
             std::thread::sleep(GATHER);
         } else if idle < PATIENCE {
@@ -147,7 +147,7 @@ impl State {
         self.control_peak = self.control_peak.max(control.bytes);
 
         let now = now();
-        self.servers.work(capture, now, &mut self.connections.shared);
+        self.servers.work(capture, now, &mut self.connections, &mut self.processes);
         if now >= self.next_housekeeping {
             self.next_housekeeping = BootTime(now.0 + HOUSEKEEPING_NS);
             self.housekeeping(capture, now);
@@ -175,7 +175,7 @@ impl State {
             Ok(Control::Connected { time, pid, key, uid, netns, ends }) => {
                 self.connections.connected(time, pid, key, uid, netns, ends);
             }
-            Ok(Control::Listening { pid, .. }) => self.servers.listening(pid),
+            Ok(Control::Listening { time, pid, .. }) => self.servers.listening(pid, time),
             Err(error) => self.undecodable(&error),
         }
     }
