@@ -8,6 +8,7 @@ mod need;
 mod notify;
 pub mod place;
 mod postgres;
+mod wire;
 
 pub use agent::{Agent, AgentBuilder, Watch};
 pub use certificates::Certificates;
@@ -15,3 +16,4 @@ pub use children::{Running, await_until, python, said};
 pub use namespace::Netns;
 pub use need::is_root;
 pub use postgres::{Logged, Postgres, PostgresBuilder, Via};
+pub use wire::{Answer, Wire};
