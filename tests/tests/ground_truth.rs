@@ -532,6 +532,8 @@ fn what_postgres_logs_is_what_dbwarden_reports() -> Result<()> {
     let log = logged(&postgres.log()?.split_off(before));
     let n_logged: usize = log.values().flatten().map(Vec::len).sum();
     let records = collect(&watch, &postgres)?;
+    std::fs::write("/tmp/wt-target/records.json", serde_json::to_string(&records)?)?;
+    std::fs::write("/tmp/wt-target/log.json", format!("{log:#?}"))?;
     let n = compare(&log, &reported(&records))?;
     assert_eq!(n, n_logged);
     let status = agent.status()?;
