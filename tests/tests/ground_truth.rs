@@ -260,7 +260,7 @@ fn check_plain_facts(record: &Value, postgres: &Postgres) -> Result<()> {
     }
     let (first, whole) = (record["first_byte_us"].as_u64(), record["duration_us"].as_u64());
     ensure!(first <= whole, "{what}: first byte after {first:?} µs of {whole:?}");
-    ensure!(record["bytes_in"].as_u64() > Some(text(record).len() as u64), "{what}: bytes in");
+    ensure!(record["bytes_in"].as_u64() > Some(0), "{what}: no bytes in");
     Ok(())
 }
 
@@ -400,7 +400,7 @@ with psycopg.connect(sys.argv[1]) as db:
 fn psycopg(postgres: &Postgres) -> Result<()> {
     for (via, way) in WAYS {
         let conninfo = postgres.conninfo(via).replace("user=postgres dbname=postgres", "user=ada dbname=books");
-        said(python(PSYCOPG)?.arg(conninfo).env("PGAPPNAME", format!("psycopg-{way}")))?;
+        said(python()?.args(["-c", PSYCOPG]).arg(conninfo).env("PGAPPNAME", format!("psycopg-{way}")))?;
     }
     Ok(())
 }
