@@ -10,6 +10,7 @@ pub mod pattern;
 pub mod place;
 mod postgres;
 mod session;
+mod wire;
 
 pub use agent::{Agent, AgentBuilder, Watch};
 pub use certificates::Certificates;
@@ -18,3 +19,4 @@ pub use namespace::Netns;
 pub use need::is_root;
 pub use postgres::{Logged, Postgres, PostgresBuilder, Via};
 pub use session::Session;
+pub use wire::{Answer, Wire};

@@ -475,6 +475,7 @@ fn feed(
             session.bytes(direction, at, bytes, &mut |event| understand(facts, shared, event));
         }
         Piece::Gap { len, lost } => {
+            shared.totals.lost_bytes += lost;
             session.gap(direction, at, len, lost, &mut |event| understand(facts, shared, event));
         }
     }

@@ -228,11 +228,10 @@ impl State {
             .filter(|(reason, _)| *reason == dbwarden_common::Drop::UnsupportedCall)
             .map(|(_, counter)| counter.bytes)
             .sum();
-        totals.drops = drops
-            .into_iter()
-            .filter(|(_, counter)| counter.events > 0)
-            .map(|(reason, counter)| (reason.name().to_owned(), counter.events))
-            .collect();
+        for (reason, counter) in drops.into_iter().filter(|(_, counter)| counter.events > 0) {
+            totals.drops.insert(reason.name().to_owned(), counter.events);
+            totals.dropped_bytes.insert(reason.name().to_owned(), counter.bytes);
+        }
         if self.decode_errors > 0 {
             totals.drops.insert("undecodable".to_owned(), self.decode_errors);
         }

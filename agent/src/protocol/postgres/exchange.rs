@@ -150,6 +150,9 @@ pub(super) struct Exchange {
     /// The server reads copy data, and ignores `Sync`.
     copy_in: bool,
     broken: Option<Broken>,
+    /// What the requests would have defined that the server ignores: their `Execute`s have a text.
+    ignored: PreparedTable,
+    ignored_portals: Portals,
 
     request: Pending,
     response_bytes: u64,
@@ -183,6 +186,8 @@ impl Exchange {
             skipping: false,
             copy_in: false,
             broken: None,
+            ignored: PreparedTable::default(),
+            ignored_portals: Portals::default(),
             request: Pending::default(),
             response_bytes: 0,
             response_lost: 0,
@@ -384,18 +389,19 @@ impl Exchange {
 
     fn parse(&mut self, message: &Message<'_>, sink: &mut Sink<'_>) {
         self.request.bytes += message.wire_len();
-        if self.skipping {
-            return;
-        }
         let (at, bytes) = (message.started, message.wire_len());
         let Some(parse) = Parse::read(message) else {
+            if self.skipping {
+                return self.ignored.clear();
+            }
             // Any name may have got another meaning.
             self.prepared.clear();
             let kind = Kind::Parse { prepared: None, previous: None, bytes };
             return self.enqueue(Item { at, kind, statement: None }, sink);
         };
         let types = parse.types.chunks_exact(4).filter_map(|oid| Reader::new(oid).u32());
-        let repeated = self.prepared.find(parse.name).filter(|known| {
+        let table = if self.skipping { &mut self.ignored } else { &mut self.prepared };
+        let repeated = table.find(parse.name).filter(|known| {
             parse.name.is_empty()
                 && parse.whole
                 && known.text.as_bytes() == parse.text
@@ -415,8 +421,10 @@ impl Exchange {
                 lost: if parse.whole { 0 } else { message.lost },
             }),
         };
-        let previous =
-            self.prepared.define(parse.name, prepared.clone(), &self.limits, &mut self.stats);
+        let previous = table.define(parse.name, prepared.clone(), &self.limits, &mut self.stats);
+        if self.skipping {
+            return;
+        }
         let kind = Kind::Parse { prepared: Some(prepared), previous, bytes };
         self.enqueue(Item { at, kind, statement: None }, sink);
     }
@@ -424,7 +432,7 @@ impl Exchange {
     fn bind(&mut self, message: &Message<'_>, sink: &mut Sink<'_>) {
         self.count(message);
         if self.skipping {
-            return;
+            return self.bind_ignored(message);
         }
         let Some(bind) = Bind::read(message) else {
             // Not even the names were captured: what runs next can't be known.
@@ -453,6 +461,27 @@ impl Exchange {
         self.enqueue(Item { at: message.started, kind, statement: None }, sink);
     }
 
+    /// A `Bind` that the server ignores.
+    fn bind_ignored(&mut self, message: &Message<'_>) {
+        let Some(bind) = Bind::read(message) else { return };
+        let known = self.ignored.find(bind.statement);
+        let prepared = known.or_else(|| self.prepared.find(bind.statement)).cloned();
+        let types = prepared.as_ref().map(|prepared| &*prepared.types).unwrap_or_default();
+        let parameters = value::parameters(bind.arguments, types);
+        self.serial += 1;
+        let portal = Portal {
+            name: bind.portal.into(),
+            serial: self.serial,
+            segment: self.segment,
+            prepared,
+            parameters,
+            limited: false,
+            suspended: None,
+        };
+        self.ignored_portals.remove(bind.portal);
+        self.ignored_portals.add(portal, &self.limits, &mut self.stats);
+    }
+
     fn execute(&mut self, message: &Message<'_>, sink: &mut Sink<'_>) {
         let execute = Execute::read(message);
         if execute.is_none() {
@@ -460,7 +489,11 @@ impl Exchange {
             self.drop_portals(u64::MAX, Some(Outcome::Unknown), sink);
         }
         let max_rows = execute.as_ref().map_or(0, |execute| execute.max_rows);
-        let portal = execute.and_then(|execute| self.portals.find(execute.portal));
+        let portal = execute.and_then(|execute| {
+            let ignored =
+                if self.skipping { self.ignored_portals.find(execute.portal) } else { None };
+            ignored.or_else(|| self.portals.find(execute.portal))
+        });
         let Some(portal) = portal else {
             let statement = self.statement(self.extended(), message);
             if self.skipping {
@@ -844,6 +877,14 @@ impl Exchange {
         let skipped: Vec<Item> = self.queue.drain(..until.unwrap_or(self.queue.len())).collect();
         let mut items = skipped.into_iter();
         let Some(head) = items.next() else { return };
+        self.ignored.clear();
+        self.ignored_portals = Portals::default();
+        for item in std::iter::once(&head).chain(items.as_slice()) {
+            if let Kind::Parse { prepared: Some(prepared), .. } = &item.kind {
+                let name = prepared.name.as_bytes();
+                self.ignored.define(name, prepared.clone(), &self.limits, &mut self.stats);
+            }
+        }
         self.undo(&head);
         match head.kind {
             Kind::Parse { prepared, bytes, .. } => {
