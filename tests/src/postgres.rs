@@ -217,6 +217,11 @@ impl Postgres {
         self.folder.path().join("socket")
     }
 
+    /// The file that the server's standard error goes to.
+    pub fn output(&self) -> PathBuf {
+        self.folder.path().join("log/start")
+    }
+
     pub fn certificates(&self) -> Option<&Certificates> {
         self.certificates.as_ref()
     }
@@ -226,7 +231,7 @@ impl Postgres {
         let ready = tempfile::tempdir_in(self.folder.path())?;
         open_to_all(ready.path())?;
         let notify = Notify::listen(ready.path())?;
-        let output = self.folder.path().join("log/start");
+        let output = self.output();
         let stderr = File::options().create(true).append(true).open(&output)?;
         let mut command = Command::new(self.binaries.join("postgres"));
         command
@@ -398,7 +403,7 @@ impl Owner {
 }
 
 /// Debian keeps each version's programs in a folder of its own; the newest wins.
-fn binaries() -> Result<PathBuf> {
+pub fn binaries() -> Result<PathBuf> {
     let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     versions
         .filter_map(|entry| {
