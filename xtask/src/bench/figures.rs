@@ -11,6 +11,14 @@ pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     }
 }
 
+/// The value that `share` of all are not above; 0 of none.
+pub fn quantile(values: impl IntoIterator<Item = f64>, share: f64) -> f64 {
+    let mut sorted: Vec<f64> = values.into_iter().collect();
+    sorted.sort_by(f64::total_cmp);
+    let at = (sorted.len().saturating_sub(1) as f64 * share).round() as usize;
+    sorted.get(at).copied().unwrap_or_default()
+}
+
 /// `a / b` for figures that may be 0.
 pub fn ratio(a: f64, b: f64) -> f64 {
     if b == 0.0 { 0.0 } else { a / b }
@@ -18,7 +26,7 @@ pub fn ratio(a: f64, b: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::median;
+    use super::{median, quantile};
 
     #[test]
     fn medians() {
@@ -29,5 +37,16 @@ mod tests {
         check(&[7.0], 7.0);
         check(&[3.0, 1.0], 2.0);
         check(&[9.0, 1.0, 2.0], 2.0);
+    }
+
+    #[test]
+    fn quantiles() {
+        let check = |values: &[f64], share: f64, expected: f64| {
+            assert_eq!(quantile(values.iter().copied(), share), expected, "{share} of {values:?}");
+        };
+        check(&[], 0.1, 0.0);
+        check(&[5.0], 0.1, 5.0);
+        check(&[3.0, 1.0, 2.0], 0.0, 1.0);
+        check(&[3.0, 1.0, 2.0], 1.0, 3.0);
     }
 }
