@@ -226,8 +226,8 @@ fn snapshot(n_statements: u64) -> Snapshot {
         servers: vec![main, fake],
         absent: vec![AbsentServer { name: "orders".into(), looked_for: "port 5433".into() }],
         rings: vec![
-            Ring { name: "data".into(), size_bytes: 16 << 20, used_bytes: 300 << 10 },
-            Ring { name: "control".into(), size_bytes: 4 << 20, used_bytes: 0 },
+            Ring { name: "data".into(), size_bytes: 16 << 20, peak_bytes: 300 << 10 },
+            Ring { name: "control".into(), size_bytes: 4 << 20, peak_bytes: 0 },
         ],
         processes: 412,
     }

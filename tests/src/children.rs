@@ -102,15 +102,13 @@ pub fn said(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// A command that runs a Python script with the database drivers at hand.
-pub fn python(script: &str) -> Result<Command> {
+/// A Python with the database drivers.
+pub fn python() -> Result<Command> {
     let python = place::python()?;
     if !python.is_file() {
         bail!("{} is not there: cargo xtask setup", python.display());
     }
-    let mut command = Command::new(python);
-    command.args(["-c", script]);
-    Ok(command)
+    Ok(Command::new(python))
 }
 
 /// Looks again and again until `look` finds something; an error names `what` did not come.

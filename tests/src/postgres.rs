@@ -233,7 +233,7 @@ impl Postgres {
         let notify = Notify::listen(ready.path())?;
         let output = self.output();
         let stderr = File::options().create(true).append(true).open(&output)?;
-        let mut command = Command::new(self.binaries.join("postgres"));
+        let mut command = self.program("postgres");
         command
             .arg("-D")
             .arg(self.folder.path().join("data"))
@@ -262,8 +262,13 @@ impl Postgres {
         Ok(())
     }
 
-    /// The connection string of a client that comes that way.
+    /// The connection string of a client that comes that way, as the superuser.
     pub fn conninfo(&self, via: Via) -> String {
+        self.conninfo_as(via, NAME, NAME)
+    }
+
+    /// Likewise, as another user of another database.
+    pub fn conninfo_as(&self, via: Via, user: &str, database: &str) -> String {
         let way = match (via, &self.certificates) {
             (Via::Unix, _) => format!("host={}", self.socket_dir().display()),
             (Via::Tcp, _) => "host=127.0.0.1 sslmode=disable".to_owned(),
@@ -279,12 +284,17 @@ impl Postgres {
         let escaped = |word: &String| word.replace('\\', r"\\").replace('\'', r"\'");
         let password = self.password.as_ref().map(|word| format!(" password='{}'", escaped(word)));
         let password = password.unwrap_or_default();
-        format!("{way} port={} user={NAME} dbname={NAME}{password}", self.port)
+        format!("{way} port={} user={user} dbname={database}{password}", self.port)
+    }
+
+    /// One of the programs that belong to this server's version, as in `psql`.
+    pub fn program(&self, name: &str) -> Command {
+        Command::new(self.binaries.join(name))
     }
 
     /// `psql` without a user's own settings, unaligned, rows only; it stops at the first error.
     pub fn psql_command(&self, via: Via) -> Command {
-        let mut command = Command::new(self.binaries.join("psql"));
+        let mut command = self.program("psql");
         command.args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-d"]);
         command.arg(self.conninfo(via));
         command
@@ -297,7 +307,7 @@ impl Postgres {
 
     /// `pgbench` with these arguments.
     pub fn pgbench_command(&self, via: Via, arguments: &[&str]) -> Command {
-        let mut command = Command::new(self.binaries.join("pgbench"));
+        let mut command = self.program("pgbench");
         // The connection string takes the place of the database's name.
         command.args(arguments).arg(self.conninfo(via));
         command
@@ -310,7 +320,7 @@ impl Postgres {
 
     /// Runs a Python script with the drivers at hand; `sys.argv[1]` is the connection string.
     pub fn python(&self, via: Via, script: &str) -> Result<String> {
-        said(crate::python(script)?.arg(self.conninfo(via)))
+        said(crate::python()?.args(["-c", script]).arg(self.conninfo(via)))
     }
 
     /// Whether a line of `watch` is about this server.

@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use dbwarden_tests::{Agent, Logged, Postgres, Running, Via, Watch, is_root, python};
+use dbwarden_tests::{Agent, Logged, Postgres, Running, Via, Watch, is_root, python, said};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -34,10 +34,16 @@ pub struct Args {
     keep: bool,
 }
 
+const DATABASE: &str = "CREATE DATABASE clinic";
+
 const TABLES: &str = "
     CREATE TABLE patients (id int PRIMARY KEY, name text, city text);
     INSERT INTO patients SELECT n, 'patient ' || n, 'Graz' FROM generate_series(1, 500) n;
-    CREATE TABLE visits (id serial PRIMARY KEY, patient int, at timestamptz DEFAULT now());";
+    CREATE TABLE visits (id serial PRIMARY KEY, patient int, at timestamptz DEFAULT now());
+    CREATE ROLE dba LOGIN SUPERUSER; CREATE ROLE app LOGIN; CREATE ROLE reports LOGIN;
+    GRANT ALL ON ALL TABLES IN SCHEMA public TO app;
+    GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO app;
+    GRANT SELECT ON ALL TABLES IN SCHEMA public TO reports;";
 
 const DRIVER: &str = "
 import psycopg, sys
@@ -101,46 +107,50 @@ pub fn run(args: &Args) -> Result<()> {
 
 fn start_postgres() -> Result<Postgres> {
     let postgres = Postgres::builder().tls().log_statements().start()?;
-    postgres.psql(Via::Unix, TABLES)?;
-    postgres.pgbench(Via::Unix, &["-i", "-q"])?;
+    let as_owner = postgres.conninfo_as(Via::Unix, "postgres", "clinic");
+    postgres.psql(Via::Unix, DATABASE)?;
+    said(postgres.program("pgbench").args(["-i", "-q"]).arg(&as_owner))?;
+    said(postgres.program("psql").args(["-X", "-q", "-c", TABLES, "-d"]).arg(&as_owner))?;
     Ok(postgres)
 }
 
 /// Who comes, in this order.
 fn clients(scripts: &Path, postgres: &Postgres) -> Result<Vec<Client>> {
-    let psql = |via, sql: &str| {
-        let mut command = postgres.psql_command(via);
-        command.args(["-c", sql]);
+    let psql = |via, user: &str, sql: &str| {
+        let mut command = postgres.program("psql");
+        command.args(["-X", "-q", "-c", sql, "-d"]).arg(postgres.conninfo_as(via, user, "clinic"));
         command
     };
-    let report = script(
-        scripts,
-        "report.sh",
-        &psql(Via::Unix, "SELECT city, count(*) FROM patients GROUP BY city"),
-    )?;
-    let mut driver = python(DRIVER)?;
-    driver.arg(postgres.conninfo(Via::Tcp));
+    let by_city = "SELECT city, count(*) FROM patients GROUP BY city";
+    let report = script(scripts, "report.sh", &psql(Via::Unix, "reports", by_city))?;
+    let program = scripts.join("billing.py");
+    fs::write(&program, DRIVER)?;
+    let mut driver = python()?;
+    driver.arg(program).arg(postgres.conninfo_as(Via::Tcp, "app", "clinic"));
+    let mut pgbench = postgres.program("pgbench");
+    pgbench.args(["-n", "-S", "-M", "prepared", "-c", "2", "-t", "5"]);
+    pgbench.arg(postgres.conninfo_as(Via::Unix, "app", "clinic"));
     Ok(vec![
         Client {
             name: "psql-unix",
             what: "psql over the unix socket",
             commands: vec![
-                psql(Via::Unix, "SELECT count(*) FROM patients"),
-                psql(Via::Unix, "UPDATE patients SET city = 'Wien' WHERE id % 50 = 0"),
+                psql(Via::Unix, "dba", "SELECT count(*) FROM patients"),
+                psql(Via::Unix, "dba", "UPDATE patients SET city = 'Wien' WHERE id % 50 = 0"),
             ],
         },
         Client {
             name: "psql-tcp",
             what: "psql over TCP, with a mistake",
             commands: vec![
-                psql(Via::Tcp, "SELECT name FROM patients LIMIT 20"),
-                psql(Via::Tcp, "SELECT name, 1 / (id - id) FROM patients"),
+                psql(Via::Tcp, "dba", "SELECT name FROM patients LIMIT 20"),
+                psql(Via::Tcp, "dba", "SELECT name, 1 / (id - id) FROM patients"),
             ],
         },
         Client {
             name: "psql-tls",
             what: "psql over TLS",
-            commands: vec![psql(Via::Tls, "DELETE FROM visits WHERE patient = 13")],
+            commands: vec![psql(Via::Tls, "dba", "DELETE FROM visits WHERE patient = 13")],
         },
         Client {
             name: "report",
@@ -155,12 +165,7 @@ fn clients(scripts: &Path, postgres: &Postgres) -> Result<Vec<Client>> {
         Client {
             name: "pgbench",
             what: "pgbench, two clients with prepared statements",
-            commands: vec![
-                postgres.pgbench_command(
-                    Via::Unix,
-                    &["-n", "-S", "-M", "prepared", "-c", "2", "-t", "5"],
-                ),
-            ],
+            commands: vec![pgbench],
         },
     ])
 }
@@ -270,15 +275,18 @@ fn summary(clients: &[(&str, &str)], logged: &[Logged], seen: &[Value]) -> Strin
     table(&rows)
 }
 
-/// As in `nobody: psql ← report.sh ← sudo (login alice)`.
+/// As in `nobody: psql ← report.sh ← sudo (login alice)`; `watch` has the line of parents whole.
 fn identity(record: &Value) -> String {
     let text = |name: &str| record[name].as_str();
     let user = text("os_user").map(str::to_owned);
     let user = user.or_else(|| record["uid"].as_u64().map(|uid| format!("uid {uid}")));
     let exe = text("exe").and_then(|path| path.rsplit('/').next()).unwrap_or("an unknown program");
     let parents = record["parents"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let parents = parents.iter().filter_map(|parent| parent["comm"].as_str()).take(3);
-    let line: Vec<&str> = std::iter::once(exe).chain(parents).collect();
+    let parents = parents.iter().filter_map(|parent| parent["comm"].as_str());
+    let mut line: Vec<&str> = std::iter::once(exe).chain(parents).collect();
+    // sudo with a terminal is two processes.
+    line.dedup();
+    line.truncate(3);
     let login = text("login_user").map(|login| format!(" (login {login})")).unwrap_or_default();
     format!("{}: {}{login}", user.as_deref().unwrap_or("unknown"), line.join(" ← "))
 }
@@ -338,8 +346,14 @@ fn play(postgres: &Postgres, agent: &Agent) -> Result<()> {
     for (what, line) in [
         ("the statements, live", watch),
         ("what is seen, counted", status),
-        ("a client over the unix socket", format!("psql '{}'", postgres.conninfo(Via::Unix))),
-        ("a client over TLS", format!("psql '{}'", postgres.conninfo(Via::Tls))),
+        (
+            "a client over the unix socket",
+            format!("psql '{}'", postgres.conninfo_as(Via::Unix, "dba", "clinic")),
+        ),
+        (
+            "a client over TLS",
+            format!("psql '{}'", postgres.conninfo_as(Via::Tls, "dba", "clinic")),
+        ),
     ] {
         println!("  {}\n    {line}", dim(what));
     }

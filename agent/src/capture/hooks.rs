@@ -2,22 +2,6 @@
 
 use std::{fmt, fs, path::Path};
 
-use serde::{Deserialize, Serialize};
-
-/// What the operator wants.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "snake_case")]
-#[value(rename_all = "snake_case")]
-pub enum HookChoice {
-    /// The best that this kernel has.
-    #[default]
-    Auto,
-    /// `sock_send_length` and `sock_recv_length` (kernels from 6.3).
-    TpBtf,
-    /// Exit tracepoints of the socket system calls.
-    Syscalls,
-}
-
 /// What is in use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Hooks {

@@ -11,11 +11,12 @@ use dbwarden_common::{Budget, REQUEST, RESPONSE};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 
 use super::{
-    Capture, CaptureSettings, ControlRing, HookChoice, Hooks,
+    Capture, CaptureSettings, ControlRing, Hooks,
     hooks::{self, LIVES, SYSCALLS, TYPED},
     offsets::{KernelTypes, OffsetsError, VMLINUX},
     tls,
 };
+use crate::config::HookChoice;
 
 /// The object that `cargo xtask build` made; empty where the BPF toolchain is absent.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("DBWARDEN_BPF_OBJECT"));
@@ -77,9 +78,10 @@ pub fn start(settings: &CaptureSettings) -> Result<Capture, LoadError> {
     if OBJECT.is_empty() {
         return Err(LoadError::NoObject);
     }
-    let types = KernelTypes::read(Path::new(VMLINUX))?;
-    let mut offsets = types.offsets()?;
-    let hooks = choose(settings.hooks, &types)?;
+    let (mut offsets, hooks) = {
+        let types = KernelTypes::read(Path::new(VMLINUX))?;
+        (types.offsets()?, choose(settings.hooks, &types)?)
+    };
     if let Hooks::Syscalls { .. } = hooks {
         let tracefs = hooks::tracefs().ok_or(LoadError::NoTracefs)?;
         offsets.syscall_ret =
@@ -102,7 +104,7 @@ pub fn start(settings: &CaptureSettings) -> Result<Capture, LoadError> {
         .map_err(|error| LoadError::Object(Box::new(error)))?;
     let log = settings.bpf_log.then(|| aya_log::EbpfLogger::init(&mut ebpf).ok()).flatten();
 
-    let mut budgets: Array<_, Budget> = take(&mut ebpf, "BUDGETS", |map| Array::try_from(map))?;
+    let mut budgets: Array<_, Budget> = take(&mut ebpf, "BUDGETS", Array::try_from)?;
     let request = Budget { head: settings.request_bytes.into(), tail: 0 };
     let response = Budget {
         head: settings.response_head_bytes.into(),
@@ -114,16 +116,16 @@ pub fn start(settings: &CaptureSettings) -> Result<Capture, LoadError> {
             .map_err(|source| LoadError::Map { name: "BUDGETS", source })?;
     }
     let capture = Capture {
-        data: take(&mut ebpf, "DATA", |map| RingBuf::try_from(map))?,
+        data: take(&mut ebpf, "DATA", RingBuf::try_from)?,
         control: ControlRing {
-            ring: take(&mut ebpf, "CONTROL", |map| RingBuf::try_from(map))?,
+            ring: take(&mut ebpf, "CONTROL", RingBuf::try_from)?,
             scratch: Vec::new(),
         },
-        tracked: take(&mut ebpf, "TRACKED", |map| HashMap::try_from(map))?,
-        listeners: take(&mut ebpf, "LISTENERS", |map| HashMap::try_from(map))?,
-        counters: take(&mut ebpf, "COUNTERS", |map| PerCpuArray::try_from(map))?,
-        quota: take(&mut ebpf, "QUOTA", |map| Array::try_from(map))?,
-        asleep: take(&mut ebpf, "ASLEEP", |map| Array::try_from(map))?,
+        tracked: take(&mut ebpf, "TRACKED", HashMap::try_from)?,
+        listeners: take(&mut ebpf, "LISTENERS", HashMap::try_from)?,
+        counters: take(&mut ebpf, "COUNTERS", PerCpuArray::try_from)?,
+        quota: take(&mut ebpf, "QUOTA", Array::try_from)?,
+        asleep: take(&mut ebpf, "ASLEEP", Array::try_from)?,
         tls: tls::Probes::default(),
         hooks: attach(&mut ebpf, &btf, hooks)?,
         ebpf,

@@ -1,5 +1,6 @@
-//! The kernel side seen from the agent: loads and feeds the BPF programs, and reads what they send. The
-//! only room that names aya.
+//! The kernel side seen from the agent: loads and feeds the BPF programs, and reads what they send.
+//!
+//! The only room that names aya.
 
 mod hooks;
 mod load;
@@ -19,8 +20,10 @@ use aya::{
 use dbwarden_common::{Counter, Drop as DropReason, ListenerKey, Tracked};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use crate::config::HookChoice;
+
 pub use self::{
-    hooks::{HookChoice, Hooks},
+    hooks::Hooks,
     load::{LoadError, object_bytes},
     records::{Control, DataRecord, Ends, Opened, RecordError},
     tls::{TlsLibrary, TlsProbeError},

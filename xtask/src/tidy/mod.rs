@@ -22,7 +22,8 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("capture", &["event", "config"]),
     ("identity", &["event", "config"]),
     ("control", &["event", "config"]),
-    ("discovery", &["event", "config"]),
+    // Reads procfs through identity's reader, which pid reuse and hostile paths can't fool.
+    ("discovery", &["event", "config", "identity"]),
     ("doctor", &["event", "config", "capture"]),
     ("pipeline", ALL),
     ("cli", ALL),
@@ -137,8 +138,8 @@ fn opening_offence(text: &str) -> Option<String> {
     if sentence.is_empty() {
         return Some("opens without a `//!` sentence that says what lives here".to_owned());
     }
-    if !sentence.ends_with('.') || sentence.contains(". ") {
-        return Some("the first `//!` paragraph is not one sentence with a full stop".to_owned());
+    if !sentence.ends_with(['.', '?']) || sentence.contains(". ") {
+        return Some("the first `//!` paragraph is not one whole sentence".to_owned());
     }
     None
 }
@@ -241,6 +242,7 @@ mod tests {
             ("//! One sentence\n//! over two lines.\n\nuse x;", true),
             ("//! One sentence.\n//!\n//! And more. In a paragraph of its own.\n", true),
             ("//! Two sentences. Here.\n", false),
+            ("//! Is a question fine?\n", true),
             ("//! No full stop\n", false),
             ("use x;\n//! Too late.\n", false),
             ("", false),
