@@ -17,6 +17,6 @@ pub use certificates::Certificates;
 pub use children::{Running, await_until, python, said};
 pub use namespace::Netns;
 pub use need::is_root;
-pub use postgres::{Logged, Postgres, PostgresBuilder, Via};
+pub use postgres::{Logged, Postgres, PostgresBuilder, Via, binaries as postgres_binaries};
 pub use session::Session;
 pub use wire::{Answer, Wire};

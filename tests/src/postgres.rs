@@ -243,6 +243,11 @@ impl Postgres {
         self.folder.path().join("socket")
     }
 
+    /// The file that the server's standard error goes to.
+    pub fn output(&self) -> PathBuf {
+        self.folder.path().join("log/start")
+    }
+
     pub fn certificates(&self) -> Option<&Certificates> {
         self.certificates.as_ref()
     }
@@ -252,7 +257,7 @@ impl Postgres {
         let ready = tempfile::tempdir_in(self.folder.path())?;
         open_to_all(ready.path())?;
         let notify = Notify::listen(ready.path())?;
-        let output = self.folder.path().join("log/start");
+        let output = self.output();
         let stderr = File::options().create(true).append(true).open(&output)?;
         let program = match &self.server_program {
             Some(program) => Command::new(program),
@@ -459,7 +464,7 @@ impl Owner {
 }
 
 /// Debian keeps each version's programs in a folder of its own; the newest wins.
-fn binaries() -> Result<PathBuf> {
+pub fn binaries() -> Result<PathBuf> {
     let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     versions
         .filter_map(|entry| {

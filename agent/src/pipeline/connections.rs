@@ -300,31 +300,32 @@ impl Connections {
         self.open.insert(socket, connection);
     }
 
-    /// Bytes of a connection, also of one whose opening was never told.
-    pub fn data(&mut self, record: &DataRecord<'_>, server: Option<Arc<ServerFacts>>) {
-        if !self.knows(record.socket) {
-            let Some(server) = server else { return };
-            let facts = Facts {
-                id: self.shared.new_id(record.chunk.time),
-                server,
-                local: Endpoint::Unix { path: None },
-                remote: Endpoint::Unix { path: None },
-                client: Client::LocalUnknown,
-                database: None,
-                db_user: None,
-                application: None,
-                encrypted: false,
-            };
-            self.insert(record.socket, record.pid, record.chunk.time, facts);
-        }
-        if let Some(connection) = self.open.get_mut(&record.socket) {
-            let Connection { facts, assembler, session, plaintext, .. } = connection;
-            assembler.push(record.chunk, &mut |direction, layer, at, piece| {
-                let shared = &mut self.shared;
-                feed(facts, session, plaintext, shared, direction, layer, at, piece);
-            });
-            connection.watch_for_blindness(&mut self.shared, record.chunk.time);
-        }
+    /// Takes a connection whose opening was never told.
+    pub fn join(&mut self, record: &DataRecord<'_>, server: Arc<ServerFacts>) {
+        let facts = Facts {
+            id: self.shared.new_id(record.chunk.time),
+            server,
+            local: Endpoint::Unix { path: None },
+            remote: Endpoint::Unix { path: None },
+            client: Client::LocalUnknown,
+            database: None,
+            db_user: None,
+            application: None,
+            encrypted: false,
+        };
+        self.insert(record.socket, record.pid, record.chunk.time, facts);
+    }
+
+    /// Bytes of a connection; false if it isn't known.
+    pub fn data(&mut self, record: &DataRecord<'_>) -> bool {
+        let Some(connection) = self.open.get_mut(&record.socket) else { return false };
+        let Connection { facts, assembler, session, plaintext, .. } = connection;
+        assembler.push(record.chunk, &mut |direction, layer, at, piece| {
+            let shared = &mut self.shared;
+            feed(facts, session, plaintext, shared, direction, layer, at, piece);
+        });
+        connection.watch_for_blindness(&mut self.shared, record.chunk.time);
+        true
     }
 
     /// The kernel says that a socket is gone.

@@ -185,12 +185,17 @@ impl State {
             Ok(record) => record,
             Err(error) => return self.undecodable(&error),
         };
-        if !self.connections.knows(record.socket) {
-            // Its opening was told first, but came after the last look at that ring.
-            ring.drain(|record| self.control(record));
+        if self.connections.data(&record) {
+            return;
         }
-        let server = self.servers.facts(record.server);
-        self.connections.data(&record, server);
+        // Its opening was told first, but came after the last look at that ring.
+        ring.drain(|record| self.control(record));
+        if !self.connections.knows(record.socket)
+            && let Some(server) = self.servers.facts(record.server)
+        {
+            self.connections.join(&record, server);
+        }
+        self.connections.data(&record);
     }
 
     fn undecodable(&mut self, error: &RecordError) {
