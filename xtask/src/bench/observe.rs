@@ -129,8 +129,10 @@ struct AgentVisit {
     ring_peak_bytes: u64,
     drops: u64,
     watch_missed: u64,
-    /// pgbench's own ones are not in it.
+    /// To the server that was measured; pgbench's own ones are not in it.
     statements: u64,
+    /// To all servers of the host: what its time went to.
+    all_statements: u64,
 }
 
 pub fn run(plan: &Plan, program: &Path) -> Result<Report> {
@@ -277,6 +279,8 @@ fn pgbench(server: &Postgres, mode: Mode, seconds: u32) -> Result<Load> {
 
 /// dbwarden, perhaps with somebody who watches.
 struct Observer {
+    /// Of the server that is measured.
+    port: u16,
     // First: a watcher whose agent has gone would complain.
     watcher: Option<Running>,
     agent: Agent,
@@ -288,6 +292,7 @@ struct Spent {
     watch_us: f64,
     bpf_us: f64,
     statements: u64,
+    all_statements: u64,
 }
 
 impl Observer {
@@ -303,16 +308,18 @@ impl Observer {
         } else {
             None
         };
-        Ok(Observer { watcher, agent })
+        Ok(Observer { port: server.port(), watcher, agent })
     }
 
     fn spent(&self) -> Result<Spent> {
         let watch = self.watcher.as_ref().map(|watcher| cost::threads_us(watcher.pid()));
+        let status = self.agent.status()?;
         Ok(Spent {
             agent_us: cost::threads_us(self.agent.pid())?,
             watch_us: watch.transpose()?.unwrap_or_default(),
             bpf_us: cost::bpf_us(self.agent.pid())?,
-            statements: statements(&self.agent.status()?)?,
+            statements: statements_to(&status, self.port)?,
+            all_statements: all_statements(&status)?,
         })
     }
 
@@ -321,7 +328,7 @@ impl Observer {
         let after = self.spent()?;
         let until = Instant::now() + PATIENCE;
         let mut status = self.agent.status()?;
-        while statements(&status)? < wanted && Instant::now() < until {
+        while statements_to(&status, self.port)? < wanted && Instant::now() < until {
             sleep(SETTLE);
             status = self.agent.status()?;
         }
@@ -343,13 +350,28 @@ impl Observer {
                 .sum(),
             drops: drops.filter_map(|(_, n)| n.as_u64()).sum(),
             watch_missed: status["agent"]["watch_missed"].as_u64().unwrap_or_default(),
-            statements: (statements(&status)? - before.statements).saturating_sub(OWN_STATEMENTS),
+            statements: (statements_to(&status, self.port)? - before.statements)
+                .saturating_sub(OWN_STATEMENTS),
+            all_statements: all_statements(&status)?.saturating_sub(before.all_statements),
         })
     }
 }
 
-fn statements(status: &Value) -> Result<u64> {
+fn all_statements(status: &Value) -> Result<u64> {
     status["totals"]["statements"].as_u64().context("status counts no statements")
+}
+
+/// Others may be at work on this host.
+fn statements_to(status: &Value, port: u16) -> Result<u64> {
+    let ending = format!(":{port}");
+    let listens = |server: &Value| {
+        let at = server["listens"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        at.into_iter().any(|at| at.ends_with(&ending))
+    };
+    let servers = status["servers"].as_array().context("status lists no servers")?;
+    let server = servers.iter().find(|server| listens(server));
+    let count = server.and_then(|server| server["statements"].as_u64());
+    count.with_context(|| format!("status has no server on port {port}"))
 }
 
 struct Measured {
@@ -449,7 +471,7 @@ impl Measured {
             for variant in [Variant::Dbwarden, Variant::DbwardenWatched] {
                 let own = || self.own(mode, variant);
                 let watch_us =
-                    median(own().map(|(visit, agent)| agent.watch_us / visit.transactions as f64));
+                    median(own().map(|(_, agent)| agent.watch_us / agent.all_statements as f64));
                 let most = |figure: fn(&AgentVisit) -> u64| {
                     own().map(|(_, agent)| figure(agent)).max().unwrap_or_default()
                 };
@@ -493,13 +515,13 @@ impl Measured {
     /// Run time of the BPF programs a statement.
     fn kernel_us(&self, mode: Mode) -> f64 {
         let counted = self.own(mode, Variant::DbwardenCounted);
-        median(counted.filter_map(|(visit, agent)| Some(agent.bpf_us? / visit.transactions as f64)))
+        median(counted.filter_map(|(_, agent)| Some(agent.bpf_us? / agent.all_statements as f64)))
     }
 
     /// The agent's own time a statement.
     fn agent_us(&self, mode: Mode, variant: Variant) -> f64 {
         let own = self.own(mode, variant);
-        median(own.map(|(visit, agent)| agent.agent_us / visit.transactions as f64))
+        median(own.map(|(_, agent)| agent.agent_us / agent.all_statements as f64))
     }
 
     /// Visits with an agent.
