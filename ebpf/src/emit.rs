@@ -163,6 +163,11 @@ fn copy(call: &Call, source: Source, position: u64, dropped: u64) -> u64 {
     if source.n_vectors == 0 {
         walk.place.at = source.at;
         walk.place.at_left = call.len;
+        // Most calls by far: one small buffer that is wanted whole needs no loop.
+        if call.len <= SMALL as u64 && call.len <= budget.head {
+            let sent = sized::<SMALL>(&walk, &walk.place, call.len, wakeup());
+            return if sent { 0 } else { call.len };
+        }
     } else {
         walk.place.vectors = source.at;
         walk.place.vectors_left = source.n_vectors;
@@ -175,6 +180,9 @@ fn copy(call: &Call, source: Source, position: u64, dropped: u64) -> u64 {
     }
     walk.place.lost + unreached
 }
+
+/// The smallest record's room for bytes: most statements, and answers of a row or two.
+const SMALL: usize = 256;
 
 /// A walk over the memory of one call.
 struct Walk {
@@ -252,8 +260,8 @@ unsafe extern "C" fn step(_round: u64, walk: *mut Walk) -> u64 {
 #[inline(always)]
 fn record(walk: &Walk, place: &Place, len: u64) -> bool {
     let wakeup = wakeup();
-    if len <= 256 {
-        sized::<256>(walk, place, len, wakeup)
+    if len <= SMALL as u64 {
+        sized::<SMALL>(walk, place, len, wakeup)
     } else if len <= 2048 {
         sized::<2048>(walk, place, len, wakeup)
     } else if len <= 8192 {

@@ -6,6 +6,8 @@ use std::{
     sync::Arc,
 };
 
+use rustc_hash::FxHashMap;
+
 use super::{record::record, servers::ServerFacts};
 use crate::{
     capture::{DataRecord, Ends, Opened},
@@ -111,7 +113,7 @@ pub struct Counts {
 
 pub struct Connections {
     pub shared: Shared,
-    open: HashMap<SocketId, Connection>,
+    open: FxHashMap<SocketId, Connection>,
     /// The newest life of each socket's address: the next one ends it.
     by_address: HashMap<u64, SocketId>,
     /// Sockets by the server's process, whose exit ends them where no socket's end is told (unix).
@@ -129,7 +131,7 @@ impl Connections {
     pub fn new(shared: Shared) -> Self {
         Self {
             shared,
-            open: HashMap::new(),
+            open: FxHashMap::default(),
             by_address: HashMap::new(),
             by_pid: HashMap::new(),
             clients: HashMap::new(),

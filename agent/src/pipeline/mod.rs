@@ -27,8 +27,9 @@ use crate::{
 
 /// Data records between two looks at the control ring and the clock.
 const BATCH: usize = 4096;
-/// How long to let records gather while there is traffic: a wake-up for each would cost more than it.
-const GATHER: Duration = Duration::from_millis(2);
+/// How long to let records gather while there is traffic: a wake-up for each would cost more than it. The
+/// default ring holds what a host of a few cores makes in ten times as long.
+const GATHER: Duration = Duration::from_millis(5);
 /// Turns without a record before waiting for the kernel side to say that there is one.
 const PATIENCE: u32 = 3;
 /// The longest wait: whoever asks for the status gets it within this time.
