@@ -75,10 +75,8 @@ fn with_cookie(ctx: &BtfTracePointContext, sock: u64, len: u64, direction: u8, d
     let mut source = if discarded { Source::UNREADABLE } else { source_of(&regs, direction) };
     // io_uring completes receives on the way out of whatever call the thread was in: only the
     // descriptor can tell whose buffer the registers name.
-    let uses_ring =
-        field::<u64>(kernel::current_task(), offset!(task_io_uring)).is_some_and(|ring| ring != 0);
     let named = || kernel::socket_of_fd(regs.args[0]).map(|(named, _)| named);
-    if regs.stack == 0 || (uses_ring && named() != Some(sock)) {
+    if regs.stack == 0 || (kernel::uses_io_uring() && named() != Some(sock)) {
         source = Source::UNREADABLE;
     }
     let seen = Transfer { pid_tgid, tracked, sock, cookie, len, direction, stack: regs.stack };

@@ -233,7 +233,7 @@ mod tests {
                 rings: vec![Ring {
                     name: "data".into(),
                     size_bytes: 16 << 20,
-                    used_bytes: 1 << 20,
+                    peak_bytes: 1 << 20,
                 }],
                 processes: 412,
             },
@@ -250,7 +250,7 @@ seen       1.2M statements on 302 connections (12 open), 90 MiB in, 3 GiB out
 lost       3 records: ring full 3
 blind to   2 encrypted connections
 watchers   1
-ring       6 % of 16 MiB (data)
+ring       at most 6 % of 16 MiB in use (data)
 
 SERVER        ENGINE           PID  LISTENS                                       TLS       OPEN  BLIND  STATEMENTS      IN    OUT
 main          postgresql 15.4  812  127.0.0.1:5432 /run/postgresql/.s.PGSQL.5432  observed    12      0        1.2M  90 MiB  3 GiB

@@ -187,11 +187,13 @@ fn real_servers_are_found_with_all_facts() {
         ..ServerRule::default()
     }];
     let mine = [&first, &second, &third].map(|server| server.pid);
-    let found: Vec<Server> = scan(&procfs, &rules)
+    let mut found: Vec<Server> = candidates(&procfs, &rules)
         .unwrap()
         .into_iter()
+        .filter_map(|pid| inspect(&procfs, pid, &rules).ok())
         .filter(|server| mine.contains(&server.pid))
         .collect();
+    found.sort_by_key(|server| server.start);
     assert_eq!(found.iter().map(|server| server.pid).collect::<Vec<_>>(), mine);
 
     let mut names = Names::new(own.net);

@@ -27,8 +27,9 @@ use crate::{
 
 /// Data records between two looks at the control ring and the clock.
 const BATCH: usize = 4096;
-/// How long to let records gather while there is traffic: a wake-up for each would cost more than it.
-const GATHER: Duration = Duration::from_millis(2);
+/// How long to let records gather while there is traffic: a wake-up for each would cost more than it. The
+/// default ring holds what a host of a few cores makes in ten times as long.
+const GATHER: Duration = Duration::from_millis(5);
 /// Turns without a record before waiting for the kernel side to say that there is one.
 const PATIENCE: u32 = 3;
 /// The longest wait: whoever asks for the status gets it within this time.
@@ -59,7 +60,7 @@ pub fn run(
     let live = service.live.clone();
     let mut state = State {
         processes,
-        servers: Servers::start(settings, procfs, live.clone())?,
+        servers: Servers::new(settings, procfs, live.clone()),
         connections: Connections::new(Shared::new(&settings.host, live.clone())),
         live,
         decode_errors: 0,
@@ -70,7 +71,7 @@ pub fn run(
         capture_settings,
     };
     state.connections.shared.clock = clock();
-    state.servers.find_first(&mut capture, &mut state.connections.shared);
+    state.servers.find_first(&mut capture, &mut state.connections, &mut state.processes);
     ready(&format!("watching {} by {}", state.servers.summary(), capture.hooks().name()));
     let mut idle = 0;
     while !service.shutdown.requested() {
@@ -78,7 +79,7 @@ pub fn run(
         if service.status.wanted() {
             service.status.answer(state.snapshot(&capture));
         }
-        if n > 0 {
+        if n > 0 || state.servers.is_looking() {
             idle = 0;
             std::thread::sleep(GATHER);
         } else if idle < PATIENCE {
@@ -147,7 +148,7 @@ impl State {
         self.control_peak = self.control_peak.max(control.bytes);
 
         let now = now();
-        self.servers.work(capture, now, &mut self.connections.shared);
+        self.servers.work(capture, now, &mut self.connections, &mut self.processes);
         if now >= self.next_housekeeping {
             self.next_housekeeping = BootTime(now.0 + HOUSEKEEPING_NS);
             self.housekeeping(capture, now);
@@ -175,7 +176,7 @@ impl State {
             Ok(Control::Connected { time, pid, key, uid, netns, ends }) => {
                 self.connections.connected(time, pid, key, uid, netns, ends);
             }
-            Ok(Control::Listening { pid, .. }) => self.servers.listening(pid),
+            Ok(Control::Listening { time, pid, .. }) => self.servers.listening(pid, time),
             Err(error) => self.undecodable(&error),
         }
     }
@@ -185,12 +186,17 @@ impl State {
             Ok(record) => record,
             Err(error) => return self.undecodable(&error),
         };
-        if !self.connections.knows(record.socket) {
-            // Its opening was told first, but came after the last look at that ring.
-            ring.drain(|record| self.control(record));
+        if self.connections.data(&record) {
+            return;
         }
-        let server = self.servers.facts(record.server);
-        self.connections.data(&record, server);
+        // Its opening was told first, but came after the last look at that ring.
+        ring.drain(|record| self.control(record));
+        if !self.connections.knows(record.socket)
+            && let Some(server) = self.servers.facts(record.server)
+        {
+            self.connections.join(&record, server);
+        }
+        self.connections.data(&record);
     }
 
     fn undecodable(&mut self, error: &RecordError) {
@@ -228,11 +234,10 @@ impl State {
             .filter(|(reason, _)| *reason == dbwarden_common::Drop::UnsupportedCall)
             .map(|(_, counter)| counter.bytes)
             .sum();
-        totals.drops = drops
-            .into_iter()
-            .filter(|(_, counter)| counter.events > 0)
-            .map(|(reason, counter)| (reason.name().to_owned(), counter.events))
-            .collect();
+        for (reason, counter) in drops.into_iter().filter(|(_, counter)| counter.events > 0) {
+            totals.drops.insert(reason.name().to_owned(), counter.events);
+            totals.dropped_bytes.insert(reason.name().to_owned(), counter.bytes);
+        }
         if self.decode_errors > 0 {
             totals.drops.insert("undecodable".to_owned(), self.decode_errors);
         }

@@ -8,6 +8,9 @@ use crate::event::{
     Transport,
 };
 
+/// What is said of a statement that the server never ran.
+const SKIPPED: &str = "not run: an earlier statement of the same pipeline failed";
+
 pub fn record(shared: &Shared, facts: &Facts, statement: &Statement) -> Record {
     let process = match &facts.client {
         Client::Local(process) => Some(process.as_ref()),
@@ -17,6 +20,8 @@ pub fn record(shared: &Shared, facts: &Facts, statement: &Statement) -> Record {
     let (client_address, client_port) = address(&facts.remote);
     let (error_code, error_message) = match &statement.outcome {
         Outcome::Failed { code, message } => (Some(code.clone()), Some(message.clone())),
+        // The server has no error for it, but it must not look like one that ran.
+        Outcome::Skipped => (None, Some(SKIPPED.to_owned())),
         _ => (None, None),
     };
     let identity =

@@ -90,6 +90,27 @@ fn conversations() {
         &["1 abc: failed 42601", "2 def: Skipped"],
     );
     check(
+        "what comes after the error was told is skipped with its own text",
+        &[
+            Bytes(C, b"P\0\0\0\x0b\0abc\0\0\0B\0\0\0\x0c\0\0\0\0\0\0\0\0E\0\0\0\x09\0\0\0\0\0"),
+            Bytes(S, b"1\0\0\0\x042\0\0\0\x04"),
+            Bytes(S, ERROR),
+            Bytes(C, b"P\0\0\0\x0b\0def\0\0\0B\0\0\0\x0c\0\0\0\0\0\0\0\0E\0\0\0\x09\0\0\0\0\0S\0\0\0\x04"),
+            Bytes(S, b"Z\0\0\0\x05I"),
+        ],
+        &["1 abc: failed 42601", "2 def: Skipped"],
+    );
+    check(
+        "the Execute of a Parse that failed comes after the error was told",
+        &[
+            Bytes(C, b"P\0\0\0\x0b\0abc\0\0\0"),
+            Bytes(S, ERROR),
+            Bytes(C, b"B\0\0\0\x0c\0\0\0\0\0\0\0\0E\0\0\0\x09\0\0\0\0\0S\0\0\0\x04"),
+            Bytes(S, b"Z\0\0\0\x05I"),
+        ],
+        &["1 abc: failed 42601"],
+    );
+    check(
         "a Parse that failed alone was tried",
         &[
             Bytes(C, b"P\0\0\0\x0ba\0bc\0\0\0S\0\0\0\x04"),
