@@ -525,11 +525,12 @@ pub fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
         if old == TCP_SYN_SENT {
             let _ = CONNECTS.remove(sock);
         }
-        // A half-closed socket still carries the other direction, and one that was reset or shut down
-        // can still be read until its queue is empty.
-        let shut: u8 = field(sock, offset!(sock_shutdown)).unwrap_or(SHUTDOWN_MASK);
+        // A half-closed socket still carries the other direction, and one that was shut down can be
+        // read until its queue is empty. One that was reset ends when its process lets it go: calls on
+        // it may be under way.
+        let shut: u8 = field(sock, offset!(sock_shutdown)).unwrap_or(0);
         let queued: u32 = field(sock, offset!(sock_receive_queue_len)).unwrap_or(0);
-        if queued == 0 && (new == TCP_CLOSE || shut & SHUTDOWN_MASK == SHUTDOWN_MASK) {
+        if new != TCP_CLOSE && shut & SHUTDOWN_MASK == SHUTDOWN_MASK && queued == 0 {
             ended(sock);
         }
     }
