@@ -225,8 +225,13 @@ impl Exchange {
         self.request = Pending::default();
     }
 
-    /// Response bytes are missing where whole messages may have been.
-    pub(super) fn answers_missed(&mut self) {
+    /// Response bytes are missing where whole messages may have been. If they were `lost`, and not
+    /// left out by budget, requests may have been lost with them: that shows only when the next one
+    /// comes, and an answer may belong to one that nobody saw.
+    pub(super) fn answers_missed(&mut self, lost: bool) {
+        if lost && self.pairing != Pairing::RequestsMissed {
+            return self.unpair();
+        }
         if self.pairing == Pairing::Exact {
             self.stats.pairing_lost += 1;
             self.pairing = Pairing::AnswersMissed;
@@ -656,7 +661,7 @@ impl Exchange {
                 if let Some(statement) = &mut head.statement {
                     complete(statement, message);
                     if statement.outcome == Outcome::Unknown {
-                        self.answers_missed();
+                        self.answers_missed(false);
                     }
                 }
                 return;
