@@ -34,7 +34,7 @@ fn servers_come_and_go() -> Result<()> {
     need_root!();
     let mut before = Postgres::builder().start()?;
     let agent = Agent::builder().start()?;
-    let watch = agent.watch()?;
+    let watch = agent.watch_only(&["--who", "psql"])?;
     let mut later = Postgres::builder().start()?;
     for round in 0..3 {
         if round > 0 {
@@ -50,7 +50,9 @@ fn servers_come_and_go() -> Result<()> {
         for (name, postgres) in [("later", &later), ("before", &before)] {
             let text = format!("SELECT '{name} {round}'");
             postgres.psql(Via::Unix, &text)?;
-            let records = watch.statements(1, |record| record["text"] == text.as_str())?;
+            let records = watch
+                .statements(1, |record| record["text"] == text.as_str())
+                .with_context(|| agent.log())?;
             let expected = format!("pg-{}", postgres.port());
             assert_eq!(records[0]["server"], expected.as_str(), "{:#}", records[0]);
             assert_eq!(records[0]["joined_midstream"], false, "{:#}", records[0]);
@@ -91,7 +93,7 @@ fn configured_servers() -> Result<()> {
     let warning = "the configured server \"nowhere\" is not running: looked for port = 1";
     ensure!(said.contains(warning), "{said}");
 
-    let watch = agent.watch()?;
+    let watch = agent.watch_only(&["--who", "psql"])?;
     excluded.psql(Via::Tcp, "SELECT 'excluded'")?;
     named.psql(Via::Tcp, "SELECT 'named'")?;
     let seen =
@@ -108,7 +110,7 @@ fn a_server_in_namespaces_of_its_own() -> Result<()> {
     // Its folder for sockets exists only in its own mount namespace.
     let enter = "ip link set lo up && mount -t tmpfs -o mode=1777 none /mnt && exec \"$@\"";
     let agent = Agent::builder().start()?;
-    let watch = agent.watch()?;
+    let watch = agent.watch_only(&["--who", "psql"])?;
     let inside = Postgres::builder()
         .setting("unix_socket_directories", "/mnt")
         .by_way_of(&["unshare", "--mount", "--net", "sh", "-ec", enter, "sh"])
@@ -145,7 +147,7 @@ fn a_replaced_tls_library_is_still_observed() -> Result<()> {
     fs::remove_file(&copy)?;
 
     let agent = Agent::builder().start()?;
-    let watch = agent.watch()?;
+    let watch = agent.watch_only(&["--who", "psql"])?;
     postgres.psql(Via::Tls, "SELECT 'by a deleted library'")?;
     let text = "SELECT 'by a deleted library'";
     let records = watch.statements(1, |record| record["text"] == text)?;
@@ -164,7 +166,7 @@ fn a_server_of_somebody_elses_is_unverified() -> Result<()> {
     fs::copy(real.program("postgres").get_program(), &copy)?;
     chown(&copy, nobody, nobody)?;
     let agent = Agent::builder().start()?;
-    let watch = agent.watch()?;
+    let watch = agent.watch_only(&["--who", "psql"])?;
     let postgres = Postgres::builder().account("nobody").program(&copy).start()?;
     postgres.psql(Via::Tcp, "SELECT 'doubtful'")?;
     let records = watch.statements(1, |record| record["text"] == "SELECT 'doubtful'")?;
@@ -220,7 +222,7 @@ fn pretenders_are_passed_by() -> Result<()> {
     }
     let started = Instant::now();
     let agent = Agent::builder().start()?;
-    let watch = agent.watch()?;
+    let watch = agent.watch_only(&["--who", "psql"])?;
     let postgres = Postgres::builder().start()?;
     postgres.psql(Via::Tcp, "SELECT 'found'")?;
     watch.statements(1, |record| record["text"] == "SELECT 'found'")?;
@@ -247,7 +249,7 @@ fn a_server_by_another_name() -> Result<()> {
             program.display()
         ))
         .start()?;
-    let watch = agent.watch()?;
+    let watch = agent.watch_only(&["--who", "psql"])?;
     let postgres = Postgres::builder().program(&program).start()?;
     postgres.psql(Via::Tcp, "SELECT 'renamed'")?;
     let records = watch.statements(1, |record| record["text"] == "SELECT 'renamed'")?;

@@ -241,8 +241,8 @@ fn real_servers_are_found_with_all_facts() {
 
     // The first one is stopped, and started again.
     let mut watcher = Watcher::new(&rules);
-    assert!(watcher.found(&found[0]));
-    assert!(!watcher.found(&found[0]));
+    assert!(watcher.looked(found[0].pid, Ok(&found[0]), BootTime(1)));
+    assert!(!watcher.looked(found[0].pid, Ok(&found[0]), BootTime(1)));
     first.stop();
     let exit = ProcessEvent::Exit { time: BootTime(0), pid: first.pid, key: 0 };
     assert_eq!(watcher.take(&exit), Some(first.pid));

@@ -88,6 +88,21 @@ impl Scout {
         }
     }
 
+    /// Likewise, before all others.
+    pub fn look_next(&mut self, request: Request) {
+        if self.queued.insert(request) {
+            self.queue.push_front(request);
+        }
+    }
+
+    /// Spares the looks that wait for these: they are a server's own processes.
+    pub fn spare(&mut self, pids: &[u32]) {
+        for request in pids.iter().map(|pid| Request::Server(*pid)) {
+            self.queued.remove(&request);
+        }
+        self.queue.retain(|request| self.queued.contains(request));
+    }
+
     /// Whether an answer is still to come.
     pub fn is_looking(&self) -> bool {
         self.running.is_some() || !self.queue.is_empty()

@@ -156,6 +156,11 @@ impl Servers {
         }
     }
 
+    /// Process records were lost, and servers with them, perhaps.
+    pub fn look_everywhere(&mut self) {
+        self.watcher.look_everywhere();
+    }
+
     /// A process listens on a port now: perhaps a server whose sockets were awaited.
     pub fn listening(&mut self, pid: u32, time: BootTime) {
         self.watcher.listening(pid, time);
@@ -319,7 +324,8 @@ impl Servers {
         // Again, now that it is tracked: for backends that were born meanwhile, and for the connections
         // that were there before.
         if let Some(Some(watched)) = self.watched.get(index) {
-            self.scout.look(Request::ServerWithResidents(watched.server.pid));
+            self.scout.spare(&watched.server.descendants);
+            self.scout.look_next(Request::ServerWithResidents(watched.server.pid));
         }
         Some(index)
     }
