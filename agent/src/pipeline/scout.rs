@@ -29,7 +29,9 @@ pub enum Request {
     Candidates,
     /// Whether this is one.
     Server(u32),
-    /// Whether it is one, and which connections it had before it was watched.
+    /// Whether it is one, and which processes are its own.
+    ServerWithProcesses(u32),
+    /// All that, and which connections it had before it was watched.
     ServerWithResidents(u32),
 }
 
@@ -199,7 +201,9 @@ impl Request {
     fn pid(self) -> Option<u32> {
         match self {
             Request::Candidates => None,
-            Request::Server(pid) | Request::ServerWithResidents(pid) => Some(pid),
+            Request::Server(pid)
+            | Request::ServerWithProcesses(pid)
+            | Request::ServerWithResidents(pid) => Some(pid),
         }
     }
 }
@@ -226,17 +230,21 @@ impl Worker {
 }
 
 fn look(procfs: &Procfs, rules: &[ServerRule], request: Request) -> Answer {
-    let (pid, with_residents) = match request {
+    let (pid, with_processes, with_residents) = match request {
         Request::Candidates => return Answer::Candidates(discovery::candidates(procfs, rules)),
-        Request::Server(pid) => (pid, false),
-        Request::ServerWithResidents(pid) => (pid, true),
+        Request::Server(pid) => (pid, false, false),
+        Request::ServerWithProcesses(pid) => (pid, true, false),
+        Request::ServerWithResidents(pid) => (pid, true, true),
     };
-    let found = discovery::inspect(procfs, pid, rules).map(|server| {
+    let found = discovery::inspect(procfs, pid, rules).map(|mut server| {
         let libraries = server
             .tls
             .iter()
             .map(|library| (library.path.display().to_string(), library.open(procfs)))
             .collect();
+        if with_processes {
+            server.descendants = discovery::descendants(procfs, pid).unwrap_or_default();
+        }
         let residents = with_residents
             .then(|| discovery::residents(procfs, &server, super::now).ok())
             .flatten();
