@@ -252,3 +252,54 @@ fn look(procfs: &Procfs, rules: &[ServerRule], request: Request) -> Answer {
     });
     Answer::Server(pid, found)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::symlink, path::Path};
+
+    use nix::{sys::stat::Mode, unistd::mkfifo};
+
+    use super::*;
+
+    /// A process in a made-up procfs. To read one that hangs waits for ever.
+    fn process(root: &Path, pid: u32, uid: u32, hangs: bool) {
+        let folder = root.join(pid.to_string());
+        fs::create_dir(&folder).unwrap();
+        symlink("/x/postgres", folder.join("exe")).unwrap();
+        fs::write(folder.join("status"), format!("Uid:\t{uid}\n")).unwrap();
+        if hangs {
+            mkfifo(&folder.join("stat"), Mode::S_IRUSR).unwrap();
+        }
+    }
+
+    #[test]
+    fn who_hangs_the_scout_hangs_alone() {
+        let root = tempfile::tempdir().unwrap();
+        for pid in 1..=3 {
+            process(root.path(), pid, 1000, true);
+        }
+        process(root.path(), 4, 1000, false);
+        process(root.path(), 5, 1001, false);
+        let mut scout = Scout::new(Procfs::at(root.path()), Vec::new());
+        for pid in 1..=5 {
+            scout.look(Request::Server(pid));
+        }
+        scout.look(Request::Candidates);
+        let mut answers = Vec::new();
+        while let Some(answer) = scout.wait() {
+            answers.push(match answer {
+                Answer::Server(pid, Err(Refusal::Hangs)) => format!("{pid} hangs"),
+                Answer::Server(pid, Err(_)) => format!("{pid} is none"),
+                Answer::Server(pid, Ok(_)) => format!("{pid} is one"),
+                Answer::Candidates(pids) => {
+                    let mut pids = pids.unwrap();
+                    pids.sort_unstable();
+                    format!("{pids:?}")
+                }
+            });
+        }
+        // After two of a user's, no other of his is tried.
+        let expected = ["1 hangs", "2 hangs", "3 hangs", "4 hangs", "5 is none", "[1, 2, 3, 4, 5]"];
+        assert_eq!(answers, expected);
+    }
+}
