@@ -6,14 +6,17 @@ mod children;
 mod namespace;
 mod need;
 mod notify;
+pub mod pattern;
 pub mod place;
 mod postgres;
 mod session;
+mod wire;
 
 pub use agent::{Agent, AgentBuilder, Watch};
 pub use certificates::Certificates;
 pub use children::{Running, await_until, python, said};
 pub use namespace::Netns;
 pub use need::is_root;
-pub use postgres::{Logged, Postgres, PostgresBuilder, Via};
+pub use postgres::{Logged, Postgres, PostgresBuilder, Via, binaries as postgres_binaries};
 pub use session::Session;
+pub use wire::{Answer, Wire};

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// The superuser and first database of every throwaway server.
-const NAME: &str = "postgres";
+pub(crate) const NAME: &str = "postgres";
 
 /// Which way a client comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -243,6 +243,11 @@ impl Postgres {
         self.folder.path().join("socket")
     }
 
+    /// The file that the server's standard error goes to.
+    pub fn output(&self) -> PathBuf {
+        self.folder.path().join("log/start")
+    }
+
     pub fn certificates(&self) -> Option<&Certificates> {
         self.certificates.as_ref()
     }
@@ -252,7 +257,7 @@ impl Postgres {
         let ready = tempfile::tempdir_in(self.folder.path())?;
         open_to_all(ready.path())?;
         let notify = Notify::listen(ready.path())?;
-        let output = self.folder.path().join("log/start");
+        let output = self.output();
         let stderr = File::options().create(true).append(true).open(&output)?;
         let program = match &self.server_program {
             Some(program) => Command::new(program),
@@ -368,6 +373,11 @@ impl Postgres {
 
     /// Every statement that the log has, in its order; complete for clients that are done.
     pub fn logged(&mut self) -> Result<Vec<Logged>> {
+        Ok(self.log()?.iter().filter_map(logged_statement).collect())
+    }
+
+    /// Every entry of the log, as `jsonlog` has it; complete for clients that are done.
+    pub fn log(&mut self) -> Result<Vec<Value>> {
         let file = self.folder.path().join("log/server.json");
         if let Some(server) = &mut self.server {
             // Lines go through a pipe to the log's writer: one that the server writes now comes
@@ -384,13 +394,11 @@ impl Postgres {
         }
         let text = fs::read_to_string(&file)
             .with_context(|| format!("reading the server's log {}", file.display()))?;
-        let mut statements = Vec::new();
-        for line in text.lines() {
-            let entry: Value = serde_json::from_str(line)
-                .with_context(|| format!("a line of the server's log: {line}"))?;
-            statements.extend(logged_statement(&entry));
-        }
-        Ok(statements)
+        let entry = |line: &str| {
+            serde_json::from_str(line)
+                .with_context(|| format!("a line of the server's log: {line}"))
+        };
+        text.lines().map(entry).collect()
     }
 }
 
@@ -456,7 +464,7 @@ impl Owner {
 }
 
 /// Debian keeps each version's programs in a folder of its own; the newest wins.
-fn binaries() -> Result<PathBuf> {
+pub fn binaries() -> Result<PathBuf> {
     let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     versions
         .filter_map(|entry| {

@@ -50,6 +50,13 @@ pub fn all(step: &mut Step, seconds: u64) -> Result<String> {
             .env_remove("CARGO_ENCODED_RUSTFLAGS")
             .env("RUSTFLAGS", COVERAGE),
     )?;
+    // Real conversations to start from.
+    let seeds = output.join("seeds");
+    step.run(
+        cargo()
+            .args(["run", "--quiet", "--package", "dbwarden-tests", "--example", "seeds", "--"])
+            .arg(&seeds),
+    )?;
     for target in &targets {
         let corpus = output.join("corpus").join(target);
         let artifacts = output.join("artifacts").join(target);
@@ -62,10 +69,8 @@ pub fn all(step: &mut Step, seconds: u64) -> Result<String> {
             .args(["-rss_limit_mb=1024", "-timeout=10", "-print_final_stats=1"])
             .arg(format!("-artifact_prefix={}/", artifacts.display()))
             .arg(&corpus);
-        // Real bytes to start from.
-        let seeds = package.join("seeds").join(target);
-        if seeds.is_dir() {
-            fuzzer.arg(seeds);
+        if target == "postgres" {
+            fuzzer.arg(&seeds);
         }
         step.run(&mut fuzzer).with_context(|| {
             format!("{target} found something; its input is in {}", artifacts.display())

@@ -1,6 +1,6 @@
 //! Loads and attaches the BPF programs, with a clear verdict on what is missing.
 
-use std::path::Path;
+use std::{error::Error, io, path::Path};
 
 use aya::{
     Btf, Ebpf, EbpfError, EbpfLoader,
@@ -11,11 +11,12 @@ use dbwarden_common::{Budget, REQUEST, RESPONSE};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 
 use super::{
-    Capture, CaptureSettings, ControlRing, HookChoice, Hooks,
+    Capture, CaptureSettings, ControlRing, Hooks,
     hooks::{self, LIVES, SYSCALLS, TYPED},
     offsets::{KernelTypes, OffsetsError, VMLINUX},
     tls,
 };
+use crate::config::HookChoice;
 
 /// The object that `cargo xtask build` made; empty where the BPF toolchain is absent.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("DBWARDEN_BPF_OBJECT"));
@@ -31,11 +32,11 @@ pub enum LoadError {
     NoObject,
     #[error("the kernel does not say how its structures are laid out")]
     Offsets(#[from] OffsetsError),
-    #[error("the BPF object cannot be loaded{}", hint(.0))]
+    #[error("the BPF object cannot be loaded{}", hint(.0.as_ref()))]
     Object(#[source] Box<EbpfError>),
     #[error("the BPF type information of the kernel cannot be used")]
     Btf(#[source] aya::BtfError),
-    #[error("BPF program `{name}` cannot be loaded or attached{}", program_hint(.source))]
+    #[error("BPF program `{name}` cannot be loaded or attached{}", hint(.source.as_ref()))]
     Program { name: &'static str, source: Box<ProgramError> },
     #[error(
         "the BPF object has no {kind} `{name}`: it and this dbwarden are of different versions"
@@ -53,33 +54,35 @@ pub enum LoadError {
     NoSyscallTracepoints,
 }
 
-/// What most often stands behind a refusal.
-fn hint(error: &EbpfError) -> &'static str {
-    let text = format!("{error:?}");
-    if text.contains("PermissionDenied") || text.contains("code: 1,") {
-        ": not permitted; it takes root, or CAP_BPF with CAP_PERFMON (in the host's own namespaces)"
-    } else {
-        ""
+/// What most often stands behind a refusal. `EPERM` is a right that lacks; `EACCES` is the verifier, which
+/// does not follow a program.
+fn hint(error: &(dyn Error + 'static)) -> &'static str {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let os_error = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
+        match os_error {
+            Some(libc::EPERM) => {
+                return ": not permitted; it takes root, or CAP_BPF with CAP_PERFMON in the host's own \
+                        namespaces, and no kernel lockdown in mode \"confidentiality\"";
+            }
+            Some(libc::EACCES) => {
+                return ": this kernel's verifier does not accept it; please report its words below with \
+                        the kernel's version";
+            }
+            _ => next = error.source(),
+        }
     }
-}
-
-fn program_hint(error: &ProgramError) -> &'static str {
-    let text = format!("{error:?}");
-    if text.contains("PermissionDenied") || text.contains("code: 1,") {
-        ": not permitted; it takes root, or CAP_BPF with CAP_PERFMON; kernel lockdown in mode \
-         \"confidentiality\" forbids it altogether"
-    } else {
-        ""
-    }
+    ""
 }
 
 pub fn start(settings: &CaptureSettings) -> Result<Capture, LoadError> {
     if OBJECT.is_empty() {
         return Err(LoadError::NoObject);
     }
-    let types = KernelTypes::read(Path::new(VMLINUX))?;
-    let mut offsets = types.offsets()?;
-    let hooks = choose(settings.hooks, &types)?;
+    let (mut offsets, hooks) = {
+        let types = KernelTypes::read(Path::new(VMLINUX))?;
+        (types.offsets()?, choose(settings.hooks, &types)?)
+    };
     if let Hooks::Syscalls { .. } = hooks {
         let tracefs = hooks::tracefs().ok_or(LoadError::NoTracefs)?;
         offsets.syscall_ret =
@@ -102,7 +105,7 @@ pub fn start(settings: &CaptureSettings) -> Result<Capture, LoadError> {
         .map_err(|error| LoadError::Object(Box::new(error)))?;
     let log = settings.bpf_log.then(|| aya_log::EbpfLogger::init(&mut ebpf).ok()).flatten();
 
-    let mut budgets: Array<_, Budget> = take(&mut ebpf, "BUDGETS", |map| Array::try_from(map))?;
+    let mut budgets: Array<_, Budget> = take(&mut ebpf, "BUDGETS", Array::try_from)?;
     let request = Budget { head: settings.request_bytes.into(), tail: 0 };
     let response = Budget {
         head: settings.response_head_bytes.into(),
@@ -114,16 +117,16 @@ pub fn start(settings: &CaptureSettings) -> Result<Capture, LoadError> {
             .map_err(|source| LoadError::Map { name: "BUDGETS", source })?;
     }
     let capture = Capture {
-        data: take(&mut ebpf, "DATA", |map| RingBuf::try_from(map))?,
+        data: take(&mut ebpf, "DATA", RingBuf::try_from)?,
         control: ControlRing {
-            ring: take(&mut ebpf, "CONTROL", |map| RingBuf::try_from(map))?,
+            ring: take(&mut ebpf, "CONTROL", RingBuf::try_from)?,
             scratch: Vec::new(),
         },
-        tracked: take(&mut ebpf, "TRACKED", |map| HashMap::try_from(map))?,
-        listeners: take(&mut ebpf, "LISTENERS", |map| HashMap::try_from(map))?,
-        counters: take(&mut ebpf, "COUNTERS", |map| PerCpuArray::try_from(map))?,
-        quota: take(&mut ebpf, "QUOTA", |map| Array::try_from(map))?,
-        asleep: take(&mut ebpf, "ASLEEP", |map| Array::try_from(map))?,
+        tracked: take(&mut ebpf, "TRACKED", HashMap::try_from)?,
+        listeners: take(&mut ebpf, "LISTENERS", HashMap::try_from)?,
+        counters: take(&mut ebpf, "COUNTERS", PerCpuArray::try_from)?,
+        quota: take(&mut ebpf, "QUOTA", Array::try_from)?,
+        asleep: take(&mut ebpf, "ASLEEP", Array::try_from)?,
         tls: tls::Probes::default(),
         hooks: attach(&mut ebpf, &btf, hooks)?,
         ebpf,

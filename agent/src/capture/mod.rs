@@ -1,5 +1,6 @@
-//! The kernel side seen from the agent: loads and feeds the BPF programs, and reads what they send. The
-//! only room that names aya.
+//! The kernel side seen from the agent: loads and feeds the BPF programs, and reads what they send.
+//!
+//! The only room that names aya.
 
 mod hooks;
 mod load;
@@ -16,11 +17,13 @@ use aya::{
     Ebpf,
     maps::{Array, HashMap, MapData, MapError, PerCpuArray, RingBuf},
 };
-use dbwarden_common::{Counter, Drop as DropReason, ListenerKey, Tracked};
+use dbwarden_common::{Counter, Drop as DropReason, ListenerKey, TRACKED_PROGRAM, Tracked};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use crate::config::HookChoice;
+
 pub use self::{
-    hooks::{HookChoice, Hooks},
+    hooks::Hooks,
     load::{LoadError, object_bytes},
     records::{Control, DataRecord, Ends, Opened, RecordError},
     tls::{TlsLibrary, TlsProbeError},
@@ -77,16 +80,13 @@ impl Capture {
     }
 
     /// Counts a process as one of a server's; its children follow by themselves. What the kernel side
-    /// has learnt of a process that is tracked already stays.
+    /// has learnt of a process that is tracked already stays, unless it was taken for a program that a
+    /// server runs.
     pub fn track(&mut self, pid: u32, tracked: Tracked) -> Result<(), TableError> {
-        const BPF_NOEXIST: u64 = 1;
-        match self.tracked.insert(pid, tracked, BPF_NOEXIST) {
-            Err(MapError::SyscallError(error))
-                if error.io_error.kind() == std::io::ErrorKind::AlreadyExists =>
-            {
-                Ok(())
-            }
-            other => other,
+        const BPF_ANY: u64 = 0;
+        match self.tracked.get(&pid, 0) {
+            Ok(known) if known.flags & TRACKED_PROGRAM == 0 => Ok(()),
+            _ => self.tracked.insert(pid, tracked, BPF_ANY),
         }
     }
 

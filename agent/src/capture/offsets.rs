@@ -2,11 +2,13 @@
 
 use std::{
     fs, io,
+    os::fd::{AsRawFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
-use btf_rs::{Btf, Type};
+use btf_rs::{Backend, Btf, Type};
 use dbwarden_common::{ABSENT, Offsets};
+use rustix::fs::{MemfdFlags, memfd_create};
 
 pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 
@@ -29,10 +31,12 @@ pub struct KernelTypes(Btf);
 
 impl KernelTypes {
     pub fn read(path: &Path) -> Result<Self, OffsetsError> {
-        let bytes = fs::read(path)
+        let copy = in_memory(path)
             .map_err(|source| OffsetsError::Unreadable { path: path.to_owned(), source })?;
-        // From memory: `from_file` seeks in the file for each type, which takes minutes here.
-        Btf::from_bytes(&bytes)
+        // Mapped, the types are looked up where they lie. Parsed as a whole they take 40 MB and a quarter
+        // of a second.
+        let copy = PathBuf::from(format!("/proc/self/fd/{}", copy.as_raw_fd()));
+        Btf::from_file_with_backend(copy, Backend::Mmap)
             .map(Self)
             .map_err(|source| OffsetsError::Malformed { path: path.to_owned(), source })
     }
@@ -63,6 +67,8 @@ impl KernelTypes {
             sock_type: of("sock", "sk_type")?,
             sock_shutdown: of("sock", "sk_shutdown")?,
             sock_socket: of("sock", "sk_socket")?,
+            sock_receive_queue_len: of("sock", "sk_receive_queue.qlen")?,
+            inet_sport: of("inet_sock", "inet_sport")?,
             sock_peer_pid: of("sock", "sk_peer_pid")?,
             sock_peer_cred: of("sock", "sk_peer_cred")?,
             unix_addr: of("unix_sock", "addr")?,
@@ -171,6 +177,14 @@ impl KernelTypes {
         }
         Ok(t)
     }
+}
+
+/// A copy that can be mapped, which the original in sysfs can't before 6.16.
+fn in_memory(path: &Path) -> io::Result<OwnedFd> {
+    let mut original = fs::File::open(path)?;
+    let mut copy = fs::File::from(memfd_create("btf", MemfdFlags::CLOEXEC)?);
+    io::copy(&mut original, &mut copy)?;
+    Ok(copy.into())
 }
 
 /// Kernel structures nest anonymous members a few levels deep.

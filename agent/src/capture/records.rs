@@ -1,5 +1,6 @@
-//! Records as the kernel side wrote them → plain data. Every length is checked: a record that doesn't fit
-//! its type is an error to count, never a panic.
+//! Records as the kernel side wrote them → plain data.
+//!
+//! Every length is checked: a record that doesn't fit its type is an error to count, never a panic.
 
 use std::{
     mem::size_of,

@@ -8,9 +8,6 @@ use toml::Spanned;
 use super::{Size, error::Complaint, file};
 use crate::event::Engine;
 
-/// Which set of kernel hooks sees the socket calls.
-pub use crate::capture::HookChoice;
-
 /// The whole effective configuration. Serialises to the file's own shape.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Settings {
@@ -80,6 +77,20 @@ pub struct Server {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub socket: Option<PathBuf>,
     pub exclude: bool,
+}
+
+/// Which set of kernel hooks sees the socket calls.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub enum HookChoice {
+    /// The best that this kernel has.
+    #[default]
+    Auto,
+    /// `sock_send_length` and `sock_recv_length` (kernels from 6.3).
+    TpBtf,
+    /// Exit tracepoints of the socket system calls.
+    Syscalls,
 }
 
 /// Whether plaintext is taken from the TLS library.

@@ -105,6 +105,11 @@ pub struct Totals {
     pub bytes_out: u64,
     /// Records that were lost, by reason.
     pub drops: BTreeMap<String, u64>,
+    /// Bytes that were lost, by reason: the kernel side's count.
+    pub dropped_bytes: BTreeMap<String, u64>,
+    /// Of them, those whose place in a stream is known: once every stream has gone on after its loss,
+    /// all of them.
+    pub lost_bytes: u64,
     /// Connections that are encrypted where nothing can be seen of them.
     pub blind_connections: u64,
     /// Bytes that went past every hook (io_uring, splice).

@@ -329,6 +329,6 @@ mod tests {
     fn a_family_with_a_false_circle_ends() {
         let family = Family(HashMap::from([(1, vec![2, 3]), (3, vec![4]), (4, vec![1])]));
         assert_eq!(family.below(1), [2, 3, 4]);
-        assert_eq!(family.below(2), [0; 0]);
+        assert!(family.below(2).is_empty());
     }
 }

@@ -6,6 +6,8 @@ use std::{
     sync::Arc,
 };
 
+use rustc_hash::FxHashMap;
+
 use super::{record::record, servers::ServerFacts};
 use crate::{
     capture::{DataRecord, Ends, Opened},
@@ -111,7 +113,7 @@ pub struct Counts {
 
 pub struct Connections {
     pub shared: Shared,
-    open: HashMap<SocketId, Connection>,
+    open: FxHashMap<SocketId, Connection>,
     /// The newest life of each socket's address: the next one ends it.
     by_address: HashMap<u64, SocketId>,
     /// Sockets by the server's process, whose exit ends them where no socket's end is told (unix).
@@ -129,7 +131,7 @@ impl Connections {
     pub fn new(shared: Shared) -> Self {
         Self {
             shared,
-            open: HashMap::new(),
+            open: FxHashMap::default(),
             by_address: HashMap::new(),
             by_pid: HashMap::new(),
             clients: HashMap::new(),
@@ -300,31 +302,32 @@ impl Connections {
         self.open.insert(socket, connection);
     }
 
-    /// Bytes of a connection, also of one whose opening was never told.
-    pub fn data(&mut self, record: &DataRecord<'_>, server: Option<Arc<ServerFacts>>) {
-        if !self.knows(record.socket) {
-            let Some(server) = server else { return };
-            let facts = Facts {
-                id: self.shared.new_id(record.chunk.time),
-                server,
-                local: Endpoint::Unix { path: None },
-                remote: Endpoint::Unix { path: None },
-                client: Client::LocalUnknown,
-                database: None,
-                db_user: None,
-                application: None,
-                encrypted: false,
-            };
-            self.insert(record.socket, record.pid, record.chunk.time, facts);
-        }
-        if let Some(connection) = self.open.get_mut(&record.socket) {
-            let Connection { facts, assembler, session, plaintext, .. } = connection;
-            assembler.push(record.chunk, &mut |direction, layer, at, piece| {
-                let shared = &mut self.shared;
-                feed(facts, session, plaintext, shared, direction, layer, at, piece);
-            });
-            connection.watch_for_blindness(&mut self.shared, record.chunk.time);
-        }
+    /// Takes a connection whose opening was never told.
+    pub fn join(&mut self, record: &DataRecord<'_>, server: Arc<ServerFacts>) {
+        let facts = Facts {
+            id: self.shared.new_id(record.chunk.time),
+            server,
+            local: Endpoint::Unix { path: None },
+            remote: Endpoint::Unix { path: None },
+            client: Client::LocalUnknown,
+            database: None,
+            db_user: None,
+            application: None,
+            encrypted: false,
+        };
+        self.insert(record.socket, record.pid, record.chunk.time, facts);
+    }
+
+    /// Bytes of a connection; false if it isn't known.
+    pub fn data(&mut self, record: &DataRecord<'_>) -> bool {
+        let Some(connection) = self.open.get_mut(&record.socket) else { return false };
+        let Connection { facts, assembler, session, plaintext, .. } = connection;
+        assembler.push(record.chunk, &mut |direction, layer, at, piece| {
+            let shared = &mut self.shared;
+            feed(facts, session, plaintext, shared, direction, layer, at, piece);
+        });
+        connection.watch_for_blindness(&mut self.shared, record.chunk.time);
+        true
     }
 
     /// The kernel says that a socket is gone.
@@ -482,6 +485,7 @@ fn feed(
             session.bytes(direction, at, bytes, &mut |event| understand(facts, shared, event));
         }
         Piece::Gap { len, lost } => {
+            shared.totals.lost_bytes += lost;
             session.gap(direction, at, len, lost, &mut |event| understand(facts, shared, event));
         }
     }

@@ -27,8 +27,9 @@ use crate::{
 
 /// Data records between two looks at the control ring and the clock.
 const BATCH: usize = 4096;
-/// How long to let records gather while there is traffic: a wake-up for each would cost more than it.
-const GATHER: Duration = Duration::from_millis(2);
+/// How long to let records gather while there is traffic: a wake-up for each would cost more than it. The
+/// default ring holds what a host of a few cores makes in ten times as long.
+const GATHER: Duration = Duration::from_millis(5);
 /// Turns without a record before waiting for the kernel side to say that there is one.
 const PATIENCE: u32 = 3;
 /// The longest wait: whoever asks for the status gets it within this time.
@@ -192,12 +193,17 @@ impl State {
             Ok(record) => record,
             Err(error) => return self.undecodable(&error),
         };
-        if !self.connections.knows(record.socket) {
-            // Its opening was told first, but came after the last look at that ring.
-            ring.drain(|record| self.control(record));
+        if self.connections.data(&record) {
+            return;
         }
-        let server = self.servers.facts(record.server);
-        self.connections.data(&record, server);
+        // Its opening was told first, but came after the last look at that ring.
+        ring.drain(|record| self.control(record));
+        if !self.connections.knows(record.socket)
+            && let Some(server) = self.servers.facts(record.server)
+        {
+            self.connections.join(&record, server);
+        }
+        self.connections.data(&record);
     }
 
     fn undecodable(&mut self, error: &RecordError) {
@@ -254,11 +260,10 @@ impl State {
             .filter(|(reason, _)| *reason == dbwarden_common::Drop::UnsupportedCall)
             .map(|(_, counter)| counter.bytes)
             .sum();
-        totals.drops = drops
-            .into_iter()
-            .filter(|(_, counter)| counter.events > 0)
-            .map(|(reason, counter)| (reason.name().to_owned(), counter.events))
-            .collect();
+        for (reason, counter) in drops.into_iter().filter(|(_, counter)| counter.events > 0) {
+            totals.drops.insert(reason.name().to_owned(), counter.events);
+            totals.dropped_bytes.insert(reason.name().to_owned(), counter.bytes);
+        }
         if self.decode_errors > 0 {
             totals.drops.insert("undecodable".to_owned(), self.decode_errors);
         }

@@ -4,9 +4,12 @@ use std::sync::Arc;
 
 use super::connections::{Facts, Shared};
 use crate::event::{
-    Client, Endpoint, Lane, Outcome, Parameter, Process, Record, Statement, TransactionStatus,
-    Transport,
+    Client, Effect, Endpoint, Lane, Outcome, Parameter, Process, Record, Statement, StatementKind,
+    TransactionStatus, Transport,
 };
+
+/// What is said of a statement that the server never ran.
+const SKIPPED: &str = "not run: an earlier statement of the same pipeline failed";
 
 pub fn record(shared: &Shared, facts: &Facts, statement: &Statement) -> Record {
     let process = match &facts.client {
@@ -17,6 +20,8 @@ pub fn record(shared: &Shared, facts: &Facts, statement: &Statement) -> Record {
     let (client_address, client_port) = address(&facts.remote);
     let (error_code, error_message) = match &statement.outcome {
         Outcome::Failed { code, message } => (Some(code.clone()), Some(message.clone())),
+        // The server has no error for it, but it must not look like one that ran.
+        Outcome::Skipped => (None, Some(SKIPPED.to_owned())),
         _ => (None, None),
     };
     let identity =
@@ -70,6 +75,8 @@ pub fn record(shared: &Shared, facts: &Facts, statement: &Statement) -> Record {
         text_known: statement.text.is_some(),
         parameters: (!statement.parameters.is_empty())
             .then(|| statement.parameters.iter().map(parameter).collect()),
+
+        effects: (statement.kind == StatementKind::Replication).then_some(&[Effect::Replicate]),
 
         rows: match statement.outcome {
             Outcome::Done { rows, .. } | Outcome::Suspended { rows } => rows,

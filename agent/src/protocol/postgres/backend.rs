@@ -76,17 +76,19 @@ impl<'a> Report<'a> {
         let mut reader = Reader::new(body);
         while let Some(field) = reader.u8().filter(|&field| field != 0) {
             let rest = reader.rest();
-            let value = reader.cstr();
-            let text = value.unwrap_or(rest);
+            let Some(text) = reader.cstr() else {
+                // A message that was cut off still says something; a code does not.
+                if field == b'M' {
+                    report.message = rest;
+                }
+                break;
+            };
             match field {
                 b'V' => report.severity = text,
                 b'S' if report.severity.is_empty() => report.severity = text,
                 b'C' => report.code = text,
                 b'M' => report.message = text,
                 _ => {}
-            }
-            if value.is_none() {
-                break;
             }
         }
         report
@@ -142,9 +144,12 @@ pub(super) fn authentication(body: &[u8]) -> Option<Authentication> {
 mod tests {
     use super::*;
 
+    /// A body, and the tag and rows read from it.
+    type Completion = (&'static [u8], Option<(&'static str, Option<u64>)>);
+
     #[test]
     fn completions() {
-        let cases: &[(&[u8], Option<(&str, Option<u64>)>)] = &[
+        let cases: &[Completion] = &[
             (b"INSERT 0 5\0", Some(("INSERT", Some(5)))),
             (b"SELECT 3\0", Some(("SELECT", Some(3)))),
             (b"CREATE TABLE\0", Some(("CREATE TABLE", None))),

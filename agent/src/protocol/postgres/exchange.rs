@@ -51,7 +51,8 @@ enum Kind {
         segment: u64,
     },
     Parse {
-        prepared: Arc<Prepared>,
+        /// None if not even the name was captured.
+        prepared: Option<Arc<Prepared>>,
         previous: Option<Arc<Prepared>>,
         bytes: u64,
     },
@@ -108,6 +109,8 @@ impl Broken {
     fn is_for(&self, serial: u64, prepared: Option<&Arc<Prepared>>) -> bool {
         match (self.serial, &self.prepared, prepared) {
             (0, Some(failed), Some(prepared)) => Arc::ptr_eq(failed, prepared),
+            // Neither name was captured.
+            (0, None, None) => true,
             (0, _, _) => false,
             (failed, _, _) => failed == serial,
         }
@@ -147,6 +150,9 @@ pub(super) struct Exchange {
     /// The server reads copy data, and ignores `Sync`.
     copy_in: bool,
     broken: Option<Broken>,
+    /// What the requests would have defined that the server ignores: their `Execute`s have a text.
+    ignored: PreparedTable,
+    ignored_portals: Portals,
 
     request: Pending,
     response_bytes: u64,
@@ -180,6 +186,8 @@ impl Exchange {
             skipping: false,
             copy_in: false,
             broken: None,
+            ignored: PreparedTable::default(),
+            ignored_portals: Portals::default(),
             request: Pending::default(),
             response_bytes: 0,
             response_lost: 0,
@@ -217,8 +225,13 @@ impl Exchange {
         self.request = Pending::default();
     }
 
-    /// Response bytes are missing where whole messages may have been.
-    pub(super) fn answers_missed(&mut self) {
+    /// Response bytes are missing where whole messages may have been. If they were `lost`, and not
+    /// left out by budget, requests may have been lost with them: that shows only when the next one
+    /// comes, and an answer may belong to one that nobody saw.
+    pub(super) fn answers_missed(&mut self, lost: bool) {
+        if lost && self.pairing != Pairing::RequestsMissed {
+            return self.unpair();
+        }
         if self.pairing == Pairing::Exact {
             self.stats.pairing_lost += 1;
             self.pairing = Pairing::AnswersMissed;
@@ -230,7 +243,10 @@ impl Exchange {
     fn doubt_queued(&mut self) {
         for item in &mut self.queue {
             if let Some(statement) = &mut item.statement {
-                statement.outcome = Outcome::Unknown;
+                statement.outcome = match statement.outcome {
+                    Outcome::Suspended { .. } => Outcome::Suspended { rows: None },
+                    _ => Outcome::Unknown,
+                };
             }
         }
     }
@@ -290,7 +306,11 @@ impl Exchange {
                             let portal = self.portals.remove(name);
                             self.end_portal(portal, None, sink);
                         }
-                        None => {}
+                        None => {
+                            // Any name may mean nothing now.
+                            self.prepared.clear();
+                            self.drop_portals(u64::MAX, Some(Outcome::Unknown), sink);
+                        }
                     }
                 }
                 self.enqueue_unless_skipping(Kind::Close { statement }, at, sink);
@@ -374,9 +394,19 @@ impl Exchange {
 
     fn parse(&mut self, message: &Message<'_>, sink: &mut Sink<'_>) {
         self.request.bytes += message.wire_len();
-        let Some(parse) = Parse::read(message).filter(|_| !self.skipping) else { return };
+        let (at, bytes) = (message.started, message.wire_len());
+        let Some(parse) = Parse::read(message) else {
+            if self.skipping {
+                return self.ignored.clear();
+            }
+            // Any name may have got another meaning.
+            self.prepared.clear();
+            let kind = Kind::Parse { prepared: None, previous: None, bytes };
+            return self.enqueue(Item { at, kind, statement: None }, sink);
+        };
         let types = parse.types.chunks_exact(4).filter_map(|oid| Reader::new(oid).u32());
-        let repeated = self.prepared.find(parse.name).filter(|known| {
+        let table = if self.skipping { &mut self.ignored } else { &mut self.prepared };
+        let repeated = table.find(parse.name).filter(|known| {
             parse.name.is_empty()
                 && parse.whole
                 && known.text.as_bytes() == parse.text
@@ -396,16 +426,18 @@ impl Exchange {
                 lost: if parse.whole { 0 } else { message.lost },
             }),
         };
-        let previous =
-            self.prepared.define(parse.name, prepared.clone(), &self.limits, &mut self.stats);
-        let kind = Kind::Parse { prepared, previous, bytes: message.wire_len() };
-        self.enqueue(Item { at: message.started, kind, statement: None }, sink);
+        let previous = table.define(parse.name, prepared.clone(), &self.limits, &mut self.stats);
+        if self.skipping {
+            return;
+        }
+        let kind = Kind::Parse { prepared: Some(prepared), previous, bytes };
+        self.enqueue(Item { at, kind, statement: None }, sink);
     }
 
     fn bind(&mut self, message: &Message<'_>, sink: &mut Sink<'_>) {
         self.count(message);
         if self.skipping {
-            return;
+            return self.bind_ignored(message);
         }
         let Some(bind) = Bind::read(message) else {
             // Not even the names were captured: what runs next can't be known.
@@ -434,10 +466,39 @@ impl Exchange {
         self.enqueue(Item { at: message.started, kind, statement: None }, sink);
     }
 
+    /// A `Bind` that the server ignores.
+    fn bind_ignored(&mut self, message: &Message<'_>) {
+        let Some(bind) = Bind::read(message) else { return };
+        let known = self.ignored.find(bind.statement);
+        let prepared = known.or_else(|| self.prepared.find(bind.statement)).cloned();
+        let types = prepared.as_ref().map(|prepared| &*prepared.types).unwrap_or_default();
+        let parameters = value::parameters(bind.arguments, types);
+        self.serial += 1;
+        let portal = Portal {
+            name: bind.portal.into(),
+            serial: self.serial,
+            segment: self.segment,
+            prepared,
+            parameters,
+            limited: false,
+            suspended: None,
+        };
+        self.ignored_portals.remove(bind.portal);
+        self.ignored_portals.add(portal, &self.limits, &mut self.stats);
+    }
+
     fn execute(&mut self, message: &Message<'_>, sink: &mut Sink<'_>) {
         let execute = Execute::read(message);
+        if execute.is_none() {
+            // Any portal may have gone on unseen.
+            self.drop_portals(u64::MAX, Some(Outcome::Unknown), sink);
+        }
         let max_rows = execute.as_ref().map_or(0, |execute| execute.max_rows);
-        let portal = execute.and_then(|execute| self.portals.find(execute.portal));
+        let portal = execute.and_then(|execute| {
+            let ignored =
+                if self.skipping { self.ignored_portals.find(execute.portal) } else { None };
+            ignored.or_else(|| self.portals.find(execute.portal))
+        });
         let Some(portal) = portal else {
             let statement = self.statement(self.extended(), message);
             if self.skipping {
@@ -599,6 +660,9 @@ impl Exchange {
             (COMMAND_COMPLETE | EMPTY_QUERY_RESPONSE, Kind::Query { .. }) => {
                 if let Some(statement) = &mut head.statement {
                     complete(statement, message);
+                    if statement.outcome == Outcome::Unknown {
+                        self.answers_missed(false);
+                    }
                 }
                 return;
             }
@@ -659,7 +723,7 @@ impl Exchange {
                 if let Some(statement) = &mut head.statement {
                     complete(statement, message);
                     // An earlier completion of the same text may have been missed.
-                    if !is_single(statement.text.as_deref().unwrap_or(";"))
+                    if !is_single(statement.text.as_deref())
                         && let Outcome::Done { rows, .. } = &mut statement.outcome
                     {
                         *rows = None;
@@ -690,24 +754,22 @@ impl Exchange {
             portal.limited = false;
         }
         let Some(mut statement) = statement else { return };
+        // Nobody knows what an unknown portal has given before.
+        let earlier = match statement.outcome {
+            Outcome::Suspended { rows } => rows,
+            _ => Some(0),
+        };
+        let earlier = earlier.filter(|_| serial != 0);
         if message.tag != backend::PORTAL_SUSPENDED {
-            let earlier = match statement.outcome {
-                Outcome::Suspended { rows } => rows,
-                _ => None,
-            };
             statement.outcome = Outcome::Unknown;
             complete(&mut statement, message);
-            if let Outcome::Done { rows: Some(rows), .. } = &mut statement.outcome {
-                *rows = rows.saturating_add(earlier.unwrap_or(0));
+            if let Outcome::Done { rows, .. } = &mut statement.outcome {
+                *rows = rows.zip(earlier).map(|(rows, earlier)| rows.saturating_add(earlier));
             }
             return self.end(statement, message.at, sink);
         }
         // The server stops exactly at the limit.
-        let earlier = match statement.outcome {
-            Outcome::Suspended { rows } => rows.unwrap_or(0),
-            _ => 0,
-        };
-        let rows = Some(earlier.saturating_add(u64::from(max_rows)));
+        let rows = earlier.map(|earlier| earlier.saturating_add(u64::from(max_rows)));
         statement.outcome = Outcome::Suspended { rows };
         self.take_response(&mut statement, message.at);
         let next = self.queue.iter_mut().find(|item| {
@@ -820,10 +882,17 @@ impl Exchange {
         let skipped: Vec<Item> = self.queue.drain(..until.unwrap_or(self.queue.len())).collect();
         let mut items = skipped.into_iter();
         let Some(head) = items.next() else { return };
+        self.ignored.clear();
+        self.ignored_portals = Portals::default();
+        for item in std::iter::once(&head).chain(items.as_slice()) {
+            if let Kind::Parse { prepared: Some(prepared), .. } = &item.kind {
+                let name = prepared.name.as_bytes();
+                self.ignored.define(name, prepared.clone(), &self.limits, &mut self.stats);
+            }
+        }
         self.undo(&head);
         match head.kind {
             Kind::Parse { prepared, bytes, .. } => {
-                let prepared = Some(prepared);
                 self.broken =
                     Some(Broken { prepared, serial: 0, at: head.at, failed: at, bytes, outcome });
             }
@@ -845,6 +914,10 @@ impl Exchange {
         for item in rest {
             let Some(statement) = item.statement else { continue };
             let broken = match &item.kind {
+                // One whose portal's name was lost is taken for the one that failed.
+                Kind::Execute { serial: 0, prepared: None, .. } if statement.lost_bytes > 0 => {
+                    self.broken.take()
+                }
                 Kind::Execute { serial, prepared, .. } => {
                     self.broken.take_if(|broken| broken.is_for(*serial, prepared.as_ref()))
                 }
@@ -864,7 +937,7 @@ impl Exchange {
     /// Takes back what a request that the server ignored or refused would have defined.
     fn undo(&mut self, item: &Item) {
         match &item.kind {
-            Kind::Parse { prepared, previous, .. } => {
+            Kind::Parse { prepared: Some(prepared), previous, .. } => {
                 let name = prepared.name.as_bytes();
                 self.prepared.remove(name);
                 // A failed Parse has dropped the unnamed statement.
@@ -983,7 +1056,13 @@ impl Exchange {
         let Some(mut statement) = item.statement else { return };
         statement.outcome = match statement.outcome {
             // The connection ended before the ReadyForQuery, but the answer was there.
-            outcome @ (Outcome::Done { .. } | Outcome::Failed { .. } | Outcome::Empty) => outcome,
+            outcome @ (Outcome::Failed { .. } | Outcome::Empty) => outcome,
+            outcome @ Outcome::Done { .. }
+                if statement.kind == StatementKind::Simple
+                    && is_single(statement.text.as_deref()) =>
+            {
+                outcome
+            }
             _ => Outcome::Unknown,
         };
         self.take_response(&mut statement, at);
@@ -1050,7 +1129,7 @@ fn complete(statement: &mut Statement, message: &Message<'_>) {
         return;
     }
     let Some((tag, rows)) = backend::command_complete(message.body) else {
-        statement.outcome = Outcome::Done { tag: String::new(), rows: None };
+        statement.outcome = Outcome::Unknown;
         return;
     };
     let earlier = match &statement.outcome {
@@ -1065,8 +1144,8 @@ fn complete(statement: &mut Statement, message: &Message<'_>) {
 }
 
 /// Whether a text certainly holds one statement only.
-fn is_single(text: &str) -> bool {
-    !text.trim_end().trim_end_matches(';').contains(';')
+fn is_single(text: Option<&str>) -> bool {
+    text.is_some_and(|text| !text.trim_end().trim_end_matches(';').contains(';'))
 }
 
 /// The text of request bytes; a character that the end of the kept bytes cuts is left out.

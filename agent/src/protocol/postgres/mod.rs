@@ -101,7 +101,7 @@ impl Session {
             self.tail.clear();
             if response {
                 self.exchange.response_skipped(len, lost);
-                self.exchange.answers_missed();
+                self.exchange.answers_missed(lost > 0);
             } else {
                 self.exchange.requests_missed(sink);
             }
@@ -116,6 +116,9 @@ impl Session {
         }
         if !in_sync {
             self.lose(direction, SyncLoss::Gap, sink);
+            if response {
+                self.exchange.answers_missed(lost > 0);
+            }
         }
     }
 
@@ -337,7 +340,7 @@ impl Session {
             }
             Direction::Response => {
                 self.backend.enter(State::Lost);
-                self.exchange.answers_missed();
+                self.exchange.answers_missed(false);
             }
         }
         sink(SessionEvent::SyncLost { direction, why });

@@ -66,7 +66,7 @@ fn is_completion(body: &[u8]) -> bool {
         && text.len() < 64
         && text
             .iter()
-            .all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || *byte == b' ')
+            .all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || b" _".contains(byte))
 }
 
 fn is_row(mut reader: Reader<'_>) -> Option<bool> {

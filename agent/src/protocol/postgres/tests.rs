@@ -10,7 +10,9 @@ use Direction::{Request as C, Response as S};
 /// What went over the wire: bytes, or a gap.
 enum Wire {
     Bytes(Direction, &'static [u8]),
+    /// Left out by budget.
     Gap(Direction, u64),
+    Lost(Direction, u64),
 }
 
 /// One line an event.
@@ -24,6 +26,7 @@ fn run(wire: &[Wire]) -> Vec<String> {
         match *piece {
             Wire::Bytes(direction, bytes) => session.bytes(direction, at, bytes, &mut sink),
             Wire::Gap(direction, len) => session.gap(direction, at, len, 0, &mut sink),
+            Wire::Lost(direction, len) => session.gap(direction, at, len, len, &mut sink),
         }
     }
     session.close(at, &mut sink);
@@ -53,6 +56,7 @@ fn check(name: &str, wire: &[Wire], expected: &[&str]) {
     all.extend(wire.iter().map(|piece| match *piece {
         Wire::Bytes(direction, bytes) => Wire::Bytes(direction, bytes),
         Wire::Gap(direction, len) => Wire::Gap(direction, len),
+        Wire::Lost(direction, len) => Wire::Lost(direction, len),
     }));
     let lines = run(&all);
     let lines: Vec<&str> = lines.iter().map(String::as_str).skip(2).collect();
@@ -61,7 +65,7 @@ fn check(name: &str, wire: &[Wire], expected: &[&str]) {
 
 #[test]
 fn conversations() {
-    use Wire::{Bytes, Gap};
+    use Wire::{Bytes, Gap, Lost};
     check("simple", &[Bytes(C, Q1), Bytes(S, DONE)], &["1 select 1: SELECT 1"]);
     check(
         "one statement for all completions of a Query",
@@ -88,6 +92,27 @@ fn conversations() {
             Bytes(S, b"Z\0\0\0\x05I"),
         ],
         &["1 abc: failed 42601", "2 def: Skipped"],
+    );
+    check(
+        "what comes after the error was told is skipped with its own text",
+        &[
+            Bytes(C, b"P\0\0\0\x0b\0abc\0\0\0B\0\0\0\x0c\0\0\0\0\0\0\0\0E\0\0\0\x09\0\0\0\0\0"),
+            Bytes(S, b"1\0\0\0\x042\0\0\0\x04"),
+            Bytes(S, ERROR),
+            Bytes(C, b"P\0\0\0\x0b\0def\0\0\0B\0\0\0\x0c\0\0\0\0\0\0\0\0E\0\0\0\x09\0\0\0\0\0S\0\0\0\x04"),
+            Bytes(S, b"Z\0\0\0\x05I"),
+        ],
+        &["1 abc: failed 42601", "2 def: Skipped"],
+    );
+    check(
+        "the Execute of a Parse that failed comes after the error was told",
+        &[
+            Bytes(C, b"P\0\0\0\x0b\0abc\0\0\0"),
+            Bytes(S, ERROR),
+            Bytes(C, b"B\0\0\0\x0c\0\0\0\0\0\0\0\0E\0\0\0\x09\0\0\0\0\0S\0\0\0\x04"),
+            Bytes(S, b"Z\0\0\0\x05I"),
+        ],
+        &["1 abc: failed 42601"],
     );
     check(
         "a Parse that failed alone was tried",
@@ -118,6 +143,29 @@ fn conversations() {
         &[
             "SyncLost { direction: Response, why: Gap }",
             "SyncFound { direction: Response, skipped: 0 }",
+            "1 select 1: Unknown",
+            "2 select 1: Unknown",
+            "3 select 1: SELECT 1",
+        ],
+    );
+    check(
+        "where answers were lost, a request may have been lost, too",
+        &[
+            Bytes(C, Q1),
+            // Its answer, another request, and the beginning of the other's answer.
+            Lost(S, 1000),
+            Bytes(S, b"C\0\0\0\x0dSELECT 7\0Z\0\0\0\x05I"),
+            Lost(C, 14),
+            Bytes(C, Q1),
+            Bytes(S, DONE),
+            Bytes(C, Q1),
+            Bytes(S, DONE),
+        ],
+        &[
+            "SyncLost { direction: Response, why: Gap }",
+            "SyncFound { direction: Response, skipped: 0 }",
+            "SyncLost { direction: Request, why: Gap }",
+            "SyncFound { direction: Request, skipped: 0 }",
             "1 select 1: Unknown",
             "2 select 1: Unknown",
             "3 select 1: SELECT 1",
