@@ -144,8 +144,14 @@ impl Agent {
 
     /// Starts to watch: what happens from now on is seen.
     pub fn watch(&self) -> Result<Watch> {
+        self.watch_only(&[])
+    }
+
+    /// Likewise, with filters: other servers of the host may be busy.
+    pub fn watch_only(&self, filters: &[&str]) -> Result<Watch> {
         let before = self.watchers()?;
         let mut command = self.command(&["watch", "--format", "json"]);
+        command.args(filters);
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         let mut process = Running::start("dbwarden watch", &mut command, Signal::SIGTERM)?;
         let stdout = process.child().stdout.take().context("watch has no output")?;

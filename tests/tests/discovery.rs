@@ -28,13 +28,14 @@ fn await_gone(agent: &Agent, port: u16) -> Result<()> {
     await_until("the end of the server", || Ok(server(agent, port)?.is_none().then_some(())))
 }
 
-/// A server is watched from its first client on, at its first start and at every other.
+/// A server is watched at its first start and at every other. A client that comes in the very moment in
+/// which it is ready may be there before the agent: then it is joined, and known all the same.
 #[test]
 fn servers_come_and_go() -> Result<()> {
     need_root!();
     let mut before = Postgres::builder().start()?;
     let agent = Agent::builder().start()?;
-    let watch = agent.watch()?;
+    let watch = agent.watch_only(&["--database", "template1"])?;
     let mut later = Postgres::builder().start()?;
     for round in 0..3 {
         if round > 0 {
@@ -46,15 +47,20 @@ fn servers_come_and_go() -> Result<()> {
             before.start()?;
             later.start()?;
         }
-        // `start` returns when the server says that it is ready: its first client comes at once.
         for (name, postgres) in [("later", &later), ("before", &before)] {
+            let place = postgres.conninfo_as(Via::Tcp, "postgres", "template1");
+            let mut psql = postgres.program("psql");
+            let mut session = Session::start(psql.args(["-XAtq", "-d", &place]))?;
+            agent.await_server(postgres.port())?;
             let text = format!("SELECT '{name} {round}'");
-            postgres.psql(Via::Unix, &text)?;
-            let records = watch.statements(1, |record| record["text"] == text.as_str())?;
+            session.ask(&text)?;
+            session.ask("SELECT 'next'")?;
+            let wanted = format!("{text};");
+            let records = watch.statements(1, |record| record["text"] == wanted.as_str())?;
             let expected = format!("pg-{}", postgres.port());
             assert_eq!(records[0]["server"], expected.as_str(), "{:#}", records[0]);
-            assert_eq!(records[0]["joined_midstream"], false, "{:#}", records[0]);
             assert_eq!(records[0]["db_user"], "postgres", "{:#}", records[0]);
+            assert_eq!(records[0]["pid"], session.pid(), "{:#}", records[0]);
         }
     }
     Ok(())
@@ -91,7 +97,7 @@ fn configured_servers() -> Result<()> {
     let warning = "the configured server \"nowhere\" is not running: looked for port = 1";
     ensure!(said.contains(warning), "{said}");
 
-    let watch = agent.watch()?;
+    let watch = agent.watch_only(&["--who", "psql"])?;
     excluded.psql(Via::Tcp, "SELECT 'excluded'")?;
     named.psql(Via::Tcp, "SELECT 'named'")?;
     let seen =
@@ -108,11 +114,12 @@ fn a_server_in_namespaces_of_its_own() -> Result<()> {
     // Its folder for sockets exists only in its own mount namespace.
     let enter = "ip link set lo up && mount -t tmpfs -o mode=1777 none /mnt && exec \"$@\"";
     let agent = Agent::builder().start()?;
-    let watch = agent.watch()?;
+    let watch = agent.watch_only(&["--who", "psql"])?;
     let inside = Postgres::builder()
         .setting("unix_socket_directories", "/mnt")
         .by_way_of(&["unshare", "--mount", "--net", "sh", "-ec", enter, "sh"])
         .start()?;
+    agent.await_server(inside.port())?;
     let pid = inside.pid()?.to_string();
     for (text, host) in [("SELECT 'own socket'", "/mnt"), ("SELECT 'own network'", "127.0.0.1")] {
         let mut client = Command::new("nsenter");
@@ -145,7 +152,7 @@ fn a_replaced_tls_library_is_still_observed() -> Result<()> {
     fs::remove_file(&copy)?;
 
     let agent = Agent::builder().start()?;
-    let watch = agent.watch()?;
+    let watch = agent.watch_only(&["--who", "psql"])?;
     postgres.psql(Via::Tls, "SELECT 'by a deleted library'")?;
     let text = "SELECT 'by a deleted library'";
     let records = watch.statements(1, |record| record["text"] == text)?;
@@ -164,8 +171,9 @@ fn a_server_of_somebody_elses_is_unverified() -> Result<()> {
     fs::copy(real.program("postgres").get_program(), &copy)?;
     chown(&copy, nobody, nobody)?;
     let agent = Agent::builder().start()?;
-    let watch = agent.watch()?;
+    let watch = agent.watch_only(&["--who", "psql"])?;
     let postgres = Postgres::builder().account("nobody").program(&copy).start()?;
+    agent.await_server(postgres.port())?;
     postgres.psql(Via::Tcp, "SELECT 'doubtful'")?;
     let records = watch.statements(1, |record| record["text"] == "SELECT 'doubtful'")?;
     let name = records[0]["server"].as_str().unwrap_or_default();
@@ -220,8 +228,9 @@ fn pretenders_are_passed_by() -> Result<()> {
     }
     let started = Instant::now();
     let agent = Agent::builder().start()?;
-    let watch = agent.watch()?;
+    let watch = agent.watch_only(&["--who", "psql"])?;
     let postgres = Postgres::builder().start()?;
+    agent.await_server(postgres.port())?;
     postgres.psql(Via::Tcp, "SELECT 'found'")?;
     watch.statements(1, |record| record["text"] == "SELECT 'found'")?;
     ensure!(started.elapsed() < Duration::from_secs(30), "the traps cost {:?}", started.elapsed());
@@ -247,8 +256,9 @@ fn a_server_by_another_name() -> Result<()> {
             program.display()
         ))
         .start()?;
-    let watch = agent.watch()?;
+    let watch = agent.watch_only(&["--who", "psql"])?;
     let postgres = Postgres::builder().program(&program).start()?;
+    agent.await_server(postgres.port())?;
     postgres.psql(Via::Tcp, "SELECT 'renamed'")?;
     let records = watch.statements(1, |record| record["text"] == "SELECT 'renamed'")?;
     assert_eq!(records[0]["server"], "warehouse");

@@ -75,7 +75,7 @@ fn connections_from_before_are_joined() -> Result<()> {
         let mut ambiguous = session(Via::Unix, "'a b'")?;
 
         let agent = Agent::builder().start()?;
-        let watch = agent.watch()?;
+        let watch = agent.watch_only(&["--server", &format!("pg-{}", postgres.port())])?;
         for (n, (session, expected)) in sessions.iter_mut().enumerate() {
             // Whether the first answer is the first question's is known when the second one comes.
             session.ask(&format!("SELECT 'first {n}'"))?;
@@ -114,7 +114,7 @@ fn clients_are_named() -> Result<()> {
     need_root!();
     let postgres = Postgres::builder().start()?;
     let agent = Agent::builder().start()?;
-    let watch = agent.watch()?;
+    let watch = agent.watch_only(&["--server", &format!("pg-{}", postgres.port())])?;
     let at = |name: &str| json!({"os_user": name});
     let cases: [(&str, Via, &[&str], &[&str], Value); 7] = [
         ("unix", Via::Unix, &["env"], &[], at("root")),
@@ -181,7 +181,7 @@ fn cgroups_and_logins_are_judged() -> Result<()> {
     need_root!();
     let postgres = Postgres::builder().start()?;
     let agent = Agent::builder().start()?;
-    let watch = agent.watch()?;
+    let watch = agent.watch_only(&["--server", &format!("pg-{}", postgres.port())])?;
     let id = "0123456789abcdef".repeat(4);
     let pod = "c8f1a9e2-6f0b-4b7e-9d1c-0a1b2c3d4e5f";
     let own = std::process::id();
@@ -273,7 +273,7 @@ fn clients_that_are_gone_are_named_from_records() -> Result<()> {
     need_root!();
     let postgres = Postgres::builder().start()?;
     let mut agent = Agent::builder().start()?;
-    let watch = agent.watch()?;
+    let watch = agent.watch_only(&["--server", &format!("pg-{}", postgres.port())])?;
     let started = std::time::Instant::now();
     agent.pause()?;
     for n in 0..200 {
@@ -289,7 +289,9 @@ fn clients_that_are_gone_are_named_from_records() -> Result<()> {
     std::thread::sleep(left);
     agent.resume()?;
     let ours = |record: &Value| record["text"].as_str().is_some_and(|t| t.contains("'gone "));
-    let records = watch.statements(200, ours)?;
+    let records = watch
+        .statements(200, ours)
+        .with_context(|| format!("status: {:#}", agent.status().unwrap_or_default()["totals"]))?;
     let mut pids = std::collections::HashSet::new();
     for (n, record) in records.iter().enumerate() {
         let (uid, near) = if n % 2 == 0 { (NOBODY, "runuser") } else { (0, "") };
@@ -313,7 +315,7 @@ fn a_pid_used_twice_names_two() -> Result<()> {
     need_root!();
     let postgres = Postgres::builder().start()?;
     let mut agent = Agent::builder().start()?;
-    let watch = agent.watch()?;
+    let watch = agent.watch_only(&["--server", &format!("pg-{}", postgres.port())])?;
     agent.pause()?;
     let mut pids: Vec<u32> = Vec::new();
     for n in 0..2 {
@@ -360,11 +362,13 @@ fn clients_in_other_networks() -> Result<()> {
     let name = namespace.name();
     let inner = Postgres::builder().by_way_of(&["ip", "netns", "exec", name]).start()?;
     let agent = Agent::builder().start()?;
-    let watch = agent.watch()?;
+    let watch = agent.watch_only(&["--who", "psql"])?;
 
     let via = Via::Network(namespace.outside().into());
+    let name = format!("pg-{}", postgres.port());
+    let of_server = agent.watch_only(&["--server", &name])?;
     said(&mut namespace.command(&psql(&postgres, via, "SELECT 'remote'")))?;
-    let remote = record(&watch, "SELECT 'remote'")?;
+    let remote = record(&of_server, "SELECT 'remote'")?;
     check(
         &remote,
         &json!({

@@ -17,7 +17,7 @@ mod sockets;
 mod tests;
 mod watch;
 
-pub use inspect::{Refusal, candidates, inspect, namespaces_of_agent};
+pub use inspect::{Refusal, candidates, descendants, inspect, namespaces_of_agent};
 pub use libraries::{LibraryError, TlsLibrary};
 pub use residents::{Resident, Residents, residents};
 pub use rules::{Missing, Names, ServerRule, excluded, missing};

@@ -39,8 +39,8 @@ pub struct Watcher {
     /// Executables that rules name.
     executables: Vec<PathBuf>,
     pending: HashMap<u32, Pending>,
-    /// Known servers by pid.
-    servers: HashMap<u32, BootTime>,
+    /// Known servers by pid: their start, and when they were last looked at.
+    servers: HashMap<u32, (BootTime, BootTime)>,
     next_scan: BootTime,
     refused: u64,
 }
@@ -86,7 +86,9 @@ impl Watcher {
                 if self.is_candidate(filename) || is_known_name(comm) {
                     self.wait_for(pid, uid, time);
                 }
-                self.servers.remove(&pid).map(|_| pid)
+                // One that was told late is what made it the server that was found.
+                let newer = self.servers.get(&pid).is_some_and(|(_, seen)| time > *seen);
+                newer.then(|| self.servers.remove(&pid)).flatten().map(|_| pid)
             }
             ProcessEvent::Exit { pid, .. } => {
                 self.pending.remove(&pid);
@@ -135,7 +137,7 @@ impl Watcher {
     /// Takes the answer to [`Look::At`]; returns whether this is a server that was not known.
     pub fn looked(&mut self, pid: u32, answer: Result<&Server, &Refusal>, now: BootTime) -> bool {
         let refusal = match answer {
-            Ok(server) => return self.found(server),
+            Ok(server) => return self.found(server, now),
             Err(refusal) => refusal,
         };
         let Some(pending) = self.pending.get_mut(&pid) else { return false };
@@ -151,10 +153,15 @@ impl Watcher {
         false
     }
 
-    /// Takes a server found by any way; returns whether it was not known.
-    pub fn found(&mut self, server: &Server) -> bool {
+    fn found(&mut self, server: &Server, now: BootTime) -> bool {
         self.pending.remove(&server.pid);
-        self.servers.insert(server.pid, server.start) != Some(server.start)
+        let before = self.servers.insert(server.pid, (server.start, now));
+        before.is_none_or(|(start, _)| start != server.start)
+    }
+
+    /// Records were lost: what they told of is looked for at once.
+    pub fn look_everywhere(&mut self) {
+        self.next_scan = BootTime(0);
     }
 
     /// Forgets a server that has ended unseen.

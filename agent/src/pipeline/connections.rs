@@ -344,6 +344,13 @@ impl Connections {
         }
     }
 
+    /// Ends what belongs to processes that are gone, whose exits were not told.
+    pub fn end_of_gone(&mut self, processes: &ProcessTable) {
+        self.titles.retain(|pid, _| processes.is_alive(*pid));
+        let gone = self.by_pid.iter().filter(|(pid, _)| !processes.is_alive(**pid));
+        self.ends.extend(gone.flat_map(|(_, sockets)| sockets));
+    }
+
     /// The ends that were told; to be passed to `end` when their last bytes have been read.
     pub fn take_ends(&mut self) -> Vec<SocketId> {
         std::mem::take(&mut self.ends)

@@ -36,6 +36,8 @@ const PATIENCE: u32 = 3;
 const LONGEST_WAIT: Duration = Duration::from_millis(100);
 /// How often losses are looked at, quotas refilled and the clock compared.
 const HOUSEKEEPING_NS: u64 = 1_000_000_000;
+/// How often at most all of procfs is read because records were lost.
+const CATCH_UP_NS: u64 = 10_000_000_000;
 
 /// Captures on the calling thread until `service.shutdown`. `ready` is called once, when everything is
 /// attached, with a sentence for `systemctl status`.
@@ -65,6 +67,8 @@ pub fn run(
         live,
         decode_errors: 0,
         last_drops: 0,
+        control_lost: 0,
+        next_catch_up: BootTime(0),
         next_housekeeping: BootTime(0),
         data_peak: 0,
         control_peak: 0,
@@ -121,6 +125,9 @@ struct State {
     live: Arc<Hub>,
     decode_errors: u64,
     last_drops: u64,
+    /// Control records that were lost when procfs was last read for it.
+    control_lost: u64,
+    next_catch_up: BootTime,
     next_housekeeping: BootTime,
     data_peak: usize,
     control_peak: usize,
@@ -211,6 +218,7 @@ impl State {
         self.connections.poll(now);
         self.servers.refill_quotas(capture);
         capture.flush_log();
+        self.catch_up(capture, now);
         let drops: u64 = capture.drops().iter().map(|(_, counter)| counter.events).sum();
         let new = drops.saturating_sub(self.last_drops);
         self.last_drops = drops;
@@ -224,6 +232,24 @@ impl State {
                 message: format!("{new} records were lost; `dbwarden status` says why"),
             });
         }
+    }
+
+    /// Where control records were lost, procfs tells which processes have come and gone.
+    fn catch_up(&mut self, capture: &Capture, now: BootTime) {
+        let of_control = |(reason, _): &(_, _)| *reason == dbwarden_common::Drop::ControlRingFull;
+        let drops = capture.drops();
+        let lost = drops.iter().find(|drop| of_control(drop)).map_or(0, |(_, lost)| lost.events);
+        if lost == self.control_lost || now < self.next_catch_up {
+            return;
+        }
+        self.control_lost = lost;
+        self.next_catch_up = BootTime(now.0 + CATCH_UP_NS);
+        if let Err(error) = self.processes.seed(now) {
+            tracing::warn!(%error, "can't read the host's processes after records were lost");
+            return;
+        }
+        self.connections.end_of_gone(&self.processes);
+        self.servers.look_everywhere();
     }
 
     fn snapshot(&self, capture: &Capture) -> Snapshot {

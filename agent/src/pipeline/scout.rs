@@ -29,7 +29,9 @@ pub enum Request {
     Candidates,
     /// Whether this is one.
     Server(u32),
-    /// Whether it is one, and which connections it had before it was watched.
+    /// Whether it is one, and which processes are its own.
+    ServerWithProcesses(u32),
+    /// All that, and which connections it had before it was watched.
     ServerWithResidents(u32),
 }
 
@@ -86,6 +88,21 @@ impl Scout {
         if self.queue.len() < MAX_QUEUE && self.queued.insert(request) {
             self.queue.push_back(request);
         }
+    }
+
+    /// Likewise, before all others.
+    pub fn look_next(&mut self, request: Request) {
+        if self.queued.insert(request) {
+            self.queue.push_front(request);
+        }
+    }
+
+    /// Spares the looks that wait for these: they are a server's own processes.
+    pub fn spare(&mut self, pids: &[u32]) {
+        for request in pids.iter().map(|pid| Request::Server(*pid)) {
+            self.queued.remove(&request);
+        }
+        self.queue.retain(|request| self.queued.contains(request));
     }
 
     /// Whether an answer is still to come.
@@ -184,7 +201,9 @@ impl Request {
     fn pid(self) -> Option<u32> {
         match self {
             Request::Candidates => None,
-            Request::Server(pid) | Request::ServerWithResidents(pid) => Some(pid),
+            Request::Server(pid)
+            | Request::ServerWithProcesses(pid)
+            | Request::ServerWithResidents(pid) => Some(pid),
         }
     }
 }
@@ -211,21 +230,76 @@ impl Worker {
 }
 
 fn look(procfs: &Procfs, rules: &[ServerRule], request: Request) -> Answer {
-    let (pid, with_residents) = match request {
+    let (pid, with_processes, with_residents) = match request {
         Request::Candidates => return Answer::Candidates(discovery::candidates(procfs, rules)),
-        Request::Server(pid) => (pid, false),
-        Request::ServerWithResidents(pid) => (pid, true),
+        Request::Server(pid) => (pid, false, false),
+        Request::ServerWithProcesses(pid) => (pid, true, false),
+        Request::ServerWithResidents(pid) => (pid, true, true),
     };
-    let found = discovery::inspect(procfs, pid, rules).map(|server| {
+    let found = discovery::inspect(procfs, pid, rules).map(|mut server| {
         let libraries = server
             .tls
             .iter()
             .map(|library| (library.path.display().to_string(), library.open(procfs)))
             .collect();
+        if with_processes {
+            server.descendants = discovery::descendants(procfs, pid).unwrap_or_default();
+        }
         let residents = with_residents
             .then(|| discovery::residents(procfs, &server, super::now).ok())
             .flatten();
         Box::new(Found { server, libraries, residents })
     });
     Answer::Server(pid, found)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::symlink, path::Path};
+
+    use nix::{sys::stat::Mode, unistd::mkfifo};
+
+    use super::*;
+
+    /// A process in a made-up procfs. To read one that hangs waits for ever.
+    fn process(root: &Path, pid: u32, uid: u32, hangs: bool) {
+        let folder = root.join(pid.to_string());
+        fs::create_dir(&folder).unwrap();
+        symlink("/x/postgres", folder.join("exe")).unwrap();
+        fs::write(folder.join("status"), format!("Uid:\t{uid}\n")).unwrap();
+        if hangs {
+            mkfifo(&folder.join("stat"), Mode::S_IRUSR).unwrap();
+        }
+    }
+
+    #[test]
+    fn who_hangs_the_scout_hangs_alone() {
+        let root = tempfile::tempdir().unwrap();
+        for pid in 1..=3 {
+            process(root.path(), pid, 1000, true);
+        }
+        process(root.path(), 4, 1000, false);
+        process(root.path(), 5, 1001, false);
+        let mut scout = Scout::new(Procfs::at(root.path()), Vec::new());
+        for pid in 1..=5 {
+            scout.look(Request::Server(pid));
+        }
+        scout.look(Request::Candidates);
+        let mut answers = Vec::new();
+        while let Some(answer) = scout.wait() {
+            answers.push(match answer {
+                Answer::Server(pid, Err(Refusal::Hangs)) => format!("{pid} hangs"),
+                Answer::Server(pid, Err(_)) => format!("{pid} is none"),
+                Answer::Server(pid, Ok(_)) => format!("{pid} is one"),
+                Answer::Candidates(pids) => {
+                    let mut pids = pids.unwrap();
+                    pids.sort_unstable();
+                    format!("{pids:?}")
+                }
+            });
+        }
+        // After two of a user's, no other of his is tried.
+        let expected = ["1 hangs", "2 hangs", "3 hangs", "4 hangs", "5 is none", "[1, 2, 3, 4, 5]"];
+        assert_eq!(answers, expected);
+    }
 }

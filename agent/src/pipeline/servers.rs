@@ -156,6 +156,11 @@ impl Servers {
         }
     }
 
+    /// Process records were lost, and servers with them, perhaps.
+    pub fn look_everywhere(&mut self) {
+        self.watcher.look_everywhere();
+    }
+
     /// A process listens on a port now: perhaps a server whose sockets were awaited.
     pub fn listening(&mut self, pid: u32, time: BootTime) {
         self.watcher.listening(pid, time);
@@ -260,7 +265,9 @@ impl Servers {
         let tracked: HashSet<u32> =
             numbers.flat_map(|(number, _)| capture.tracked_pids(number as u32)).collect();
         for pid in candidates {
-            if servers.contains(pid) || !tracked.contains(pid) {
+            if servers.contains(pid) {
+                self.scout.look(Request::ServerWithProcesses(*pid));
+            } else if !tracked.contains(pid) {
                 self.scout.look(Request::Server(*pid));
             }
         }
@@ -281,6 +288,7 @@ impl Servers {
             slot.as_ref()
                 .is_some_and(|w| w.server.pid == server.pid && w.server.start == server.start)
         });
+        self.scout.spare(&server.descendants);
         let index = match known {
             Some(index) => index,
             None => self.room_for(&server)?,
@@ -316,10 +324,9 @@ impl Servers {
         if let Some(slot) = self.watched.get_mut(index) {
             *slot = Some(watched);
         }
-        // Again, now that it is tracked: for backends that were born meanwhile, and for the connections
-        // that were there before.
+        // Again, now that it is tracked: for the processes and the connections that were there before.
         if let Some(Some(watched)) = self.watched.get(index) {
-            self.scout.look(Request::ServerWithResidents(watched.server.pid));
+            self.scout.look_next(Request::ServerWithResidents(watched.server.pid));
         }
         Some(index)
     }
