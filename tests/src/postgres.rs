@@ -350,7 +350,8 @@ impl Postgres {
         let text = fs::read_to_string(&file)
             .with_context(|| format!("reading the server's log {}", file.display()))?;
         let entry = |line: &str| {
-            serde_json::from_str(line).with_context(|| format!("a line of the server's log: {line}"))
+            serde_json::from_str(line)
+                .with_context(|| format!("a line of the server's log: {line}"))
         };
         text.lines().map(entry).collect()
     }

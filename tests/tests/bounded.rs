@@ -71,7 +71,9 @@ fn thousands_of_connections() -> Result<()> {
     for round in 0..ROUNDS {
         // All of them at once, with answers of several kilobytes.
         for wire in &mut busy {
-            wire.send_extended(&format!("SELECT repeat('x', 100), {round} FROM generate_series(1, 40)"))?;
+            wire.send_extended(&format!(
+                "SELECT repeat('x', 100), {round} FROM generate_series(1, 40)"
+            ))?;
         }
         for wire in &mut busy {
             ensure!(wire.answer()?.rows == 40);
@@ -122,7 +124,11 @@ fn a_statement_of_200_mb() -> Result<()> {
         let number = |name: &str| seen[name].as_u64().unwrap_or_default();
         let (truncated, lost) = (number("truncated_bytes"), number("lost_bytes"));
         println!("{} bytes kept, {truncated} truncated, {lost} lost", kept.len());
-        ensure!(kept.len() as u64 + truncated + lost >= text.len() as u64, "more is missing: {}", text.len());
+        ensure!(
+            kept.len() as u64 + truncated + lost >= text.len() as u64,
+            "more is missing: {}",
+            text.len()
+        );
         // A little more than the text: the message around it.
         ensure!(kept.len() as u64 + truncated + lost <= text.len() as u64 + 64);
         ensure!(number("bytes_in") >= text.len() as u64);
@@ -162,7 +168,10 @@ fn garbage() -> Vec<(&'static str, Vec<u8>)> {
         ("long", random(200_000)),
         ("a length too large", b"\x7f\xff\xff\xff\0\x03\0\0user\0".to_vec()),
         ("a session, then random", [startup.clone(), random(5_000)].concat()),
-        ("a session, then a length too large", [startup, b"Q\xff\xff\xff\xffSELECT 1".to_vec()].concat()),
+        (
+            "a session, then a length too large",
+            [startup, b"Q\xff\xff\xff\xffSELECT 1".to_vec()].concat(),
+        ),
     ]
 }
 

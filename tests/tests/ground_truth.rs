@@ -194,8 +194,7 @@ fn compare(log: &Conversations, seen: &Conversations) -> Result<usize> {
 
 fn agree(logged: &Statement, seen: &Statement) -> Result<()> {
     if logged.said != seen.said {
-        let brief =
-            |said: &Said| Said { text: brief(&said.text), ..said.clone() };
+        let brief = |said: &Said| Said { text: brief(&said.text), ..said.clone() };
         bail!("log {:?}, dbwarden {:?}", brief(&logged.said), brief(&seen.said));
     }
     let what = brief(&logged.said.text);
@@ -251,7 +250,8 @@ fn check_plain_facts(record: &Value, postgres: &Postgres) -> Result<()> {
     ensure!(record["joined_midstream"] == false, "{what}: joined");
     let transport = record["transport"].as_str().unwrap_or_default();
     let application = record["application"].as_str().unwrap_or_default();
-    let expected = ["unix", "tcp6", "tcp", "tls"].into_iter().find(|way| application.ends_with(way));
+    let expected =
+        ["unix", "tcp6", "tcp", "tls"].into_iter().find(|way| application.ends_with(way));
     if let Some(expected) = expected {
         ensure!(transport == expected.trim_end_matches('6'), "{application} came by {transport}");
     }
@@ -339,7 +339,10 @@ fn psql(postgres: &Postgres, folder: &Path) -> Result<()> {
         command.args(["-v", "ON_ERROR_STOP=0", "-f", &script]);
         said(command.env("PGAPPNAME", format!("psql-{way}")).env("PGCLIENTENCODING", "UTF8"))?;
         let mut command = postgres.psql_command(via);
-        command.args(["-c", "SELECT 1 /* rows 1 */; SELECT g /* rows 9 */ FROM generate_series(1, 9) g"]);
+        command.args([
+            "-c",
+            "SELECT 1 /* rows 1 */; SELECT g /* rows 9 */ FROM generate_series(1, 9) g",
+        ]);
         said(command.env("PGAPPNAME", format!("psql-c-{way}")))?;
     }
     Ok(())
@@ -399,8 +402,15 @@ with psycopg.connect(sys.argv[1]) as db:
 
 fn psycopg(postgres: &Postgres) -> Result<()> {
     for (via, way) in WAYS {
-        let conninfo = postgres.conninfo(via).replace("user=postgres dbname=postgres", "user=ada dbname=books");
-        said(python()?.args(["-c", PSYCOPG]).arg(conninfo).env("PGAPPNAME", format!("psycopg-{way}")))?;
+        let conninfo = postgres
+            .conninfo(via)
+            .replace("user=postgres dbname=postgres", "user=ada dbname=books");
+        said(
+            python()?
+                .args(["-c", PSYCOPG])
+                .arg(conninfo)
+                .env("PGAPPNAME", format!("psycopg-{way}")),
+        )?;
     }
     Ok(())
 }
@@ -437,21 +447,23 @@ async fn tokio_postgres(conninfo: &str, way: &str) -> Result<()> {
     ensure!(failed == 10, "{failed} of 40 failed");
 
     let transaction = client.transaction().await?;
-    let portal = transaction
-        .bind("SELECT g /* rows 25 */ FROM generate_series(1, 25) g", &[])
-        .await?;
+    let portal =
+        transaction.bind("SELECT g /* rows 25 */ FROM generate_series(1, 25) g", &[]).await?;
     for expected in [10, 10, 5] {
         ensure!(transaction.query_portal(&portal, 10).await?.len() == expected);
     }
     // Left before its last row.
-    let left = transaction
-        .bind("SELECT g /* rows 10 */ FROM generate_series(1, 1000) g", &[])
-        .await?;
+    let left =
+        transaction.bind("SELECT g /* rows 10 */ FROM generate_series(1, 1000) g", &[]).await?;
     ensure!(transaction.query_portal(&left, 10).await?.len() == 10);
     drop((portal, left));
     transaction.commit().await?;
 
-    client.batch_execute("CREATE TEMP TABLE t (line text); SELECT 1 /* rows 1 */; SELECT 2 /* rows 1 */").await?;
+    client
+        .batch_execute(
+            "CREATE TEMP TABLE t (line text); SELECT 1 /* rows 1 */; SELECT 2 /* rows 1 */",
+        )
+        .await?;
     client.simple_query("").await?;
     client.query("/* unlogged: empty */", &[]).await?;
     let mut sink = std::pin::pin!(client.copy_in("COPY t FROM STDIN /* rows 3000 */").await?);

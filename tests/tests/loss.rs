@@ -29,7 +29,9 @@ impl Numbered {
     fn text(self) -> String {
         let Numbered { number } = self;
         if self.fails() {
-            return format!("SELECT 1 / (g - g) /* number {number} */ FROM generate_series(1, 1) g");
+            return format!(
+                "SELECT 1 / (g - g) /* number {number} */ FROM generate_series(1, 1) g"
+            );
         }
         let (rows, width) = (self.rows(), WIDTHS[(number % 5) as usize]);
         let filler = "x".repeat((number % 11 * 100) as usize);
@@ -191,7 +193,9 @@ fn what_is_lost_is_counted_to_the_byte_and_what_follows_is_right() -> Result<()>
 fn pgbench_script(folder: &Path) -> Result<String> {
     let script = folder.join("script.sql");
     let statement = |(from, to)| {
-        format!("\\set n random({from}, {to})\nSELECT repeat('b', 200) FROM generate_series(1, :n);\n")
+        format!(
+            "\\set n random({from}, {to})\nSELECT repeat('b', 200) FROM generate_series(1, :n);\n"
+        )
     };
     let statements: String = [(1, 40), (1, 3), (50, 300)].into_iter().map(statement).collect();
     std::fs::write(&script, statements)?;
@@ -216,10 +220,8 @@ fn under_load_a_stopped_agent_never_pairs_an_answer_with_another_request() -> Re
     let script = pgbench_script(folder.path())?;
     for mode in ["simple", "extended", "prepared"] {
         let watch = agent.watch()?;
-        let mut pgbench = postgres.pgbench_command(
-            Via::Tcp,
-            &["-n", "-M", mode, "-f", &script, "-c", "8", "-T", "4"],
-        );
+        let mut pgbench = postgres
+            .pgbench_command(Via::Tcp, &["-n", "-M", mode, "-f", &script, "-c", "8", "-T", "4"]);
         pgbench.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let before = total(&agent, "lost_bytes")?;
         let mut running = Running::start("pgbench", &mut pgbench, Signal::SIGINT)?;

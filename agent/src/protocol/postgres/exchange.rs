@@ -495,7 +495,8 @@ impl Exchange {
         }
         let max_rows = execute.as_ref().map_or(0, |execute| execute.max_rows);
         let portal = execute.and_then(|execute| {
-            let ignored = if self.skipping { self.ignored_portals.find(execute.portal) } else { None };
+            let ignored =
+                if self.skipping { self.ignored_portals.find(execute.portal) } else { None };
             ignored.or_else(|| self.portals.find(execute.portal))
         });
         let Some(portal) = portal else {
