@@ -219,6 +219,8 @@ fn snapshot(n_statements: u64) -> Snapshot {
             bytes_in: main.bytes_in,
             bytes_out: main.bytes_out,
             drops: [("ring full".to_owned(), 3)].into(),
+            dropped_bytes: [("ring full".to_owned(), 9_210)].into(),
+            lost_bytes: 9_210,
             blind_connections: 2,
             unobservable_bytes: 0,
             sync_losses: 1,
