@@ -544,8 +544,6 @@ fn what_postgres_logs_is_what_dbwarden_reports() -> Result<()> {
     let log = logged(&postgres.log()?.split_off(before));
     let n_logged: usize = log.values().flatten().map(Vec::len).sum();
     let records = collect(&watch, &postgres)?;
-    std::fs::write("/tmp/wt-target/records.json", serde_json::to_string(&records)?)?;
-    std::fs::write("/tmp/wt-target/log.json", format!("{log:#?}"))?;
     let n = compare(&log, &reported(&records))?;
     assert_eq!(n, n_logged);
     let status = agent.status()?;
@@ -561,7 +559,7 @@ fn what_postgres_logs_is_what_dbwarden_reports() -> Result<()> {
         let found: Vec<&Value> = records.iter().filter(|r| text(r).contains(what)).collect();
         assert_eq!(found.len(), n, "{what}");
         let not_run = |record: &&Value| record["error_message"].is_string();
-        assert_eq!(found.iter().all(|r| not_run(r)), what.contains("behind"), "{what}");
+        assert_eq!(found.iter().all(not_run), what.contains("behind"), "{what}");
     }
     println!("{n} statements as logged, {n_rows_checked} with the rows that their texts tell");
     Ok(())

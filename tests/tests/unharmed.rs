@@ -15,8 +15,8 @@ use dbwarden_tests::{Agent, Postgres, Running, Via, await_until, need_root};
 use nix::sys::signal::Signal;
 
 const KILLS: u32 = 50;
-/// No transaction may take so long, on however busy a machine: a stalled database takes for ever.
-const STALL_MS: &str = "5000";
+/// No transaction may be so late, on however busy a machine: a stalled database takes for ever.
+const STALL_MS: f64 = 5_000.0;
 
 /// Ids of the BPF programs that a process holds.
 fn programs_of(pid: u32) -> Result<HashSet<u32>> {
@@ -87,7 +87,8 @@ impl Library {
 fn load(postgres: &Postgres, via: Via, mode: &str, stop: &AtomicBool) -> Result<u64> {
     let mut n = 0;
     while !stop.load(Ordering::Relaxed) {
-        let arguments = ["-n", "-M", mode, "-c", "2", "-T", "5", "--latency-limit", STALL_MS];
+        // Load enough to be hit, and room for the agent to start in.
+        let arguments = ["-n", "-M", mode, "-c", "4", "-R", "100", "-T", "3"];
         let output = postgres.pgbench_command(via, &arguments).stdin(Stdio::null()).output()?;
         let report = String::from_utf8_lossy(&output.stdout);
         let complaints = String::from_utf8_lossy(&output.stderr);
@@ -97,8 +98,10 @@ fn load(postgres: &Postgres, via: Via, mode: &str, stop: &AtomicBool) -> Result<
         let failed =
             value("number of failed transactions: ").context("no failures in the report")?;
         ensure!(failed.starts_with("0 "), "{via:?}: {failed} failed");
-        let late = report.lines().find(|line| line.contains("latency limit:")).unwrap_or_default();
-        ensure!(late.contains("limit: 0/"), "{via:?}: {late}");
+        let lag = value("rate limit schedule lag: avg ").context("no lag in the report")?;
+        let max = lag.split_once("(max ").and_then(|(_, max)| max.split_once(')'));
+        let max: f64 = max.context("no longest lag in the report")?.0.parse()?;
+        ensure!(max < STALL_MS, "{via:?}: a transaction was {max} ms late");
         let transactions = value("number of transactions actually processed: ").unwrap_or_default();
         n += transactions.trim().parse::<u64>()?;
     }
@@ -119,10 +122,9 @@ fn fifty_kills_under_load_harm_nobody_and_leave_nothing() -> Result<()> {
         Ok(postgres.psql(Via::Unix, query)?.parse().ok())
     })?;
     let library = Library::of(pid)?;
-    ensure!(
-        library.changed_bytes()? == 0,
-        "somebody else's probes are there: use a private libssl"
-    );
+    // Another agent of this host may just be leaving.
+    let untouched = || Ok((library.changed_bytes()? == 0).then_some(()));
+    await_until("a libssl without probes", untouched)?;
     let uprobe_events = || fs::read_to_string("/sys/kernel/tracing/uprobe_events");
     let events_before = uprobe_events().unwrap_or_default();
 
@@ -148,6 +150,9 @@ fn fifty_kills_under_load_harm_nobody_and_leave_nothing() -> Result<()> {
                     ensure!(!still_loaded(&programs)?.is_empty(), "no programs are loaded");
                 }
                 agent.kill()?;
+                if kill % 10 == 0 {
+                    println!("{kill} kills after {:.1} s", begun.elapsed().as_secs_f64());
+                }
             }
             Ok(())
         })();
@@ -163,7 +168,7 @@ fn fifty_kills_under_load_harm_nobody_and_leave_nothing() -> Result<()> {
     await_until("the end of all programs", || {
         Ok(still_loaded(&programs)?.is_empty().then_some(()))
     })?;
-    await_until("the end of all probes", || Ok((library.changed_bytes()? == 0).then_some(())))?;
+    await_until("the end of all probes", untouched)?;
     assert_eq!(uprobe_events().unwrap_or_default(), events_before);
     assert!(n_transactions > 0);
     println!(
