@@ -1,5 +1,7 @@
-//! A server without a database: it moves bytes over its sockets with whichever system call a test names,
-//! and says how many it moved. One command a line on standard input, one answer a line.
+//! A server without a database: it moves bytes over its sockets with whichever system call a test names, and
+//! says how many it moved.
+
+// One command a line on standard input, one answer a line on standard output.
 
 use std::{
     fs::File,
