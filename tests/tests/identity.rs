@@ -66,7 +66,7 @@ fn connections_from_before_are_joined() -> Result<()> {
             command.args(["-XAtq", "-d", &postgres.conninfo_as(via, user, "postgres")]);
             Session::start(&mut command)
         };
-        let mut sessions = vec![
+        let mut sessions = [
             (session(Via::Unix, "carol")?, json!({"db_user": "carol", "transport": "unix"})),
             (session(Via::Tcp, "carol")?, json!({"db_user": "carol", "transport": "tcp"})),
             (session(Via::Tcp6, "postgres")?, json!({"db_user": "postgres"})),
@@ -116,7 +116,8 @@ fn clients_are_named() -> Result<()> {
     let agent = Agent::builder().start()?;
     let watch = agent.watch_only(&["--server", &format!("pg-{}", postgres.port())])?;
     let at = |name: &str| json!({"os_user": name});
-    let cases: [(&str, Via, &[&str], &[&str], Value); 7] = [
+    type Case<'a> = (&'a str, Via, &'a [&'a str], &'a [&'a str], Value);
+    let cases: [Case<'_>; 7] = [
         ("unix", Via::Unix, &["env"], &[], at("root")),
         ("tcp", Via::Tcp, &["env"], &[], at("root")),
         ("tcp6", Via::Tcp6, &["env"], &[], json!({"client_address": "::1"})),
