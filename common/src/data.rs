@@ -4,9 +4,9 @@ use crate::plain;
 
 /// Most payload bytes one record holds; a TLS record's plaintext fits.
 pub const MAX_PAYLOAD: usize = 16 * 1024;
-/// Most steps over the memory of one call: one for each `iovec` and one for each record. What they don't
-/// reach counts as lost.
-pub const MAX_ROUNDS: u32 = 1024;
+/// Most steps over the memory of one call: one for each `iovec` and one for each record; 1024 vectors are
+/// the most that the kernel takes. What they don't reach counts as lost.
+pub const MAX_ROUNDS: u32 = 4096;
 
 /// Client to server.
 pub const REQUEST: u8 = 0;

@@ -14,7 +14,7 @@ use dbwarden_common::{
 };
 
 use crate::{
-    kernel,
+    atomic, kernel,
     maps::{ASLEEP, BUDGETS, CONTROL, DATA, QUOTA, count},
 };
 
@@ -92,17 +92,17 @@ pub fn control<T: 'static>() -> Option<RingBufEntry<T>> {
 #[inline(always)]
 pub fn call(call: &Call, source: Source, connection: *mut Connection, tracked: Tracked) {
     let (direction, layer) = ((call.direction & 1) as usize, (call.layer & 1) as usize);
+    // Two threads may write to one socket at once: each takes a place of its own.
     // SAFETY: a value of `CONNECTIONS`, whose memory stays valid for this program's run.
     let (position, dropped) = unsafe {
-        let position = (*connection).position[direction][layer];
-        (*connection).position[direction][layer] = position + call.len;
+        let position = atomic::add(&raw mut (*connection).position[direction][layer], call.len);
         (position, (*connection).dropped[direction][layer])
     };
     let lost =
         if within_quota(call, tracked) { copy(call, source, position, dropped) } else { call.len };
     if lost > 0 {
         // SAFETY: as above.
-        unsafe { (*connection).dropped[direction][layer] = dropped + lost };
+        unsafe { atomic::add(&raw mut (*connection).dropped[direction][layer], lost) };
     }
 }
 
@@ -163,19 +163,26 @@ fn copy(call: &Call, source: Source, position: u64, dropped: u64) -> u64 {
     if source.n_vectors == 0 {
         walk.place.at = source.at;
         walk.place.at_left = call.len;
+        // Most calls by far: one small buffer that is wanted whole needs no loop.
+        if call.len <= SMALL as u64 && call.len <= budget.head {
+            let sent = sized::<SMALL>(&walk, &walk.place, call.len, wakeup());
+            return if sent { 0 } else { call.len };
+        }
     } else {
         walk.place.vectors = source.at;
         walk.place.vectors_left = source.n_vectors;
     }
     // SAFETY: `step` gets the walk, which outlives the loop.
     unsafe { bpf_loop(MAX_ROUNDS, step as *mut c_void, (&raw mut walk).cast(), 0) };
-    let Some(end) = walk.place() else { return call.len };
-    let unreached = end.len - end.offset;
+    let unreached = call.len - walk.place.offset;
     if unreached > 0 {
         count(Drop::TooManyIovecs, unreached);
     }
-    end.lost + unreached
+    walk.place.lost + unreached
 }
+
+/// The smallest record's room for bytes: most statements, and answers of a row or two.
+const SMALL: usize = 256;
 
 /// A walk over the memory of one call.
 struct Walk {
@@ -239,11 +246,7 @@ unsafe extern "C" fn step(_round: u64, walk: *mut Walk) -> u64 {
         if place.offset < place.head && len > place.head - place.offset {
             len = place.head - place.offset;
         }
-        let mut header = walk.header;
-        header.position += place.offset;
-        header.call_offset = place.offset as u32;
-        header.dropped += place.lost;
-        if !record(&header, place.at, len) {
+        if !record(walk, &place, len) {
             walk.place.lost = place.lost + len;
         }
     }
@@ -255,21 +258,21 @@ unsafe extern "C" fn step(_round: u64, walk: *mut Walk) -> u64 {
 
 /// Sends one record in the smallest size that holds it; false if it was lost.
 #[inline(always)]
-fn record(header: &DataHeader, address: u64, len: u64) -> bool {
+fn record(walk: &Walk, place: &Place, len: u64) -> bool {
     let wakeup = wakeup();
-    if len <= 256 {
-        sized::<256>(header, address, len, wakeup)
+    if len <= SMALL as u64 {
+        sized::<SMALL>(walk, place, len, wakeup)
     } else if len <= 2048 {
-        sized::<2048>(header, address, len, wakeup)
+        sized::<2048>(walk, place, len, wakeup)
     } else if len <= 8192 {
-        sized::<8192>(header, address, len, wakeup)
+        sized::<8192>(walk, place, len, wakeup)
     } else {
-        sized::<MAX_PAYLOAD>(header, address, len, wakeup)
+        sized::<MAX_PAYLOAD>(walk, place, len, wakeup)
     }
 }
 
 #[inline(always)]
-fn sized<const N: usize>(header: &DataHeader, address: u64, len: u64, wakeup: u64) -> bool {
+fn sized<const N: usize>(walk: &Walk, place: &Place, len: u64, wakeup: u64) -> bool {
     let Some(mut entry) = DATA.reserve::<Record<N>>(0) else {
         count(Drop::RingFull, len);
         return false;
@@ -277,8 +280,12 @@ fn sized<const N: usize>(header: &DataHeader, address: u64, len: u64, wakeup: u6
     let record = entry.as_mut_ptr();
     // SAFETY: `record` is a reservation of this size; the helper writes `len` <= N bytes.
     let read = unsafe {
-        (&raw mut (*record).header).write(*header);
-        let captured = &raw mut (*record).header.captured;
+        let header = &raw mut (*record).header;
+        header.write(walk.header);
+        (*header).position = walk.header.position + place.offset;
+        (*header).dropped = walk.header.dropped + place.lost;
+        (*header).call_offset = place.offset as u32;
+        let captured = &raw mut (*header).captured;
         captured.write_volatile(len as u32);
         // Read back, the length is a number without a past for the verifier, which would else trace it
         // through every round of the loop. And a real minimum: masking with N - 1 would turn a full
@@ -286,7 +293,7 @@ fn sized<const N: usize>(header: &DataHeader, address: u64, len: u64, wakeup: u6
         let len = captured.read_volatile();
         let len = if len > N as u32 { N as u32 } else { len };
         let payload = (&raw mut (*record).payload).cast();
-        bpf_probe_read_user(payload, len, kernel::as_ptr(address))
+        bpf_probe_read_user(payload, len, kernel::as_ptr(place.at))
     };
     if read < 0 {
         entry.discard(BPF_RB_NO_WAKEUP);

@@ -9,7 +9,7 @@ use aya_ebpf::{
         generated::{bpf_get_current_task_btf, bpf_probe_read_kernel, bpf_task_pt_regs},
     },
 };
-use dbwarden_common::{Offsets, Tuple};
+use dbwarden_common::{ABSENT, Offsets, Tuple};
 
 /// Set by the loader. Constant once the map is frozen, so the verifier folds it.
 #[unsafe(no_mangle)]
@@ -52,12 +52,25 @@ pub fn current_task() -> u64 {
     unsafe { bpf_get_current_task_btf() as u64 }
 }
 
+/// Has the current task ever set up an io_uring?
+#[inline(always)]
+pub fn uses_io_uring() -> bool {
+    let offset = offset!(task_io_uring);
+    if offset == ABSENT {
+        return false;
+    }
+    // SAFETY: a typed pointer to a task that is certainly there, and the offset of one of its fields; no
+    // helper, because every call of a database pays for it.
+    unsafe { *(bpf_get_current_task_btf() as *const u8).add(offset as usize).cast::<u64>() != 0 }
+}
+
 /// The registers with which the current task entered the kernel: number and arguments of its system call.
 #[derive(Clone, Copy)]
 pub struct SyscallRegs {
     pub number: u64,
     pub args: [u64; 3],
     pub flags: u64,
+    /// 0 for a kernel thread of the process, as io_uring makes them: it is in no system call.
     pub stack: u64,
 }
 

@@ -6,6 +6,8 @@ use aya_ebpf::{
 };
 use dbwarden_common::{Budget, Connection, Counter, Drop, ListenerKey, N_DROPS, Tracked};
 
+use crate::atomic;
+
 /// Bytes of the databases' connections. Sized by the loader.
 #[map]
 pub static DATA: RingBuf = RingBuf::with_byte_size(16 * 1024 * 1024, 0);
@@ -97,10 +99,11 @@ pub struct TlsSocket {
 #[inline(always)]
 pub fn count(reason: Drop, bytes: u64) {
     if let Some(counter) = COUNTERS.get_ptr_mut(reason as u32) {
-        // SAFETY: this CPU's own slot.
+        // Programs can be preempted: another may count in this CPU's slot in between.
+        // SAFETY: a map value.
         unsafe {
-            (*counter).events += 1;
-            (*counter).bytes += bytes;
+            atomic::add(&raw mut (*counter).events, 1);
+            atomic::add(&raw mut (*counter).bytes, bytes);
         }
     }
 }

@@ -1,9 +1,13 @@
 //! What the databases' processes read from and write to their sockets, and the lives of those sockets.
 
+use core::ffi::c_void;
+
 use aya_ebpf::{
     helpers::{
         bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
-        generated::{bpf_get_socket_cookie, bpf_ktime_get_boot_ns, bpf_probe_read_kernel},
+        generated::{
+            bpf_get_socket_cookie, bpf_ktime_get_boot_ns, bpf_loop, bpf_probe_read_kernel,
+        },
     },
     macros::{btf_tracepoint, tracepoint},
     programs::{BtfTracePointContext, TracePointContext},
@@ -16,6 +20,7 @@ use dbwarden_common::{
 };
 
 use crate::{
+    atomic,
     emit::{self, Call, Source},
     kernel::{self, AF_INET, AF_INET6, AF_UNIX, SyscallRegs, field, offset},
     maps::{
@@ -23,6 +28,13 @@ use crate::{
         TlsSocket, count,
     },
 };
+
+/// The cookie of a TCP socket that a tracked process connects: its bytes are never looked at, and it is
+/// forgotten when it ends, so it needs no real one.
+const CONNECTED: u64 = 0;
+
+/// A stale entry that somebody replaces at this moment.
+const CLAIMED: u64 = u64::MAX;
 
 const MSG_OOB: u64 = 0x1;
 const MSG_PEEK: u64 = 0x2;
@@ -63,9 +75,8 @@ fn with_cookie(ctx: &BtfTracePointContext, sock: u64, len: u64, direction: u8, d
     let mut source = if discarded { Source::UNREADABLE } else { source_of(&regs, direction) };
     // io_uring completes receives on the way out of whatever call the thread was in: only the
     // descriptor can tell whose buffer the registers name.
-    if field::<u64>(kernel::current_task(), offset!(task_io_uring)).is_some_and(|ring| ring != 0)
-        && kernel::socket_of_fd(regs.args[0]).is_none_or(|(named, _)| named != sock)
-    {
+    let named = || kernel::socket_of_fd(regs.args[0]).map(|(named, _)| named);
+    if regs.stack == 0 || (kernel::uses_io_uring() && named() != Some(sock)) {
         source = Source::UNREADABLE;
     }
     let seen = Transfer { pid_tgid, tracked, sock, cookie, len, direction, stack: regs.stack };
@@ -83,8 +94,10 @@ pub fn syscall_exit_read(ctx: TracePointContext) -> u32 {
         RECVMSG => exit.regs.args[2],
         _ => 0,
     };
+    // `splice` is not followed, only counted.
+    let discarded = flags & MSG_TRUNC != 0 || exit.regs.number == SPLICE;
     if flags & (MSG_OOB | MSG_PEEK | MSG_ERRQUEUE) == 0 {
-        exit.transfer(&ctx, REQUEST, exit.regs.args[0], flags & MSG_TRUNC != 0);
+        exit.transfer(&ctx, REQUEST, exit.regs.args[0], discarded);
     }
     0
 }
@@ -105,19 +118,35 @@ pub fn syscall_exit_write(ctx: TracePointContext) -> u32 {
 #[tracepoint]
 pub fn syscall_exit_many(ctx: TracePointContext) -> u32 {
     let Some(mut exit) = Exit::of(&ctx) else { return 0 };
-    // `struct mmsghdr` is a `msghdr` of 56 bytes and the length that the kernel left there.
-    let n_messages = exit.result;
-    let mut len = 0u64;
-    let mut index = 0;
-    while index < 64 && index < n_messages {
-        len += kernel::user::<u32>(exit.regs.args[1] + index * 64 + 56).unwrap_or(0) as u64;
-        index += 1;
+    let receives = exit.regs.number == RECVMMSG;
+    if receives && exit.regs.flags & (MSG_OOB | MSG_PEEK | MSG_ERRQUEUE) != 0 {
+        return 0;
     }
-    exit.result = len;
-    if len > 0 {
-        let direction = if exit.regs.number == RECVMMSG { REQUEST } else { RESPONSE };
+    let mut messages = Messages { at: exit.regs.args[1], len: 0 };
+    // SAFETY: `add_message` gets the messages, which outlive the loop.
+    unsafe {
+        bpf_loop(exit.result as u32, add_message as *mut c_void, (&raw mut messages).cast(), 0)
+    };
+    exit.result = messages.len;
+    if messages.len > 0 {
+        let direction = if receives { REQUEST } else { RESPONSE };
         exit.transfer(&ctx, direction, exit.regs.args[0], true);
     }
+    0
+}
+
+struct Messages {
+    /// An array of `struct mmsghdr` in user memory.
+    at: u64,
+    /// Bytes that they moved together.
+    len: u64,
+}
+
+/// A `struct mmsghdr` is a `msghdr` of 56 bytes and the length that the kernel left there.
+unsafe extern "C" fn add_message(index: u64, messages: *mut Messages) -> u64 {
+    // SAFETY: called by `bpf_loop` with the messages of `syscall_exit_many`.
+    let messages = unsafe { &mut *messages };
+    messages.len += kernel::user::<u32>(messages.at + index * 64 + 56).unwrap_or(0) as u64;
     0
 }
 
@@ -220,12 +249,22 @@ fn transfer(seen: &Transfer, source: Source) -> bool {
     let mut known = CONNECTIONS.get_ptr_mut(seen.sock);
     let mut first = false;
     // SAFETY: map values, valid for this program's run.
-    if known.is_none_or(|connection| unsafe { (*connection).cookie } != seen.cookie) {
-        open(seen);
-        first = true;
+    let cookie = known.map(|connection| unsafe { (*connection).cookie });
+    if cookie == Some(CONNECTED) {
+        return false;
+    }
+    if cookie != Some(seen.cookie) {
+        first = make_room(seen.sock, known) && open(seen);
         known = CONNECTIONS.get_ptr_mut(seen.sock);
     }
-    let Some(connection) = known else { return first };
+    // SAFETY: as above.
+    let ready = known.filter(|connection| unsafe { (**connection).cookie } == seen.cookie);
+    let Some(connection) = ready else {
+        if seen.len > 0 {
+            count(Drop::TableFull, seen.len);
+        }
+        return first;
+    };
     // SAFETY: as above.
     let (role, tls, ended) =
         unsafe { ((*connection).role, (*connection).tls, (*connection).ended) };
@@ -233,7 +272,7 @@ fn transfer(seen: &Transfer, source: Source) -> bool {
         return first;
     }
     if seen.len == 0 {
-        if ended == 0 {
+        if ended == 0 && at_end(seen) {
             // SAFETY: as above.
             unsafe { (*connection).ended = 1 };
             close(seen.sock, connection, (seen.pid_tgid >> 32) as u32, END_OF_STREAM);
@@ -260,6 +299,15 @@ fn transfer(seen: &Transfer, source: Source) -> bool {
     };
     emit::call(&call, source, connection, seen.tracked);
     first
+}
+
+/// Reading nothing is the end of the stream only where no buffer could have been filled: a call can ask
+/// for no bytes.
+#[inline(always)]
+fn at_end(seen: &Transfer) -> bool {
+    let shut: u8 = field(seen.sock, offset!(sock_shutdown)).unwrap_or(0);
+    let queued: u32 = field(seen.sock, offset!(sock_receive_queue_len)).unwrap_or(0);
+    shut & RCV_SHUTDOWN != 0 && queued == 0
 }
 
 /// Is this thread inside a call of the TLS library? Then the library's `SSL *` belongs to this socket.
@@ -298,27 +346,54 @@ const TCP_CLOSE: i32 = 7;
 const TCP_LAST_ACK: i32 = 9;
 const TCP_LISTEN: i32 = 10;
 const SOCK_STREAM: u16 = 1;
+const RCV_SHUTDOWN: u8 = 1;
 const SHUTDOWN_MASK: u8 = 3;
 
-/// Finds out what a socket is, and remembers and reports it if it is a database connection.
+/// Takes away what is known of an earlier socket at the same address. False if another thread, which
+/// uses the new socket too, does it at this moment.
 #[inline(always)]
-fn open(seen: &Transfer) {
-    let sock = seen.sock;
-    // A call can return after its socket's end was reported.
-    let state: u8 = field(sock, offset!(sock_state)).unwrap_or(0);
-    if state as i32 == TCP_CLOSE {
-        return;
+fn make_room(sock: u64, stale: Option<*mut Connection>) -> bool {
+    let Some(connection) = stale else { return true };
+    // SAFETY: a map value.
+    let claimed = unsafe {
+        let cookie = (*connection).cookie;
+        cookie != CLAIMED && atomic::replace(&raw mut (*connection).cookie, cookie, CLAIMED)
+    };
+    if !claimed {
+        return false;
     }
+    let _ = CONNECTIONS.remove(sock);
+    true
+}
+
+/// Finds out what a socket is, and remembers and reports it if it is a database connection. False if
+/// there is nothing to remember, or another thread was faster.
+#[inline(always)]
+fn open(seen: &Transfer) -> bool {
+    let sock = seen.sock;
     let family: u16 = field(sock, offset!(sock_family)).unwrap_or(0);
     let kind: u16 = field(sock, offset!(sock_type)).unwrap_or(0);
+    let state: u8 = field(sock, offset!(sock_state)).unwrap_or(0);
+    // A call can return after its socket's end was reported. One that was reset may still have bytes.
+    if state as i32 == TCP_CLOSE && seen.len == 0 {
+        return false;
+    }
     let mut role = 0;
     if kind == SOCK_STREAM {
         if family == AF_UNIX {
-            // An accepted socket shares its listener's address; one that connected has none.
+            // An accepted socket shares its listener's address; one that connected has none, and
+            // the two of a pair have neither.
             let address: u64 = field(sock, offset!(unix_addr)).unwrap_or(0);
-            role = if address != 0 { INBOUND } else { OUTBOUND };
+            let peer: u64 = field(sock, offset!(unix_peer)).unwrap_or(0);
+            let of_peer: u64 = field(peer, offset!(unix_addr)).unwrap_or(0);
+            if address != 0 {
+                role = INBOUND;
+            } else if of_peer != 0 {
+                role = OUTBOUND;
+            }
         } else if family == AF_INET || family == AF_INET6 {
-            let port: u16 = field(sock, offset!(sock_num)).unwrap_or(0);
+            // A socket that was reset has lost `skc_num`, but not this.
+            let port = field::<u16>(sock, offset!(inet_sport)).unwrap_or(0).swap_bytes();
             let key = ListenerKey { netns: kernel::netns_of(sock), port: port as u32 };
             // SAFETY: only its presence is looked at.
             role = if unsafe { LISTENERS.get(key) }.is_some() { INBOUND } else { OUTBOUND };
@@ -334,12 +409,14 @@ fn open(seen: &Transfer) {
         ended: 0,
         reserved: 0,
     };
-    if CONNECTIONS.insert(sock, connection, 0).is_err() {
-        count(Drop::TableFull, seen.len);
+    const BPF_NOEXIST: u64 = 1;
+    if CONNECTIONS.insert(sock, connection, BPF_NOEXIST).is_err() {
+        return CONNECTIONS.get_ptr_mut(sock).is_none();
     }
     if role != 0 {
         report_open(seen, role, family);
     }
+    true
 }
 
 #[inline(always)]
@@ -448,18 +525,33 @@ pub fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
         if old == TCP_SYN_SENT {
             let _ = CONNECTS.remove(sock);
         }
-        let Some(connection) = CONNECTIONS.get_ptr_mut(sock) else { return 0 };
-        // A half-closed socket still carries the other direction.
-        let shut: u8 = field(sock, offset!(sock_shutdown)).unwrap_or(SHUTDOWN_MASK);
-        if new == TCP_CLOSE || shut & SHUTDOWN_MASK == SHUTDOWN_MASK {
-            // SAFETY: a map value.
-            if unsafe { (*connection).role } != 0 {
-                close(sock, connection, 0, CLOSED);
-            }
-            let _ = CONNECTIONS.remove(sock);
+        // A half-closed socket still carries the other direction, and one that was shut down can be
+        // read until its queue is empty. One that was reset ends when its process lets it go: calls on
+        // it may be under way.
+        let shut: u8 = field(sock, offset!(sock_shutdown)).unwrap_or(0);
+        let queued: u32 = field(sock, offset!(sock_receive_queue_len)).unwrap_or(0);
+        if new != TCP_CLOSE && shut & SHUTDOWN_MASK == SHUTDOWN_MASK && queued == 0 {
+            ended(sock);
         }
     }
     0
+}
+
+/// The end of every TCP socket, if no change of state was it.
+#[btf_tracepoint(function = "tcp_destroy_sock")]
+pub fn tcp_destroy_sock(ctx: BtfTracePointContext) -> i32 {
+    ended(ctx.arg(0));
+    0
+}
+
+#[inline(always)]
+fn ended(sock: u64) {
+    let Some(connection) = CONNECTIONS.get_ptr_mut(sock) else { return };
+    // SAFETY: a map value.
+    if unsafe { (*connection).role } != 0 {
+        close(sock, connection, 0, CLOSED);
+    }
+    let _ = CONNECTIONS.remove(sock);
 }
 
 /// In the connecting process: its source port is not chosen yet, so its name waits for the handshake.
@@ -488,7 +580,7 @@ fn connecting(sock: u64) {
     }
     if let Some(tracked) = from_database {
         let connection = Connection {
-            cookie: 0,
+            cookie: CONNECTED,
             position: [[0; 2]; 2],
             dropped: [[0; 2]; 2],
             server: tracked.server,
@@ -501,8 +593,15 @@ fn connecting(sock: u64) {
             count(Drop::TableFull, 0);
         }
         let family: u16 = field(sock, offset!(sock_family)).unwrap_or(0);
-        let seen =
-            Transfer { pid_tgid, tracked, sock, cookie: 0, len: 0, direction: RESPONSE, stack: 0 };
+        let seen = Transfer {
+            pid_tgid,
+            tracked,
+            sock,
+            cookie: CONNECTED,
+            len: 0,
+            direction: RESPONSE,
+            stack: 0,
+        };
         report_open(&seen, OUTBOUND, family);
     }
 }

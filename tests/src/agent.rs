@@ -64,29 +64,39 @@ impl AgentBuilder {
             format!("[control]\nsocket = \"{}\"\n{}", control.display(), self.configuration);
         fs::write(&file, configuration)?;
 
-        let notify = Notify::listen(folder.path())?;
-        let log = File::create(folder.path().join("log"))?;
-        let mut command = Command::new(&program);
-        command
-            .args(["run", "--config"])
-            .arg(&file)
-            .args(&self.arguments)
-            .env("NOTIFY_SOCKET", notify.path())
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log);
-        let mut process = Running::start("dbwarden", &mut command, Signal::SIGTERM)?;
-        let ready = notify.await_ready(&mut process, "dbwarden");
-        let agent = Agent { process, program, control, folder };
+        let (process, ready) = launch(&program, folder.path(), &self.arguments)?;
+        let arguments = self.arguments;
+        let agent = Agent { process, program, arguments, control, folder };
         ready.with_context(|| format!("what dbwarden said:\n{}", agent.log()))?;
         Ok(agent)
     }
+}
+
+/// Starts it in its folder; with it, whether it has become ready.
+fn launch(program: &Path, folder: &Path, arguments: &[String]) -> Result<(Running, Result<()>)> {
+    let notify = Notify::listen(folder)?;
+    let log = File::options().create(true).append(true).open(folder.join("log"))?;
+    let mut command = Command::new(program);
+    command
+        .args(["run", "--config"])
+        .arg(folder.join("config.toml"))
+        .args(arguments)
+        .env("NOTIFY_SOCKET", notify.path())
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log);
+    let mut process = Running::start("dbwarden", &mut command, Signal::SIGTERM)?;
+    let ready = notify.await_ready(&mut process, "dbwarden");
+    // For the next start.
+    fs::remove_file(notify.path())?;
+    Ok((process, ready))
 }
 
 /// A running agent; stopped when dropped.
 pub struct Agent {
     process: Running,
     program: PathBuf,
+    arguments: Vec<String>,
     control: PathBuf,
     folder: TempDir,
 }
@@ -134,8 +144,14 @@ impl Agent {
 
     /// Starts to watch: what happens from now on is seen.
     pub fn watch(&self) -> Result<Watch> {
+        self.watch_only(&[])
+    }
+
+    /// Likewise, with filters: other servers of the host may be busy.
+    pub fn watch_only(&self, filters: &[&str]) -> Result<Watch> {
         let before = self.watchers()?;
         let mut command = self.command(&["watch", "--format", "json"]);
+        command.args(filters);
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         let mut process = Running::start("dbwarden watch", &mut command, Signal::SIGTERM)?;
         let stdout = process.child().stdout.take().context("watch has no output")?;
@@ -174,6 +190,13 @@ impl Agent {
         self.process.signal(Signal::SIGKILL)?;
         self.process.wait()?;
         Ok(())
+    }
+
+    /// Starts it anew where it was, after [`Self::stop`] or [`Self::kill`].
+    pub fn start_again(&mut self) -> Result<()> {
+        let (process, ready) = launch(&self.program, self.folder.path(), &self.arguments)?;
+        self.process = process;
+        ready.with_context(|| format!("what dbwarden said:\n{}", self.log()))
     }
 
     /// SIGSTOP: it sees nothing until [`Self::resume`].

@@ -6,8 +6,10 @@ mod children;
 mod namespace;
 mod need;
 mod notify;
+pub mod pattern;
 pub mod place;
 mod postgres;
+mod session;
 mod wire;
 
 pub use agent::{Agent, AgentBuilder, Watch};
@@ -15,5 +17,6 @@ pub use certificates::Certificates;
 pub use children::{Running, await_until, python, said};
 pub use namespace::Netns;
 pub use need::is_root;
-pub use postgres::{Logged, Postgres, PostgresBuilder, Via};
+pub use postgres::{Logged, Postgres, PostgresBuilder, Via, binaries as postgres_binaries};
+pub use session::Session;
 pub use wire::{Answer, Wire};

@@ -33,6 +33,11 @@ impl Netns {
         Ok(namespace)
     }
 
+    /// As `ip netns` knows it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// The host's address, as seen from inside.
     pub fn outside(&self) -> Ipv4Addr {
         self.address(1)

@@ -45,6 +45,9 @@ pub struct PostgresBuilder {
     tls: bool,
     password: Option<String>,
     everywhere: bool,
+    account: Option<String>,
+    program: Option<PathBuf>,
+    wrapper: Vec<String>,
 }
 
 impl PostgresBuilder {
@@ -82,6 +85,25 @@ impl PostgresBuilder {
         self
     }
 
+    /// Runs as this account instead of `postgres`.
+    pub fn account(mut self, name: &str) -> Self {
+        self.account = Some(name.to_owned());
+        self
+    }
+
+    /// Runs this copy of the server's program.
+    pub fn program(mut self, path: &Path) -> Self {
+        self.program = Some(path.to_owned());
+        self
+    }
+
+    /// Runs the server by way of this command, which starts as root and must end in an exec of what
+    /// follows it: `unshare --net`, `env A=b`.
+    pub fn by_way_of(mut self, command: &[&str]) -> Self {
+        self.wrapper = command.iter().map(|word| (*word).to_owned()).collect();
+        self
+    }
+
     /// Any setting of `postgresql.conf`.
     pub fn setting(mut self, name: &str, value: &str) -> Self {
         self.settings.push((name.to_owned(), value.to_owned()));
@@ -91,7 +113,7 @@ impl PostgresBuilder {
     /// Makes the cluster, starts the server and waits until it takes connections.
     pub fn start(self) -> Result<Postgres> {
         let binaries = binaries()?;
-        let owner = Owner::find()?;
+        let owner = Owner::find(self.account.as_deref().unwrap_or(NAME))?;
         let folder = tempfile::Builder::new().prefix("dbwarden-postgres-").tempdir()?;
         open_to_all(folder.path())?;
         let at = |name: &str| folder.path().join(name);
@@ -137,6 +159,8 @@ impl PostgresBuilder {
             port,
             certificates,
             password: self.password,
+            server_program: self.program,
+            wrapper: self.wrapper,
             folder,
         };
         postgres.start()?;
@@ -183,6 +207,8 @@ pub struct Postgres {
     port: u16,
     certificates: Option<Certificates>,
     password: Option<String>,
+    server_program: Option<PathBuf>,
+    wrapper: Vec<String>,
     folder: TempDir,
 }
 
@@ -217,6 +243,11 @@ impl Postgres {
         self.folder.path().join("socket")
     }
 
+    /// The file that the server's standard error goes to.
+    pub fn output(&self) -> PathBuf {
+        self.folder.path().join("log/start")
+    }
+
     pub fn certificates(&self) -> Option<&Certificates> {
         self.certificates.as_ref()
     }
@@ -226,9 +257,24 @@ impl Postgres {
         let ready = tempfile::tempdir_in(self.folder.path())?;
         open_to_all(ready.path())?;
         let notify = Notify::listen(ready.path())?;
-        let output = self.folder.path().join("log/start");
+        let output = self.output();
         let stderr = File::options().create(true).append(true).open(&output)?;
-        let mut command = self.program("postgres");
+        let program = match &self.server_program {
+            Some(program) => Command::new(program),
+            None => self.program("postgres"),
+        };
+        let mut command = match self.wrapper.split_first() {
+            None => program,
+            Some((first, rest)) => {
+                let mut wrapper = Command::new(first);
+                wrapper.args(rest).args(self.owner.step_down());
+                wrapper.arg(program.get_program());
+                wrapper
+            }
+        };
+        if self.wrapper.is_empty() {
+            self.owner.run(&mut command);
+        }
         command
             .arg("-D")
             .arg(self.folder.path().join("data"))
@@ -237,8 +283,7 @@ impl Postgres {
             .stdout(stderr.try_clone()?)
             .stderr(stderr);
         // SIGINT is PostgreSQL's "fast": it doesn't wait for clients to leave.
-        let mut server =
-            Running::start("PostgreSQL", self.owner.run(&mut command), Signal::SIGINT)?;
+        let mut server = Running::start("PostgreSQL", &mut command, Signal::SIGINT)?;
         notify.await_ready(&mut server, "PostgreSQL").with_context(|| {
             let log = self.folder.path().join("log/server.json");
             [output, log].map(|file| fs::read_to_string(file).unwrap_or_default()).concat()
@@ -386,13 +431,13 @@ struct Owner {
 }
 
 impl Owner {
-    fn find() -> Result<Owner> {
+    fn find(name: &str) -> Result<Owner> {
         if !is_root() {
             return Ok(Owner { other: None });
         }
-        let user = User::from_name("postgres")?.context(
-            "there is no user `postgres`, whom Debian's package brings: cargo xtask setup",
-        )?;
+        let user = User::from_name(name)?.with_context(|| {
+            format!("there is no user `{name}`; Debian's packages bring it: cargo xtask setup")
+        })?;
         Ok(Owner { other: Some((user.uid, user.gid)) })
     }
 
@@ -400,6 +445,14 @@ impl Owner {
         let Some((uid, gid)) = self.other else { return Ok(()) };
         chown(path, Some(uid.as_raw()), Some(gid.as_raw()))
             .with_context(|| format!("giving {} to postgres", path.display()))
+    }
+
+    /// What root runs before a command so that it runs as this user.
+    fn step_down(&self) -> Vec<String> {
+        let Some((uid, gid)) = self.other else { return Vec::new() };
+        let words = [format!("--reuid={uid}"), format!("--regid={gid}")];
+        let head = ["setpriv".to_owned(), "--clear-groups".to_owned()];
+        head.into_iter().chain(words).collect()
     }
 
     fn run<'a>(&self, command: &'a mut Command) -> &'a mut Command {
@@ -411,7 +464,7 @@ impl Owner {
 }
 
 /// Debian keeps each version's programs in a folder of its own; the newest wins.
-fn binaries() -> Result<PathBuf> {
+pub fn binaries() -> Result<PathBuf> {
     let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     versions
         .filter_map(|entry| {

@@ -95,7 +95,8 @@ pub fn run(args: &Args) -> Result<()> {
         }
     }
     let (passed, skipped) = (tally.n_passed, tally.skipped.len());
-    println!("ok: {passed} tests passed, {skipped} skipped, in {}", seconds(begun.elapsed()));
+    println!("all of it in {}", seconds(begun.elapsed()));
+    println!("{passed} passed, 0 failed, {skipped} skipped");
     Ok(())
 }
 

@@ -34,12 +34,17 @@ impl fmt::Display for Hooks {
 pub const TYPED: [&str; 2] = ["sock_recv_length", "sock_send_length"];
 
 /// Process and socket lives; both hook sets need them.
-pub const LIVES: [&str; 4] =
-    ["sched_process_fork", "sched_process_exec", "sched_process_exit", "inet_sock_set_state"];
+pub const LIVES: [&str; 5] = [
+    "sched_process_fork",
+    "sched_process_exec",
+    "sched_process_exit",
+    "inet_sock_set_state",
+    "tcp_destroy_sock",
+];
 
 /// Programs on the exits of the system calls that move bytes on sockets.
 pub const SYSCALLS: [(&str, &[&str]); 3] = [
-    ("syscall_exit_read", &["read", "readv", "preadv2", "recvfrom", "recvmsg"]),
+    ("syscall_exit_read", &["read", "readv", "preadv2", "recvfrom", "recvmsg", "splice"]),
     (
         "syscall_exit_write",
         &["write", "writev", "pwritev2", "sendto", "sendmsg", "sendfile64", "splice"],

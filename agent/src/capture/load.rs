@@ -1,6 +1,6 @@
 //! Loads and attaches the BPF programs, with a clear verdict on what is missing.
 
-use std::path::Path;
+use std::{error::Error, io, path::Path};
 
 use aya::{
     Btf, Ebpf, EbpfError, EbpfLoader,
@@ -32,11 +32,11 @@ pub enum LoadError {
     NoObject,
     #[error("the kernel does not say how its structures are laid out")]
     Offsets(#[from] OffsetsError),
-    #[error("the BPF object cannot be loaded{}", hint(.0))]
+    #[error("the BPF object cannot be loaded{}", hint(.0.as_ref()))]
     Object(#[source] Box<EbpfError>),
     #[error("the BPF type information of the kernel cannot be used")]
     Btf(#[source] aya::BtfError),
-    #[error("BPF program `{name}` cannot be loaded or attached{}", program_hint(.source))]
+    #[error("BPF program `{name}` cannot be loaded or attached{}", hint(.source.as_ref()))]
     Program { name: &'static str, source: Box<ProgramError> },
     #[error(
         "the BPF object has no {kind} `{name}`: it and this dbwarden are of different versions"
@@ -54,24 +54,25 @@ pub enum LoadError {
     NoSyscallTracepoints,
 }
 
-/// What most often stands behind a refusal.
-fn hint(error: &EbpfError) -> &'static str {
-    let text = format!("{error:?}");
-    if text.contains("PermissionDenied") || text.contains("code: 1,") {
-        ": not permitted; it takes root, or CAP_BPF with CAP_PERFMON (in the host's own namespaces)"
-    } else {
-        ""
+/// What most often stands behind a refusal. `EPERM` is a right that lacks; `EACCES` is the verifier, which
+/// does not follow a program.
+fn hint(error: &(dyn Error + 'static)) -> &'static str {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let os_error = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
+        match os_error {
+            Some(libc::EPERM) => {
+                return ": not permitted; it takes root, or CAP_BPF with CAP_PERFMON in the host's own \
+                        namespaces, and no kernel lockdown in mode \"confidentiality\"";
+            }
+            Some(libc::EACCES) => {
+                return ": this kernel's verifier does not accept it; please report its words below with \
+                        the kernel's version";
+            }
+            _ => next = error.source(),
+        }
     }
-}
-
-fn program_hint(error: &ProgramError) -> &'static str {
-    let text = format!("{error:?}");
-    if text.contains("PermissionDenied") || text.contains("code: 1,") {
-        ": not permitted; it takes root, or CAP_BPF with CAP_PERFMON; kernel lockdown in mode \
-         \"confidentiality\" forbids it altogether"
-    } else {
-        ""
-    }
+    ""
 }
 
 pub fn start(settings: &CaptureSettings) -> Result<Capture, LoadError> {

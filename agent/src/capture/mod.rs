@@ -17,7 +17,7 @@ use aya::{
     Ebpf,
     maps::{Array, HashMap, MapData, MapError, PerCpuArray, RingBuf},
 };
-use dbwarden_common::{Counter, Drop as DropReason, ListenerKey, Tracked};
+use dbwarden_common::{Counter, Drop as DropReason, ListenerKey, TRACKED_PROGRAM, Tracked};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::config::HookChoice;
@@ -80,16 +80,13 @@ impl Capture {
     }
 
     /// Counts a process as one of a server's; its children follow by themselves. What the kernel side
-    /// has learnt of a process that is tracked already stays.
+    /// has learnt of a process that is tracked already stays, unless it was taken for a program that a
+    /// server runs.
     pub fn track(&mut self, pid: u32, tracked: Tracked) -> Result<(), TableError> {
-        const BPF_NOEXIST: u64 = 1;
-        match self.tracked.insert(pid, tracked, BPF_NOEXIST) {
-            Err(MapError::SyscallError(error))
-                if error.io_error.kind() == std::io::ErrorKind::AlreadyExists =>
-            {
-                Ok(())
-            }
-            other => other,
+        const BPF_ANY: u64 = 0;
+        match self.tracked.get(&pid, 0) {
+            Ok(known) if known.flags & TRACKED_PROGRAM == 0 => Ok(()),
+            _ => self.tracked.insert(pid, tracked, BPF_ANY),
         }
     }
 

@@ -67,6 +67,8 @@ impl KernelTypes {
             sock_type: of("sock", "sk_type")?,
             sock_shutdown: of("sock", "sk_shutdown")?,
             sock_socket: of("sock", "sk_socket")?,
+            sock_receive_queue_len: of("sock", "sk_receive_queue.qlen")?,
+            inet_sport: of("inet_sock", "inet_sport")?,
             sock_peer_pid: of("sock", "sk_peer_pid")?,
             sock_peer_cred: of("sock", "sk_peer_cred")?,
             unix_addr: of("unix_sock", "addr")?,

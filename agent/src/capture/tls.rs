@@ -23,10 +23,20 @@ pub struct TlsLibrary {
 
 #[derive(Debug, thiserror::Error)]
 pub enum TlsProbeError {
-    #[error("{library} has no `{symbol}` that can be probed")]
+    #[error("`{symbol}` of {library} cannot be probed{}", hint(.source))]
     Symbol { library: String, symbol: &'static str, source: Box<ProgramError> },
     #[error(transparent)]
     Load(#[from] LoadError),
+}
+
+/// What most often stands behind a refusal.
+fn hint(error: &ProgramError) -> &'static str {
+    let text = format!("{error:?}");
+    if text.contains("PermissionDenied") || text.contains("code: 13") {
+        ": not permitted; kernels from 6.16, and older ones with its fixes, want CAP_SYS_ADMIN for it"
+    } else {
+        ""
+    }
 }
 
 /// Program, symbol, and whether the library may lack it.

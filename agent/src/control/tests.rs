@@ -50,6 +50,7 @@ pub(super) fn record() -> Record {
         text: Some("select 1".into()),
         text_known: true,
         parameters: None,
+        effects: None,
         rows: Some(1),
         bytes_in: 14,
         bytes_out: 60,

@@ -40,13 +40,17 @@ pub enum Refusal {
     Starting,
     #[error("it listens on no socket")]
     NotListening,
+    #[error("looking at it never came back: its files or its memory do not answer")]
+    Hangs,
 }
 
 impl Refusal {
     /// Whether it makes sense to look again: a server is not one from its first moment.
     pub fn may_change(&self) -> bool {
         match self {
-            Refusal::NoData { .. } | Refusal::Starting | Refusal::NotListening => true,
+            Refusal::NoData { .. } | Refusal::Starting | Refusal::NotListening | Refusal::Hangs => {
+                true
+            }
             Refusal::Unreadable(_) | Refusal::OtherProgram(_) | Refusal::NotPostmaster { .. } => {
                 false
             }
@@ -54,35 +58,22 @@ impl Refusal {
     }
 }
 
-/// All servers of now. A process that is none is no error.
-pub fn scan(procfs: &Procfs, rules: &[ServerRule]) -> Result<Vec<Server>, ProcfsError> {
-    let family = Family::read(procfs)?;
-    let found = family.pids().filter_map(|pid| inspect_in(procfs, pid, rules, &family).ok());
-    let mut found: Vec<Server> = found.collect();
-    found.sort_by_key(|server| (server.start, server.pid));
-    Ok(found)
+/// All processes of now that run what may be a server. Unlike [`inspect`], this touches nothing of
+/// theirs that could hang.
+pub fn candidates(procfs: &Procfs, rules: &[ServerRule]) -> Result<Vec<u32>, ProcfsError> {
+    let runs =
+        |pid: &u32| procfs.open(*pid).is_ok_and(|process| candidate(&process, rules).is_ok());
+    Ok(procfs.pids()?.into_iter().filter(runs).collect())
 }
 
-/// Looks at one process. Rules may name further executables.
+/// All processes below `pid` that live now. Reads all of procfs.
+pub fn descendants(procfs: &Procfs, pid: u32) -> Result<Vec<u32>, ProcfsError> {
+    Ok(Family::read(procfs)?.below(pid))
+}
+
+/// Looks at one process, without its [`descendants`]: while a server starts, each millisecond counts.
+/// Rules may name further executables.
 pub fn inspect(procfs: &Procfs, pid: u32, rules: &[ServerRule]) -> Result<Server, Refusal> {
-    // Cheap refusals first: this is asked of anything that calls itself `postgres`.
-    candidate(&procfs.open(pid)?, rules)?;
-    inspect_in(procfs, pid, rules, &Family::read(procfs)?)
-}
-
-fn candidate(process: &ProcDir, rules: &[ServerRule]) -> Result<PathBuf, Refusal> {
-    let exe = PathBuf::from(OsString::from_vec(process.exe()?));
-    let named = exe.file_name().is_some_and(|name| EXECUTABLES.iter().any(|known| name == *known));
-    let configured = rules.iter().any(|rule| rule.executable.as_ref() == Some(&exe));
-    if named || configured { Ok(exe) } else { Err(Refusal::OtherProgram(exe)) }
-}
-
-fn inspect_in(
-    procfs: &Procfs,
-    pid: u32,
-    rules: &[ServerRule],
-    family: &Family,
-) -> Result<Server, Refusal> {
     let process = procfs.open(pid)?;
     let exe = candidate(&process, rules)?;
     let stat = process.stat()?;
@@ -128,9 +119,16 @@ fn inspect_in(
         listeners,
         tls: tls_libraries(&process)?,
         seccomp: status.seccomp.is_some_and(|mode| mode != 0),
-        descendants: family.below(pid),
+        descendants: Vec::new(),
         trust: if doubts.is_empty() { Trust::Verified } else { Trust::Unverified(doubts) },
     })
+}
+
+fn candidate(process: &ProcDir, rules: &[ServerRule]) -> Result<PathBuf, Refusal> {
+    let exe = PathBuf::from(OsString::from_vec(process.exe()?));
+    let named = exe.file_name().is_some_and(|name| EXECUTABLES.iter().any(|known| name == *known));
+    let configured = rules.iter().any(|rule| rule.executable.as_ref() == Some(&exe));
+    if named || configured { Ok(exe) } else { Err(Refusal::OtherProgram(exe)) }
 }
 
 fn executable_doubts(stat: &Stat, uid: u32, accepted_by_rule: bool) -> Vec<Doubt> {
@@ -270,10 +268,6 @@ impl Family {
             }
         }
         Ok(Family(children))
-    }
-
-    fn pids(&self) -> impl Iterator<Item = u32> {
-        self.0.values().flatten().copied()
     }
 
     fn below(&self, pid: u32) -> Vec<u32> {

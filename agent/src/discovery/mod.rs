@@ -9,6 +9,7 @@
 mod files;
 mod inspect;
 mod libraries;
+mod residents;
 mod rules;
 mod server;
 mod sockets;
@@ -16,8 +17,9 @@ mod sockets;
 mod tests;
 mod watch;
 
-pub use inspect::{Refusal, inspect, namespaces_of_agent, scan};
+pub use inspect::{Refusal, candidates, descendants, inspect, namespaces_of_agent};
 pub use libraries::{LibraryError, TlsLibrary};
+pub use residents::{Resident, Residents, residents};
 pub use rules::{Missing, Names, ServerRule, excluded, missing};
 pub use server::{Doubt, FileId, Listener, Namespaces, Server, Trust};
 pub use watch::{Look, Watcher};

@@ -33,7 +33,8 @@ pub struct Server {
     pub tls: Vec<TlsLibrary>,
     /// A seccomp filter is in force: return probes could kill it where the filter denies their call.
     pub seccomp: bool,
-    /// All processes below it that live now: backends, workers, and what these have started.
+    /// All processes below it that lived when they were asked for: backends, workers, and what these had
+    /// started.
     pub descendants: Vec<u32>,
     pub trust: Trust,
 }

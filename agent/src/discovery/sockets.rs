@@ -19,7 +19,8 @@ const MAX_DESCRIPTORS: usize = 65_536;
 const MAX_TABLE: u64 = 256 * 1024 * 1024;
 /// `__SO_ACCEPTCON`: the socket listens.
 const ACCEPTS: u32 = 0x1_0000;
-const TCP_LISTEN: &str = "0A";
+const TCP_ESTABLISHED: u8 = 1;
+const TCP_LISTEN: u8 = 10;
 
 /// The listening sockets that `process` of `uid` holds. `expected` is the unix path that its own data
 /// names: where another socket's name makes the table ambiguous, it decides last.
@@ -34,11 +35,11 @@ pub(super) fn listening(
         // Without IPv6 there is no such table.
         let Ok(file) = process.file(table) else { continue };
         each_line(file, |line| {
-            let line = std::str::from_utf8(line).ok().and_then(parse_tcp);
-            if let Some((address, inode)) = line
-                && own.contains(&inode)
+            if let Some(row) = std::str::from_utf8(line).ok().and_then(TcpRow::parse)
+                && row.state == TCP_LISTEN
+                && own.contains(&row.inode)
             {
-                listeners.push(Listener::Tcp { address, inode });
+                listeners.push(Listener::Tcp { address: row.local, inode: row.inode });
             }
         });
     }
@@ -63,7 +64,8 @@ fn is_socket_of(process: &ProcDir, uid: u32, path: &Path) -> bool {
     })
 }
 
-fn socket_inodes(process: &ProcDir) -> Result<HashSet<u64>, ProcfsError> {
+/// The sockets that a process holds, by inode.
+pub(super) fn socket_inodes(process: &ProcDir) -> Result<HashSet<u64>, ProcfsError> {
     let failed = |error: rustix::io::Errno| ProcfsError::Read {
         pid: process.pid(),
         what: "the descriptors",
@@ -99,15 +101,32 @@ pub(super) fn each_line(file: impl Read, mut take: impl FnMut(&[u8])) {
     }
 }
 
-/// A listening socket of `/proc/net/tcp` or `tcp6`.
-fn parse_tcp(line: &str) -> Option<(SocketAddr, u64)> {
-    let mut fields = line.split_ascii_whitespace();
-    let local = fields.nth(1)?;
-    if fields.nth(1)? != TCP_LISTEN {
-        return None;
+/// A socket of `/proc/net/tcp` or `tcp6`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct TcpRow {
+    pub local: SocketAddr,
+    pub remote: SocketAddr,
+    pub inode: u64,
+    state: u8,
+}
+
+impl TcpRow {
+    pub fn parse(line: &str) -> Option<TcpRow> {
+        let mut fields = line.split_ascii_whitespace();
+        let local = parse_address(fields.nth(1)?)?;
+        let remote = parse_address(fields.next()?)?;
+        let state = u8::from_str_radix(fields.next()?, 16).ok()?;
+        let inode = fields.nth(5)?.parse().ok()?;
+        Some(TcpRow { local, remote, inode, state })
     }
-    let inode = fields.nth(5)?.parse().ok()?;
-    let (address, port) = local.split_once(':')?;
+
+    pub fn is_established(&self) -> bool {
+        self.state == TCP_ESTABLISHED
+    }
+}
+
+fn parse_address(text: &str) -> Option<SocketAddr> {
+    let (address, port) = text.split_once(':')?;
     let word = |index: usize| {
         let digits = address.get(index * 8..index * 8 + 8)?;
         // The kernel prints the big-endian words as if they were the machine's.
@@ -125,7 +144,7 @@ fn parse_tcp(line: &str) -> Option<(SocketAddr, u64)> {
         }
         _ => return None,
     };
-    Some((SocketAddr::new(address, u16::from_str_radix(port, 16).ok()?), inode))
+    Some(SocketAddr::new(address, u16::from_str_radix(port, 16).ok()?))
 }
 
 /// The listening sockets of `/proc/net/unix` by inode.
@@ -184,23 +203,37 @@ mod tests {
 
     #[test]
     fn tcp_lines() {
-        let rest =
-            "00000000:0000 0A 00000000:00000000 00:00000000 00000000   101        0 4711 1 x";
-        let v4 = |local: &str| parse_tcp(&format!("  0: {local} {rest}"));
-        let some = |address: &str| Some((address.parse().unwrap(), 4711));
-        for (line, expected) in [
-            (v4("0100007F:1538"), some("127.0.0.1:5432")),
-            (v4("00000000:1538"), some("0.0.0.0:5432")),
-            (v4("00000000000000000000000001000000:1538"), some("[::1]:5432")),
-            (v4("B80D01200000000067452301EFCDAB89:0001"), some("[2001:db8::123:4567:89ab:cdef]:1")),
-            (parse_tcp(&format!("  0: 0100007F:1538 {rest}").replace(" 0A ", " 01 ")), None),
-            (v4("0100007F"), None),
-            (v4("0100:1538"), None),
-            (v4("010000ä7:1538"), None),
-            (parse_tcp("  sl  local_address rem_address   st tx_queue"), None),
-            (parse_tcp(""), None),
+        let rest = "00000000:00000000 00:00000000 00000000   101        0 4711 1 x";
+        let row = |local: &str, remote: &str, state: &str| {
+            TcpRow::parse(&format!("  0: {local} {remote} {state} {rest}"))
+        };
+        let some = |local: &str, remote: &str, state| {
+            let (local, remote) = (local.parse().unwrap(), remote.parse().unwrap());
+            Some(TcpRow { local, remote, inode: 4711, state })
+        };
+        let any = "00000000:0000";
+        for (found, expected) in [
+            (row("0100007F:1538", any, "0A"), some("127.0.0.1:5432", "0.0.0.0:0", TCP_LISTEN)),
+            (
+                row("0100007F:1538", "0200007F:8000", "01"),
+                some("127.0.0.1:5432", "127.0.0.2:32768", TCP_ESTABLISHED),
+            ),
+            (
+                row("00000000000000000000000001000000:1538", any, "0A"),
+                some("[::1]:5432", "0.0.0.0:0", TCP_LISTEN),
+            ),
+            (
+                row("B80D01200000000067452301EFCDAB89:0001", any, "0A"),
+                some("[2001:db8::123:4567:89ab:cdef]:1", "0.0.0.0:0", TCP_LISTEN),
+            ),
+            (row("0100007F", any, "0A"), None),
+            (row("0100:1538", any, "0A"), None),
+            (row("010000ä7:1538", any, "0A"), None),
+            (row("0100007F:1538", any, "x"), None),
+            (TcpRow::parse("  sl  local_address rem_address   st tx_queue"), None),
+            (TcpRow::parse(""), None),
         ] {
-            assert_eq!(line, expected);
+            assert_eq!(found, expected);
         }
     }
 

@@ -187,11 +187,13 @@ fn real_servers_are_found_with_all_facts() {
         ..ServerRule::default()
     }];
     let mine = [&first, &second, &third].map(|server| server.pid);
-    let found: Vec<Server> = scan(&procfs, &rules)
+    let mut found: Vec<Server> = candidates(&procfs, &rules)
         .unwrap()
         .into_iter()
+        .filter_map(|pid| inspect(&procfs, pid, &rules).ok())
         .filter(|server| mine.contains(&server.pid))
         .collect();
+    found.sort_by_key(|server| server.start);
     assert_eq!(found.iter().map(|server| server.pid).collect::<Vec<_>>(), mine);
 
     let mut names = Names::new(own.net);
@@ -222,8 +224,12 @@ fn real_servers_are_found_with_all_facts() {
             fs::read(&library.path).unwrap().len() as u64,
             library.open(&procfs).unwrap().metadata().unwrap().len()
         );
-        assert!(server.descendants.len() >= 5, "{:?}", server.descendants);
-        for child in &server.descendants {
+        assert!(
+            descendants(&procfs, server.pid).unwrap().len() >= 5,
+            "{:?}",
+            descendants(&procfs, server.pid).unwrap()
+        );
+        for child in &descendants(&procfs, server.pid).unwrap() {
             let refusal = inspect(&procfs, *child, &[]).unwrap_err();
             let own_pid = if data == "third" { 1 } else { server.pid.into() };
             assert!(
@@ -239,8 +245,8 @@ fn real_servers_are_found_with_all_facts() {
 
     // The first one is stopped, and started again.
     let mut watcher = Watcher::new(&rules);
-    assert!(watcher.found(&found[0]));
-    assert!(!watcher.found(&found[0]));
+    assert!(watcher.looked(found[0].pid, Ok(&found[0]), BootTime(1)));
+    assert!(!watcher.looked(found[0].pid, Ok(&found[0]), BootTime(1)));
     first.stop();
     let exit = ProcessEvent::Exit { time: BootTime(0), pid: first.pid, key: 0 };
     assert_eq!(watcher.take(&exit), Some(first.pid));

@@ -16,6 +16,8 @@ const LONGEST_DELAY_NS: u64 = 1_000 * MS;
 /// A process that shows nothing of a server for this long is none; the regular look at everything
 /// would still find it.
 const PATIENCE_NS: u64 = 60_000 * MS;
+/// Looks that one process can bring about before they are due.
+const MAX_CALLS: u8 = 16;
 const SCAN_EVERY_NS: u64 = 30_000 * MS;
 /// Processes waited for, in all and of one uid: nobody can crowd out a server by starting programs
 /// called `postgres`.
@@ -27,7 +29,7 @@ const MAX_PENDING_PER_UID: usize = 32;
 pub enum Look {
     /// [`inspect`](super::inspect) this process and tell [`Watcher::looked`].
     At(u32),
-    /// [`scan`](super::scan), and tell [`Watcher::found`] of each.
+    /// [`inspect`](super::inspect) all [`candidates`](super::candidates).
     Everywhere,
 }
 
@@ -37,8 +39,8 @@ pub struct Watcher {
     /// Executables that rules name.
     executables: Vec<PathBuf>,
     pending: HashMap<u32, Pending>,
-    /// Known servers by pid.
-    servers: HashMap<u32, BootTime>,
+    /// Known servers by pid: their start, and when they were last looked at.
+    servers: HashMap<u32, (BootTime, BootTime)>,
     next_scan: BootTime,
     refused: u64,
 }
@@ -49,6 +51,19 @@ struct Pending {
     since: BootTime,
     due: BootTime,
     delay_ns: u64,
+    /// How often it may still call for a look by what it does.
+    calls: u8,
+}
+
+impl Pending {
+    /// It has done what a server does when it is about to be ready: to wait would miss its first clients.
+    fn hurry(&mut self, now: BootTime) {
+        if let Some(left) = self.calls.checked_sub(1) {
+            self.calls = left;
+            self.due = self.due.min(now);
+            self.delay_ns = FIRST_DELAY_NS;
+        }
+    }
 }
 
 impl Watcher {
@@ -71,13 +86,28 @@ impl Watcher {
                 if self.is_candidate(filename) || is_known_name(comm) {
                     self.wait_for(pid, uid, time);
                 }
-                self.servers.remove(&pid).map(|_| pid)
+                // One that was told late is what made it the server that was found.
+                let newer = self.servers.get(&pid).is_some_and(|(_, seen)| time > *seen);
+                newer.then(|| self.servers.remove(&pid)).flatten().map(|_| pid)
             }
             ProcessEvent::Exit { pid, .. } => {
                 self.pending.remove(&pid);
                 self.servers.remove(&pid).map(|_| pid)
             }
-            ProcessEvent::Fork { .. } => None,
+            ProcessEvent::Fork { time, parent, .. } => {
+                // With its sockets open, a postmaster starts its first children.
+                if let Some(pending) = self.pending.get_mut(&parent) {
+                    pending.hurry(time);
+                }
+                None
+            }
+        }
+    }
+
+    /// A process listens on a port now.
+    pub fn listening(&mut self, pid: u32, time: BootTime) {
+        if let Some(pending) = self.pending.get_mut(&pid) {
+            pending.hurry(time);
         }
     }
 
@@ -107,12 +137,12 @@ impl Watcher {
     /// Takes the answer to [`Look::At`]; returns whether this is a server that was not known.
     pub fn looked(&mut self, pid: u32, answer: Result<&Server, &Refusal>, now: BootTime) -> bool {
         let refusal = match answer {
-            Ok(server) => return self.found(server),
+            Ok(server) => return self.found(server, now),
             Err(refusal) => refusal,
         };
         let Some(pending) = self.pending.get_mut(&pid) else { return false };
         // What has a server's files waits for its sockets as long as it lives.
-        let hopeless = matches!(refusal, Refusal::NoData { .. })
+        let hopeless = matches!(refusal, Refusal::NoData { .. } | Refusal::Hangs)
             && now.0.saturating_sub(pending.since.0) > PATIENCE_NS;
         if refusal.may_change() && !hopeless {
             pending.due = BootTime(now.0.saturating_add(pending.delay_ns));
@@ -123,16 +153,15 @@ impl Watcher {
         false
     }
 
-    /// Takes a server found by any way; returns whether it was not known.
-    pub fn found(&mut self, server: &Server) -> bool {
+    fn found(&mut self, server: &Server, now: BootTime) -> bool {
         self.pending.remove(&server.pid);
-        self.servers.insert(server.pid, server.start) != Some(server.start)
+        let before = self.servers.insert(server.pid, (server.start, now));
+        before.is_none_or(|(start, _)| start != server.start)
     }
 
-    /// The known servers, as (pid, start). One that a scan no longer finds may only be closing down
-    /// and still serve: it has ended unseen when no process of that pid and start is alive.
-    pub fn servers(&self) -> impl Iterator<Item = (u32, BootTime)> {
-        self.servers.iter().map(|(pid, start)| (*pid, *start))
+    /// Records were lost: what they told of is looked for at once.
+    pub fn look_everywhere(&mut self) {
+        self.next_scan = BootTime(0);
     }
 
     /// Forgets a server that has ended unseen.
@@ -162,6 +191,7 @@ impl Watcher {
             since: time,
             due: BootTime(time.0.saturating_add(FIRST_DELAY_NS)),
             delay_ns: FIRST_DELAY_NS,
+            calls: MAX_CALLS,
         };
         self.pending.insert(pid, pending);
     }
@@ -243,6 +273,33 @@ mod tests {
         // It exits: nothing but the regular look is left.
         watcher.take(&ProcessEvent::Exit { time: at(3300), pid: 9, key: 9 });
         assert_eq!(watcher.next_due(), at(30_000));
+    }
+
+    #[test]
+    fn children_and_ports_bring_looks_forward() {
+        let mut watcher = watcher();
+        watcher.take(&exec(0, 9, 1, "postgres"));
+        assert_eq!(watcher.due(at(10)), [Look::At(9)]);
+        watcher.looked(9, Err(&Refusal::Starting), at(500));
+        let fork = |parent| ProcessEvent::Fork {
+            time: at(501),
+            parent,
+            child: 10,
+            start: at(501),
+            key: 10,
+        };
+        watcher.take(&fork(8));
+        watcher.listening(8, at(501));
+        assert_eq!(watcher.due(at(501)), []);
+        for n in 0..MAX_CALLS + 1 {
+            if n % 2 == 0 {
+                watcher.take(&fork(9));
+            } else {
+                watcher.listening(9, at(501));
+            }
+            let looks: &[Look] = if n < MAX_CALLS { &[Look::At(9)] } else { &[] };
+            assert_eq!(watcher.due(at(501)), looks, "{n}");
+        }
     }
 
     #[test]

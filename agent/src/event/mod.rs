@@ -10,7 +10,7 @@ mod time;
 
 pub use connection::{Client, ConnectionId, Endpoint, SocketId};
 pub use process::{LoginStrength, Parent, Process, ProcessEvent};
-pub use record::{Engine, Lane, Record, Transport};
+pub use record::{Effect, Engine, Lane, Record, Transport};
 pub use session::{SessionEvent, SyncLoss};
 pub use statement::{Outcome, Parameter, Statement, StatementKind, Tag, TransactionStatus};
 pub use stream::{Chunk, Direction, Layer, Piece};

@@ -52,6 +52,9 @@ pub struct Record {
     pub text_known: bool,
     pub parameters: Option<Vec<Option<String>>>,
 
+    /// What the statement does; null where nobody has analysed it.
+    pub effects: Option<&'static [Effect]>,
+
     pub rows: Option<u64>,
     pub bytes_in: u64,
     pub bytes_out: u64,
@@ -68,6 +71,14 @@ pub struct Record {
 #[serde(rename_all = "lowercase")]
 pub enum Engine {
     Postgresql,
+}
+
+/// One of the things that a statement can do; the vocabulary's closed list grows with the analysis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Effect {
+    /// Speaks the replication protocol: the database's whole content can leave that way.
+    Replicate,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

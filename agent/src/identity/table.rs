@@ -598,6 +598,11 @@ impl ProcessTable {
         self.newest.get(&pid).copied().filter(|&index| self.lives[index].exit.is_none())
     }
 
+    /// Whether this pid has a holder now, as far as is known.
+    pub fn is_alive(&self, pid: u32) -> bool {
+        self.current_life(pid).is_some()
+    }
+
     fn has_room(&self) -> bool {
         self.live < self.limits.live
     }

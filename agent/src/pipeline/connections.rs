@@ -2,20 +2,27 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    net::SocketAddr,
     sync::Arc,
 };
+
+use rustc_hash::FxHashMap;
 
 use super::{record::record, servers::ServerFacts};
 use crate::{
     capture::{DataRecord, Ends, Opened},
     config,
     control::{Hub, Notice, Totals},
+    discovery::Residents,
     event::{
         BootTime, Client, Clock, ConnectionId, Direction, Endpoint, Layer, Piece, ProcessEvent,
         SessionEvent, SocketId,
     },
     identity::{Peer, ProcessTable},
-    protocol::{self, Session},
+    protocol::{
+        self, Session,
+        postgres::{Title, cluster_name},
+    },
     stream::Assembler,
 };
 
@@ -69,9 +76,23 @@ pub struct Facts {
     pub encrypted: bool,
 }
 
+impl Facts {
+    /// Names the session after its server process's title, if that speaks of this connection and nothing
+    /// better is known. A start-up message, should one come after all, says it again.
+    fn entitle(&mut self, title: &Title) {
+        let client_port = match self.remote {
+            Endpoint::Ip { port, .. } => Some(port),
+            Endpoint::Unix { .. } => None,
+        };
+        if self.db_user.is_none() && title.client_port == client_port {
+            self.db_user = Some(title.user.as_str().into());
+            self.database = Some(title.database.as_str().into());
+        }
+    }
+}
+
 struct Connection {
     facts: Facts,
-    socket: SocketId,
     /// The server's process that reads and writes it.
     pid: u32,
     assembler: Assembler,
@@ -92,12 +113,17 @@ pub struct Counts {
 
 pub struct Connections {
     pub shared: Shared,
-    /// By the address of the socket; a new life of the address ends the old one.
-    open: HashMap<u64, Connection>,
+    open: FxHashMap<SocketId, Connection>,
+    /// The newest life of each socket's address: the next one ends it.
+    by_address: HashMap<u64, SocketId>,
     /// Sockets by the server's process, whose exit ends them where no socket's end is told (unix).
-    by_pid: HashMap<u32, Vec<u64>>,
+    by_pid: HashMap<u32, Vec<SocketId>>,
     clients: HashMap<(u32, Ends), Peer>,
     client_order: VecDeque<(BootTime, (u32, Ends))>,
+    /// TCP clients that were connected before their server was watched, and have said nothing since.
+    residents: HashMap<(u32, Ends), Peer>,
+    /// What server processes say of their sessions, whose start nobody saw; by pid.
+    titles: HashMap<u32, Title>,
     ends: Vec<SocketId>,
 }
 
@@ -105,16 +131,19 @@ impl Connections {
     pub fn new(shared: Shared) -> Self {
         Self {
             shared,
-            open: HashMap::new(),
+            open: FxHashMap::default(),
+            by_address: HashMap::new(),
             by_pid: HashMap::new(),
             clients: HashMap::new(),
             client_order: VecDeque::new(),
+            residents: HashMap::new(),
+            titles: HashMap::new(),
             ends: Vec::new(),
         }
     }
 
     pub fn knows(&self, socket: SocketId) -> bool {
-        self.open.get(&socket.sock).is_some_and(|connection| connection.socket == socket)
+        self.open.contains_key(&socket)
     }
 
     /// A process of this host has connected to a port that a database listens on.
@@ -139,6 +168,7 @@ impl Connections {
             }
         }
         let client = (netns, ends);
+        self.residents.remove(&client);
         self.clients.insert(client, Peer { pid, key, at: time, uid: Some(uid) });
         self.client_order.push_back((time, client));
     }
@@ -166,7 +196,9 @@ impl Connections {
             }
             Some(ends) => {
                 let (address, port) = ends.remote;
-                let peer = self.clients.remove(&(opened.netns, ends.mirrored()));
+                let client = (opened.netns, ends.mirrored());
+                let resident = self.residents.remove(&client);
+                let peer = self.clients.remove(&client).or(resident);
                 let here = peer.is_some() || address.is_loopback() || address == ends.local.0;
                 let process = peer.and_then(|peer| processes.resolve(peer, clock));
                 let client = match process {
@@ -191,21 +223,75 @@ impl Connections {
         self.insert(opened.socket, opened.pid, opened.time, facts);
     }
 
-    fn insert(&mut self, socket: SocketId, pid: u32, at: BootTime, facts: Facts) {
-        if let Some(old) = self.remove(socket.sock) {
+    /// Takes in what procfs says of connections that were open before `server` was watched.
+    pub fn reside(
+        &mut self,
+        server: &Arc<ServerFacts>,
+        netns: u32,
+        residents: Residents,
+        processes: &mut ProcessTable,
+    ) {
+        let titles = &residents.titles;
+        if let Some(cluster) = titles.iter().find_map(|(_, title)| cluster_name(title)) {
+            for (pid, title) in titles {
+                if let Some(title) = Title::parse(title, cluster)
+                    && self.titles.len() < MAX_CONNECTIONS
+                {
+                    self.titles.insert(*pid, title);
+                }
+            }
+        }
+        for resident in &residents.clients {
+            let end = |address: SocketAddr| (address.ip(), address.port());
+            let ends = Ends { local: end(resident.client), remote: end(resident.server) };
+            let peer = Peer { pid: resident.pid, key: 0, at: resident.at, uid: None };
+            if self.residents.len() < MAX_CONNECTIONS {
+                self.residents.insert((netns, ends), peer);
+            }
+        }
+        // Those that have spoken already.
+        for connection in self.open.values_mut() {
+            let Connection { facts, pid, .. } = connection;
+            if !Arc::ptr_eq(&facts.server, server) {
+                continue;
+            }
+            if let Some(title) = self.titles.get(pid) {
+                facts.entitle(title);
+            }
+            if let Client::LocalUnknown = facts.client
+                && let (Endpoint::Ip { address, port }, Endpoint::Ip { address: to, port: at }) =
+                    (&facts.remote, &facts.local)
+            {
+                let ends = Ends { local: (*address, *port), remote: (*to, *at) };
+                let peer = self.residents.remove(&(netns, ends));
+                let process = peer.and_then(|peer| processes.resolve(peer, self.shared.clock));
+                facts.client = process.map_or(Client::LocalUnknown, Client::Local);
+            }
+        }
+    }
+
+    fn insert(&mut self, socket: SocketId, pid: u32, at: BootTime, mut facts: Facts) {
+        if let Some(old) = self.remove(socket) {
             self.shared.finish(old, at);
+        }
+        // Bytes of the address's life before may still be on their way, as of any that has ended.
+        if let Some(old) = self.by_address.get(&socket.sock) {
+            self.ends.push(*old);
         }
         if self.open.len() >= MAX_CONNECTIONS {
             *self.shared.totals.drops.entry("too_many_connections".to_owned()).or_default() += 1;
             return;
         }
+        if let Some(title) = self.titles.get(&pid) {
+            facts.entitle(title);
+        }
         let session = Session::new(facts.server.engine, protocol::Limits::default());
         facts.server.counts.connections(1);
         self.shared.totals.connections += 1;
-        self.by_pid.entry(pid).or_default().push(socket.sock);
+        self.by_pid.entry(pid).or_default().push(socket);
+        self.by_address.insert(socket.sock, socket);
         let connection = Connection {
             facts,
-            socket,
             pid,
             assembler: Assembler::default(),
             session,
@@ -213,34 +299,35 @@ impl Connections {
             blind: false,
             sync_lost: 0,
         };
-        self.open.insert(socket.sock, connection);
+        self.open.insert(socket, connection);
     }
 
-    /// Bytes of a connection, also of one whose opening was never told.
-    pub fn data(&mut self, record: &DataRecord<'_>, server: Option<Arc<ServerFacts>>) {
-        if !self.knows(record.socket) {
-            let Some(server) = server else { return };
-            let facts = Facts {
-                id: self.shared.new_id(record.chunk.time),
-                server,
-                local: Endpoint::Unix { path: None },
-                remote: Endpoint::Unix { path: None },
-                client: Client::LocalUnknown,
-                database: None,
-                db_user: None,
-                application: None,
-                encrypted: false,
-            };
-            self.insert(record.socket, record.pid, record.chunk.time, facts);
-        }
-        if let Some(connection) = self.open.get_mut(&record.socket.sock) {
-            let Connection { facts, assembler, session, plaintext, .. } = connection;
-            assembler.push(record.chunk, &mut |direction, layer, at, piece| {
-                let shared = &mut self.shared;
-                feed(facts, session, plaintext, shared, direction, layer, at, piece);
-            });
-            connection.watch_for_blindness(&mut self.shared, record.chunk.time);
-        }
+    /// Takes a connection whose opening was never told.
+    pub fn join(&mut self, record: &DataRecord<'_>, server: Arc<ServerFacts>) {
+        let facts = Facts {
+            id: self.shared.new_id(record.chunk.time),
+            server,
+            local: Endpoint::Unix { path: None },
+            remote: Endpoint::Unix { path: None },
+            client: Client::LocalUnknown,
+            database: None,
+            db_user: None,
+            application: None,
+            encrypted: false,
+        };
+        self.insert(record.socket, record.pid, record.chunk.time, facts);
+    }
+
+    /// Bytes of a connection; false if it isn't known.
+    pub fn data(&mut self, record: &DataRecord<'_>) -> bool {
+        let Some(connection) = self.open.get_mut(&record.socket) else { return false };
+        let Connection { facts, assembler, session, plaintext, .. } = connection;
+        assembler.push(record.chunk, &mut |direction, layer, at, piece| {
+            let shared = &mut self.shared;
+            feed(facts, session, plaintext, shared, direction, layer, at, piece);
+        });
+        connection.watch_for_blindness(&mut self.shared, record.chunk.time);
+        true
     }
 
     /// The kernel says that a socket is gone.
@@ -250,12 +337,18 @@ impl Connections {
 
     /// A server's process that ends takes its connections along.
     pub fn process(&mut self, event: &ProcessEvent<'_>) {
-        if let ProcessEvent::Exit { pid, .. } = event
-            && let Some(socks) = self.by_pid.get(pid)
-        {
-            let sockets = socks.iter().filter_map(|sock| self.open.get(sock));
-            self.ends.extend(sockets.map(|connection| connection.socket));
+        let ProcessEvent::Exit { pid, .. } = event else { return };
+        self.titles.remove(pid);
+        if let Some(sockets) = self.by_pid.get(pid) {
+            self.ends.extend(sockets);
         }
+    }
+
+    /// Ends what belongs to processes that are gone, whose exits were not told.
+    pub fn end_of_gone(&mut self, processes: &ProcessTable) {
+        self.titles.retain(|pid, _| processes.is_alive(*pid));
+        let gone = self.by_pid.iter().filter(|(pid, _)| !processes.is_alive(**pid));
+        self.ends.extend(gone.flat_map(|(_, sockets)| sockets));
     }
 
     /// The ends that were told; to be passed to `end` when their last bytes have been read.
@@ -265,9 +358,7 @@ impl Connections {
 
     pub fn end(&mut self, ends: Vec<SocketId>, at: BootTime) {
         for socket in ends {
-            if self.knows(socket)
-                && let Some(connection) = self.remove(socket.sock)
-            {
+            if let Some(connection) = self.remove(socket) {
                 self.shared.finish(connection, at);
             }
         }
@@ -278,15 +369,19 @@ impl Connections {
             self.shared.finish(connection, at);
         }
         self.by_pid.clear();
+        self.by_address.clear();
     }
 
-    fn remove(&mut self, sock: u64) -> Option<Connection> {
-        let connection = self.open.remove(&sock)?;
-        if let Some(socks) = self.by_pid.get_mut(&connection.pid) {
-            socks.retain(|other| *other != sock);
-            if socks.is_empty() {
+    fn remove(&mut self, socket: SocketId) -> Option<Connection> {
+        let connection = self.open.remove(&socket)?;
+        if let Some(sockets) = self.by_pid.get_mut(&connection.pid) {
+            sockets.retain(|other| *other != socket);
+            if sockets.is_empty() {
                 self.by_pid.remove(&connection.pid);
             }
+        }
+        if self.by_address.get(&socket.sock) == Some(&socket) {
+            self.by_address.remove(&socket.sock);
         }
         Some(connection)
     }

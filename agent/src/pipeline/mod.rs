@@ -27,14 +27,17 @@ use crate::{
 
 /// Data records between two looks at the control ring and the clock.
 const BATCH: usize = 4096;
-/// How long to let records gather while there is traffic: a wake-up for each would cost more than it.
-const GATHER: Duration = Duration::from_millis(2);
+/// How long to let records gather while there is traffic: a wake-up for each would cost more than it. The
+/// default ring holds what a host of a few cores makes in ten times as long.
+const GATHER: Duration = Duration::from_millis(5);
 /// Turns without a record before waiting for the kernel side to say that there is one.
 const PATIENCE: u32 = 3;
 /// The longest wait: whoever asks for the status gets it within this time.
 const LONGEST_WAIT: Duration = Duration::from_millis(100);
 /// How often losses are looked at, quotas refilled and the clock compared.
 const HOUSEKEEPING_NS: u64 = 1_000_000_000;
+/// How often at most all of procfs is read because records were lost.
+const CATCH_UP_NS: u64 = 10_000_000_000;
 
 /// Captures on the calling thread until `service.shutdown`. `ready` is called once, when everything is
 /// attached, with a sentence for `systemctl status`.
@@ -59,18 +62,20 @@ pub fn run(
     let live = service.live.clone();
     let mut state = State {
         processes,
-        servers: Servers::start(settings, procfs, live.clone())?,
+        servers: Servers::new(settings, procfs, live.clone()),
         connections: Connections::new(Shared::new(&settings.host, live.clone())),
         live,
         decode_errors: 0,
         last_drops: 0,
+        control_lost: 0,
+        next_catch_up: BootTime(0),
         next_housekeeping: BootTime(0),
         data_peak: 0,
         control_peak: 0,
         capture_settings,
     };
     state.connections.shared.clock = clock();
-    state.servers.find_first(&mut capture, &mut state.connections.shared);
+    state.servers.find_first(&mut capture, &mut state.connections, &mut state.processes);
     ready(&format!("watching {} by {}", state.servers.summary(), capture.hooks().name()));
     let mut idle = 0;
     while !service.shutdown.requested() {
@@ -78,7 +83,7 @@ pub fn run(
         if service.status.wanted() {
             service.status.answer(state.snapshot(&capture));
         }
-        if n > 0 {
+        if n > 0 || state.servers.is_looking() {
             idle = 0;
             std::thread::sleep(GATHER);
         } else if idle < PATIENCE {
@@ -120,6 +125,9 @@ struct State {
     live: Arc<Hub>,
     decode_errors: u64,
     last_drops: u64,
+    /// Control records that were lost when procfs was last read for it.
+    control_lost: u64,
+    next_catch_up: BootTime,
     next_housekeeping: BootTime,
     data_peak: usize,
     control_peak: usize,
@@ -147,7 +155,7 @@ impl State {
         self.control_peak = self.control_peak.max(control.bytes);
 
         let now = now();
-        self.servers.work(capture, now, &mut self.connections.shared);
+        self.servers.work(capture, now, &mut self.connections, &mut self.processes);
         if now >= self.next_housekeeping {
             self.next_housekeeping = BootTime(now.0 + HOUSEKEEPING_NS);
             self.housekeeping(capture, now);
@@ -175,7 +183,7 @@ impl State {
             Ok(Control::Connected { time, pid, key, uid, netns, ends }) => {
                 self.connections.connected(time, pid, key, uid, netns, ends);
             }
-            Ok(Control::Listening { pid, .. }) => self.servers.listening(pid),
+            Ok(Control::Listening { time, pid, .. }) => self.servers.listening(pid, time),
             Err(error) => self.undecodable(&error),
         }
     }
@@ -185,12 +193,17 @@ impl State {
             Ok(record) => record,
             Err(error) => return self.undecodable(&error),
         };
-        if !self.connections.knows(record.socket) {
-            // Its opening was told first, but came after the last look at that ring.
-            ring.drain(|record| self.control(record));
+        if self.connections.data(&record) {
+            return;
         }
-        let server = self.servers.facts(record.server);
-        self.connections.data(&record, server);
+        // Its opening was told first, but came after the last look at that ring.
+        ring.drain(|record| self.control(record));
+        if !self.connections.knows(record.socket)
+            && let Some(server) = self.servers.facts(record.server)
+        {
+            self.connections.join(&record, server);
+        }
+        self.connections.data(&record);
     }
 
     fn undecodable(&mut self, error: &RecordError) {
@@ -205,6 +218,7 @@ impl State {
         self.connections.poll(now);
         self.servers.refill_quotas(capture);
         capture.flush_log();
+        self.catch_up(capture, now);
         let drops: u64 = capture.drops().iter().map(|(_, counter)| counter.events).sum();
         let new = drops.saturating_sub(self.last_drops);
         self.last_drops = drops;
@@ -218,6 +232,24 @@ impl State {
                 message: format!("{new} records were lost; `dbwarden status` says why"),
             });
         }
+    }
+
+    /// Where control records were lost, procfs tells which processes have come and gone.
+    fn catch_up(&mut self, capture: &Capture, now: BootTime) {
+        let of_control = |(reason, _): &(_, _)| *reason == dbwarden_common::Drop::ControlRingFull;
+        let drops = capture.drops();
+        let lost = drops.iter().find(|drop| of_control(drop)).map_or(0, |(_, lost)| lost.events);
+        if lost == self.control_lost || now < self.next_catch_up {
+            return;
+        }
+        self.control_lost = lost;
+        self.next_catch_up = BootTime(now.0 + CATCH_UP_NS);
+        if let Err(error) = self.processes.seed(now) {
+            tracing::warn!(%error, "can't read the host's processes after records were lost");
+            return;
+        }
+        self.connections.end_of_gone(&self.processes);
+        self.servers.look_everywhere();
     }
 
     fn snapshot(&self, capture: &Capture) -> Snapshot {

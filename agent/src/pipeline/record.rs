@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::connections::{Facts, Shared};
 use crate::event::{
-    Client, Endpoint, Lane, Outcome, Parameter, Process, Record, Statement, TransactionStatus,
-    Transport,
+    Client, Effect, Endpoint, Lane, Outcome, Parameter, Process, Record, Statement, StatementKind,
+    TransactionStatus, Transport,
 };
 
 /// What is said of a statement that the server never ran.
@@ -75,6 +75,8 @@ pub fn record(shared: &Shared, facts: &Facts, statement: &Statement) -> Record {
         text_known: statement.text.is_some(),
         parameters: (!statement.parameters.is_empty())
             .then(|| statement.parameters.iter().map(parameter).collect()),
+
+        effects: (statement.kind == StatementKind::Replication).then_some(&[Effect::Replicate]),
 
         rows: match statement.outcome {
             Outcome::Done { rows, .. } | Outcome::Suspended { rows } => rows,

@@ -11,14 +11,14 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::{Duration, Instant},
 };
 
-use anyhow::Result;
 use dbwarden_common::{TRACKED_LIMITED, Tracked};
 
 use super::{
-    connections::{Connections, Shared},
-    scout::{Answer, Found, Scout},
+    connections::Connections,
+    scout::{Answer, Found, Request, Scout},
 };
 use crate::{
     capture::{Capture, MAX_SERVERS, Opened, TableError, TlsLibrary},
@@ -26,13 +26,15 @@ use crate::{
     control::{AbsentServer, Hub, Notice, ServerStatus},
     discovery::{self, Listener, Look, Names, Server, ServerRule, Trust, Watcher},
     event::{BootTime, Clock, Direction, Endpoint, Engine, ProcessEvent, WallTime},
-    identity::Procfs,
+    identity::{ProcessTable, Procfs},
 };
 
 /// Unverified servers watched at a time: anybody can start a program that looks like one.
 const MAX_UNVERIFIED: usize = 8;
 /// What is copied for one of them in a second.
 const UNVERIFIED_BYTES_PER_SECOND: u64 = 1 << 20;
+/// How long the start waits for the first look at everything.
+const FIRST_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What statements say of their server, with its counters.
 pub struct ServerFacts {
@@ -90,13 +92,13 @@ pub struct Servers {
 }
 
 impl Servers {
-    pub fn start(settings: &Settings, procfs: Procfs, live: Arc<Hub>) -> Result<Self> {
+    pub fn new(settings: &Settings, procfs: Procfs, live: Arc<Hub>) -> Self {
         let rules: Vec<ServerRule> = settings.servers.iter().map(rule).collect();
         let own_net_namespace =
             std::fs::metadata("/proc/self/ns/net").map(|stat| stat.ino()).unwrap_or(0);
-        Ok(Self {
+        Self {
             tls: settings.capture.tls,
-            scout: Scout::start(procfs, rules.clone())?,
+            scout: Scout::new(procfs, rules.clone()),
             watcher: Watcher::new(&rules),
             names: Names::new(own_net_namespace),
             watched: Vec::new(),
@@ -104,19 +106,23 @@ impl Servers {
             listeners: HashSet::new(),
             rules,
             live,
-        })
+        }
     }
 
     /// Looks through the whole host once, before anybody is told that it is watched.
-    pub fn find_first(&mut self, capture: &mut Capture, shared: &mut Shared) {
-        let now = super::now();
-        let mut awaited = 0;
-        for look in self.watcher.due(now) {
-            awaited += usize::from(self.scout.look(look));
-        }
-        for _ in 0..awaited {
-            let Some(answer) = self.scout.wait() else { break };
-            self.take(answer, capture, now, shared);
+    pub fn find_first(
+        &mut self,
+        capture: &mut Capture,
+        connections: &mut Connections,
+        processes: &mut ProcessTable,
+    ) {
+        let until = Instant::now() + FIRST_PATIENCE;
+        self.send_out(super::now());
+        // What is found is looked at again, for the connections that it has.
+        while Instant::now() < until
+            && let Some(answer) = self.scout.wait()
+        {
+            self.take(answer, capture, super::now(), connections, processes);
         }
         for missing in discovery::missing(&self.rules, &self.running()) {
             tracing::warn!("{missing}");
@@ -150,11 +156,22 @@ impl Servers {
         }
     }
 
+    /// Process records were lost, and servers with them, perhaps.
+    pub fn look_everywhere(&mut self) {
+        self.watcher.look_everywhere();
+    }
+
     /// A process listens on a port now: perhaps a server whose sockets were awaited.
-    pub fn listening(&mut self, pid: u32) {
+    pub fn listening(&mut self, pid: u32, time: BootTime) {
+        self.watcher.listening(pid, time);
         if self.watched.iter().flatten().any(|watched| watched.server.pid == pid) {
             self.listeners.insert(pid);
         }
+    }
+
+    /// Whether answers about processes are still to come.
+    pub fn is_looking(&self) -> bool {
+        self.scout.is_looking()
     }
 
     /// A database's own process reaches out: data can leave that way.
@@ -176,65 +193,113 @@ impl Servers {
     }
 
     /// Sends the scout where it is due, and takes what it has found.
-    pub fn work(&mut self, capture: &mut Capture, now: BootTime, shared: &mut Shared) {
+    pub fn work(
+        &mut self,
+        capture: &mut Capture,
+        now: BootTime,
+        connections: &mut Connections,
+        processes: &mut ProcessTable,
+    ) {
         for pid in std::mem::take(&mut self.gone) {
-            self.let_go(pid, capture, shared.clock.wall(now));
+            self.let_go(pid, capture, connections.shared.clock.wall(now));
         }
-        for look in self.watcher.due(now) {
-            // A look that finds no place comes up again.
-            let _ = self.scout.look(look);
-        }
-        for pid in std::mem::take(&mut self.listeners) {
-            let _ = self.scout.look(Look::At(pid));
-        }
+        self.send_out(now);
         while let Some(answer) = self.scout.answer() {
-            self.take(answer, capture, now, shared);
+            self.take(answer, capture, now, connections, processes);
         }
     }
 
-    fn take(&mut self, answer: Answer, capture: &mut Capture, now: BootTime, shared: &Shared) {
+    fn send_out(&mut self, now: BootTime) {
+        for look in self.watcher.due(now) {
+            self.scout.look(match look {
+                Look::At(pid) => Request::Server(pid),
+                Look::Everywhere => Request::Candidates,
+            });
+        }
+        for pid in std::mem::take(&mut self.listeners) {
+            self.scout.look(Request::Server(pid));
+        }
+    }
+
+    fn take(
+        &mut self,
+        answer: Answer,
+        capture: &mut Capture,
+        now: BootTime,
+        connections: &mut Connections,
+        processes: &mut ProcessTable,
+    ) {
+        let time = connections.shared.clock.wall(now);
         match answer {
-            Answer::At(pid, Ok(found)) => {
+            Answer::Server(pid, Ok(mut found)) => {
                 self.watcher.looked(pid, Ok(&found.server), now);
-                self.watch(*found, capture, shared.clock.wall(now));
+                let residents = found.residents.take();
+                let number = self.watch(*found, capture, time);
+                if let (Some(number), Some(residents)) = (number, residents)
+                    && let Some(Some(watched)) = self.watched.get(number)
+                {
+                    let netns = watched.server.namespaces.net as u32;
+                    connections.reside(&watched.facts, netns, residents, processes);
+                }
             }
-            Answer::At(pid, Err(refusal)) => {
+            Answer::Server(pid, Err(refusal)) => {
                 tracing::debug!(pid, %refusal, "no server");
                 self.watcher.looked(pid, Err(&refusal), now);
             }
-            Answer::Everywhere(Ok(all)) => {
-                for found in all {
-                    self.watcher.found(&found.server);
-                    self.watch(found, capture, shared.clock.wall(now));
-                }
-            }
-            Answer::Everywhere(Err(error)) => {
+            Answer::Candidates(Ok(candidates)) => self.sift(&candidates, capture, time),
+            Answer::Candidates(Err(error)) => {
                 tracing::warn!(%error, "can't look for database servers");
             }
         }
     }
 
-    /// Takes a server under watch, or brings what is watched of it up to date.
-    fn watch(&mut self, found: Found, capture: &mut Capture, time: WallTime) {
-        let Found { server, libraries } = found;
+    /// Looks at those candidates that are no server's children, and lets go of servers that have ended
+    /// unseen.
+    fn sift(&mut self, candidates: &[u32], capture: &mut Capture, time: WallTime) {
+        let servers: HashSet<u32> = self.watched.iter().flatten().map(|w| w.server.pid).collect();
+        for pid in servers.iter().filter(|pid| !candidates.contains(pid)) {
+            self.watcher.forget(*pid);
+            self.let_go(*pid, capture, time);
+        }
+        let numbers = self.watched.iter().enumerate().filter(|(_, slot)| slot.is_some());
+        let tracked: HashSet<u32> =
+            numbers.flat_map(|(number, _)| capture.tracked_pids(number as u32)).collect();
+        for pid in candidates {
+            if servers.contains(pid) {
+                self.scout.look(Request::ServerWithProcesses(*pid));
+            } else if !tracked.contains(pid) {
+                self.scout.look(Request::Server(*pid));
+            }
+        }
+    }
+
+    /// Takes a server under watch, or brings what is watched of it up to date; its number.
+    fn watch(&mut self, found: Found, capture: &mut Capture, time: WallTime) -> Option<usize> {
+        let Found { server, libraries, .. } = found;
         if discovery::excluded(&self.rules, &server) {
-            return;
+            return None;
+        }
+        let is_former = |w: &Watched| w.server.pid == server.pid && w.server.start != server.start;
+        if self.watched.iter().flatten().any(is_former) {
+            // It ended unseen, and its pid was given to this one.
+            self.let_go(server.pid, capture, time);
         }
         let known = self.watched.iter().position(|slot| {
             slot.as_ref()
                 .is_some_and(|w| w.server.pid == server.pid && w.server.start == server.start)
         });
+        self.scout.spare(&server.descendants);
         let index = match known {
             Some(index) => index,
-            None => match self.room_for(&server) {
-                Some(index) => index,
-                None => return,
-            },
+            None => self.room_for(&server)?,
         };
         let number = index as u32;
         if let Err(error) = track(capture, &server, number) {
             tracing::warn!(pid = server.pid, %error, "can't tell the kernel side of a server");
-            return;
+            return None;
+        }
+        if known.is_none() && !server.is_verified() {
+            let _ = capture.refill_quota(number, UNVERIFIED_BYTES_PER_SECOND);
         }
         let tls = self.watch_tls(&server, libraries, capture);
         if let Some(Some(watched)) = self.watched.get_mut(index)
@@ -242,7 +307,7 @@ impl Servers {
         {
             watched.server = server;
             watched.tls = tls;
-            return;
+            return Some(index);
         }
         let name = self.names.assign(&server, &self.rules);
         let message = describe(&server);
@@ -259,10 +324,11 @@ impl Servers {
         if let Some(slot) = self.watched.get_mut(index) {
             *slot = Some(watched);
         }
-        // A backend that was born between the look and the tracking is found by another look.
+        // Again, now that it is tracked: for the processes and the connections that were there before.
         if let Some(Some(watched)) = self.watched.get(index) {
-            let _ = self.scout.look(Look::At(watched.server.pid));
+            self.scout.look_next(Request::ServerWithResidents(watched.server.pid));
         }
+        Some(index)
     }
 
     /// A number for one more server.

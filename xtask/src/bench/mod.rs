@@ -1,8 +1,20 @@
 //! Benchmarks: ratios against a baseline and a peer, measured in the same run.
 
+mod cost;
+mod figures;
+mod host;
+mod neighbour;
 mod observe;
+mod servers;
+mod table;
 
-use anyhow::Result;
+use std::path::Path;
+
+use anyhow::{Result, bail};
+use dbwarden_tests::{Agent, is_root};
+
+use crate::{build, setup, steps::Steps};
+use table::Style;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -13,11 +25,114 @@ pub struct Args {
 #[derive(clap::Subcommand)]
 enum Subject {
     /// What watching costs a PostgreSQL: bare, with dbwarden, with pgaudit, with log_statement=all
-    Observe(observe::Args),
+    ///
+    /// Ends with `neighbour`. Every round visits every variant, each time in another order; figures
+    /// are medians over the rounds, and ratios are taken within a round.
+    Observe(Plan),
+    /// What dbwarden costs a busy process that is no database, on each hook set
+    Neighbour(Plan),
+}
+
+/// How much is measured, and how it is told.
+#[derive(clap::Args)]
+struct Plan {
+    /// Interleaved rounds [default: 5, or 2 with --quick]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: Option<u32>,
+    /// Seconds of load in each visit of a round [default: 10, or 2 with --quick]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    seconds: Option<u32>,
+    /// A short run: it shows that all of it works, its figures are rough
+    #[arg(long)]
+    quick: bool,
+    /// Print the tables as Markdown
+    #[arg(long)]
+    markdown: bool,
+    /// Exit with 1 if a target is missed
+    #[arg(long)]
+    check: bool,
+}
+
+impl Plan {
+    fn rounds(&self) -> u32 {
+        self.rounds.unwrap_or(if self.quick { 2 } else { 5 })
+    }
+
+    fn seconds(&self) -> u32 {
+        self.seconds.unwrap_or(if self.quick { 2 } else { 10 })
+    }
+
+    fn style(&self) -> Style {
+        if self.markdown { Style::Markdown } else { Style::Plain }
+    }
+
+    /// As one would type it again.
+    fn command(&self, subject: &str) -> String {
+        let (rounds, seconds) = (self.rounds(), self.seconds());
+        format!("cargo xtask bench {subject} --rounds {rounds} --seconds {seconds}")
+    }
+}
+
+/// What was measured, to be printed, and how it stands against the targets.
+struct Report {
+    text: String,
+    targets: Vec<Target>,
+}
+
+struct Target {
+    what: String,
+    measured: String,
+    met: bool,
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    match &args.subject {
-        Subject::Observe(args) => observe::run(args),
+    if !is_root() {
+        bail!(
+            "loading BPF programs needs root: run `cargo xtask bench` as root, with the cargo that \
+             you use now, as in\n  sudo --preserve-env=PATH,HOME,CARGO_TARGET_DIR cargo xtask bench \
+             observe"
+        );
     }
+    let mut steps = Steps::new(setup::STEPS + build::STEPS)?;
+    let toolchain = setup::all(&mut steps)?;
+    let agent = build::build(&mut steps, &toolchain, true)?.agent;
+
+    let (plan, subject, reports) = match &args.subject {
+        Subject::Observe(plan) => {
+            (plan, "observe", vec![observe::run(plan, &agent)?, neighbour::run(plan, &agent)?])
+        }
+        Subject::Neighbour(plan) => (plan, "neighbour", vec![neighbour::run(plan, &agent)?]),
+    };
+    let style = plan.style();
+    println!("\n{}", host::facts(style)?);
+    for report in &reports {
+        println!("{}", report.text);
+    }
+    let targets: Vec<&Target> = reports.iter().flat_map(|report| &report.targets).collect();
+    println!("{}", verdicts(&targets, style));
+    println!("{}", style.code(&plan.command(subject)));
+    let n_missed = targets.iter().filter(|target| !target.met).count();
+    if plan.check && n_missed > 0 {
+        bail!("{n_missed} of {} targets missed", targets.len());
+    }
+    Ok(())
+}
+
+fn verdicts(targets: &[&Target], style: Style) -> String {
+    let rows = targets.iter().map(|target| {
+        let verdict = if target.met { "met" } else { "MISSED" };
+        vec![target.what.clone(), target.measured.clone(), verdict.to_owned()]
+    });
+    table::table(style, "Targets", &["target", "measured", "verdict"], rows.collect())
+}
+
+/// An agent of the release build, ready.
+fn start_agent(program: &Path, arguments: &[&str]) -> Result<Agent> {
+    let builder = Agent::builder().program(program);
+    arguments.iter().fold(builder, |builder, argument| builder.argument(argument)).start()
+}
+
+/// What goes on, for who waits.
+fn tell(line: &str) {
+    eprintln!("{line}");
 }

@@ -10,11 +10,14 @@ mod startup;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod title;
 mod value;
 
 use crate::event::{BootTime, Direction, SessionEvent, SyncLoss};
 
 use super::{Limits, Sink, Stats};
+pub use title::{Title, cluster_name};
+
 use deframer::{Deframer, Side, State, Step};
 use exchange::{Exchange, Pairing};
 use startup::Packet;
