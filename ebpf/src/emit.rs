@@ -164,8 +164,12 @@ fn copy(call: &Call, source: Source, position: u64, dropped: u64) -> u64 {
         walk.place.at = source.at;
         walk.place.at_left = call.len;
         // Most calls by far: one small buffer that is wanted whole needs no loop.
-        if call.len <= SMALL as u64 && call.len <= budget.head {
-            let sent = sized::<SMALL>(&walk, &walk.place, call.len, wakeup());
+        if call.len <= 512 && call.len <= budget.head {
+            let sent = if call.len <= 128 {
+                sized::<128>(&walk, &walk.place, call.len, wakeup())
+            } else {
+                sized::<512>(&walk, &walk.place, call.len, wakeup())
+            };
             return if sent { 0 } else { call.len };
         }
     } else {
@@ -180,9 +184,6 @@ fn copy(call: &Call, source: Source, position: u64, dropped: u64) -> u64 {
     }
     walk.place.lost + unreached
 }
-
-/// The smallest record's room for bytes: most statements, and answers of a row or two.
-const SMALL: usize = 256;
 
 /// A walk over the memory of one call.
 struct Walk {
@@ -256,12 +257,15 @@ unsafe extern "C" fn step(_round: u64, walk: *mut Walk) -> u64 {
     (len == left) as u64
 }
 
-/// Sends one record in the smallest size that holds it; false if it was lost.
+/// Sends one record in the smallest size that holds it; false if it was lost. Small sizes matter: what is
+/// reserved and not filled still pushes warm lines out of the caches.
 #[inline(always)]
 fn record(walk: &Walk, place: &Place, len: u64) -> bool {
     let wakeup = wakeup();
-    if len <= SMALL as u64 {
-        sized::<SMALL>(walk, place, len, wakeup)
+    if len <= 128 {
+        sized::<128>(walk, place, len, wakeup)
+    } else if len <= 512 {
+        sized::<512>(walk, place, len, wakeup)
     } else if len <= 2048 {
         sized::<2048>(walk, place, len, wakeup)
     } else if len <= 8192 {

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use dbwarden::config;
 
 fn shipped(file: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../systemd").join(file)
+    dbwarden_tests::place::workspace().join("systemd").join(file)
 }
 
 /// Runs a tool of systemd that must find nothing to say.

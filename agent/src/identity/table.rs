@@ -346,6 +346,22 @@ impl ProcessTable {
         });
     }
 
+    /// Live children of `pid` that still run what it runs, as far as records told of their birth: the
+    /// processes that a server has made for itself.
+    pub fn own_children(&self, pid: u32) -> Vec<u32> {
+        let Some(parent) = self.current_life(pid).and_then(|index| self.lives.get(index)) else {
+            return Vec::new();
+        };
+        let is_own = |life: &&Life| {
+            life.exit.is_none()
+                && life.current.inherited
+                && life.lineage.as_ref().is_some_and(|nearest| {
+                    nearest.pid == pid && parent.starts_in_tick_of(nearest.start)
+                })
+        };
+        self.lives.iter().filter(is_own).map(|life| life.pid).collect()
+    }
+
     /// The process as it was when it connected; `None` if nobody knows. `clock` turns its start into
     /// UTC. Shared: one process that connects a thousand times is described once.
     pub fn resolve(&mut self, peer: Peer, clock: Clock) -> Option<Arc<Process>> {

@@ -307,6 +307,26 @@ fn a_child_without_exec_is_what_its_parent_is() {
 }
 
 #[test]
+fn a_servers_own_children_live_and_run_what_it_runs() {
+    let mut host = Host::unified();
+    host.fork(100, 50, 200, 0x1);
+    host.exec(100, 200, 100, 0x1, "/usr/lib/postgresql/15/bin/postgres");
+    host.fork(110, 200, 201, 0x2); // a backend
+    host.fork(111, 200, 202, 0x3); // one that has ended
+    host.exit(112, 202, 0x3);
+    host.fork(113, 200, 203, 0x4); // an archive command
+    host.exec(114, 203, 113, 0x4, "/bin/sh");
+    host.fork(115, 201, 204, 0x5); // a child's child
+    host.fork(116, 50, 205, 0x6); // somebody else's
+    assert_eq!(host.table.own_children(200), [201]);
+    // The pid's next holder has none of them.
+    host.exit(120, 200, 0x1);
+    host.fork(130, 50, 200, 0x7);
+    assert!(host.table.own_children(200).is_empty());
+    assert!(host.table.own_children(999).is_empty());
+}
+
+#[test]
 fn a_connection_belongs_to_what_ran_when_it_was_made() {
     let mut host = Host::unified();
     host.fork(100, 50, 200, 0x1);

@@ -156,6 +156,11 @@ impl State {
 
         let now = now();
         self.servers.work(capture, now, &mut self.connections, &mut self.processes);
+        for server in self.servers.take_new() {
+            // What the server forked before it was tracked has been told by now.
+            capture.control().drain(|record| self.control(record));
+            self.servers.adopt(server, capture, &self.processes);
+        }
         if now >= self.next_housekeeping {
             self.next_housekeeping = BootTime(now.0 + HOUSEKEEPING_NS);
             self.housekeeping(capture, now);

@@ -84,6 +84,8 @@ pub struct Servers {
     watcher: Watcher,
     names: Names,
     watched: Vec<Option<Watched>>,
+    /// Servers that are tracked from now on; their children of before are still to be.
+    new: Vec<u32>,
     /// Postmasters that have gone, to be let go with the capture at hand.
     gone: Vec<u32>,
     /// Processes that opened a port and may be servers.
@@ -102,6 +104,7 @@ impl Servers {
             watcher: Watcher::new(&rules),
             names: Names::new(own_net_namespace),
             watched: Vec::new(),
+            new: Vec::new(),
             gone: Vec::new(),
             listeners: HashSet::new(),
             rules,
@@ -206,6 +209,23 @@ impl Servers {
         self.send_out(now);
         while let Some(answer) = self.scout.answer() {
             self.take(answer, capture, now, connections, processes);
+        }
+    }
+
+    /// Servers whose tracking began since the last time.
+    pub fn take_new(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.new)
+    }
+
+    /// Tracks the children that a server made before it was tracked itself, so that no statement of theirs
+    /// waits for a look at procfs. The records of their births must have been applied.
+    pub fn adopt(&self, number: u32, capture: &mut Capture, processes: &ProcessTable) {
+        let Some(Some(watched)) = self.watched.get(number as usize) else { return };
+        let tracked = tracked(&watched.server, number);
+        for pid in processes.own_children(watched.server.pid) {
+            if let Err(error) = capture.track(pid, tracked) {
+                tracing::warn!(pid, %error, "can't tell the kernel side of a server's process");
+            }
         }
     }
 
@@ -326,6 +346,7 @@ impl Servers {
         }
         // Again, now that it is tracked: for the processes and the connections that were there before.
         if let Some(Some(watched)) = self.watched.get(index) {
+            self.new.push(number);
             self.scout.look_next(Request::ServerWithResidents(watched.server.pid));
         }
         Some(index)
@@ -486,12 +507,17 @@ fn track(capture: &mut Capture, server: &Server, number: u32) -> Result<(), Tabl
     for (netns, port) in tcp_ports(server) {
         capture.listen(netns, port, number)?;
     }
-    let flags = if server.is_verified() { 0 } else { TRACKED_LIMITED };
-    let tracked = Tracked { server: number, flags };
+    let tracked = tracked(server, number);
     for pid in std::iter::once(server.pid).chain(server.descendants.iter().copied()) {
         capture.track(pid, tracked)?;
     }
     Ok(())
+}
+
+/// What the kernel side knows of each process of a server.
+fn tracked(server: &Server, number: u32) -> Tracked {
+    let flags = if server.is_verified() { 0 } else { TRACKED_LIMITED };
+    Tracked { server: number, flags }
 }
 
 fn tcp_ports(server: &Server) -> impl Iterator<Item = (u32, u16)> {

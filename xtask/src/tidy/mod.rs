@@ -71,13 +71,13 @@ pub fn run() -> Result<()> {
 pub fn check() -> Result<usize> {
     let root = place::workspace();
     let mut files = Vec::new();
-    collect(root, &mut files)?;
+    collect(&root, &mut files)?;
     files.sort();
     let mut offences = Vec::new();
     for file in &files {
         let text =
             fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
-        let path = file.strip_prefix(root)?.to_string_lossy().into_owned();
+        let path = file.strip_prefix(&root)?.to_string_lossy().into_owned();
         offences
             .extend(offences_of(&path, &text).into_iter().map(|what| format!("{path}: {what}")));
     }
