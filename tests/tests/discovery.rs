@@ -35,7 +35,7 @@ fn servers_come_and_go() -> Result<()> {
     need_root!();
     let mut before = Postgres::builder().start()?;
     let agent = Agent::builder().start()?;
-    let watch = agent.watch_only(&["--who", "psql"])?;
+    let watch = agent.watch_only(&[])?;
     let mut later = Postgres::builder().start()?;
     for round in 0..3 {
         if round > 0 {
@@ -59,16 +59,15 @@ fn servers_come_and_go() -> Result<()> {
             let records = watch.statements(1, |record| record["text"] == wanted.as_str())?;
             let expected = format!("pg-{}", postgres.port());
             assert_eq!(records[0]["server"], expected.as_str(), "{:#}", records[0]);
-            assert_eq!(records[0]["pid"], session.pid(), "{:#}", records[0]);
-            // It may have begun before its server was tracked: then its user is read from the process's
-            // title, a moment later.
-            await_until("the user of a session", || {
-                session.ask("SELECT 'named'")?;
-                let of_session = |record: &Value| record["pid"] == session.pid();
-                let named = watch.statements(1, |record| {
-                    of_session(record) && record["text"] == "SELECT 'named';"
-                })?;
-                Ok((named[0]["db_user"] == "postgres").then_some(()))
+            // It may have begun before its server was tracked: then its user is read from the server
+            // process's title and its process from procfs, a moment later.
+            await_until("who a session belongs to", || {
+                let text = format!("SELECT 'who {name} {round}'");
+                session.ask(&text)?;
+                let wanted = format!("{text};");
+                let who = watch.statements(1, |record| record["text"] == wanted.as_str())?;
+                let known = who[0]["db_user"] == "postgres" && who[0]["pid"] == session.pid();
+                Ok(known.then_some(()))
             })?;
         }
     }
