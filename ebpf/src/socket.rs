@@ -81,7 +81,7 @@ fn with_cookie(ctx: &BtfTracePointContext, sock: u64, len: u64, direction: u8, d
     }
     let seen = Transfer { pid_tgid, tracked, sock, cookie, len, direction, stack: regs.stack };
     if transfer(&seen, source) {
-        debug!(ctx, "socket {:x} of process {} is new", sock, pid_tgid >> 32);
+        debug!(ctx, "a socket of process {} is new", pid_tgid >> 32);
     }
 }
 
@@ -97,7 +97,10 @@ pub fn syscall_exit_read(ctx: TracePointContext) -> u32 {
     // `splice` is not followed, only counted.
     let discarded = flags & MSG_TRUNC != 0 || exit.regs.number == SPLICE;
     if flags & (MSG_OOB | MSG_PEEK | MSG_ERRQUEUE) == 0 {
-        exit.transfer(&ctx, REQUEST, exit.regs.args[0], discarded);
+        let first = exit.transfer(REQUEST, exit.regs.args[0], discarded);
+        if first {
+            debug!(&ctx, "a socket of process {} is new", exit.pid_tgid >> 32);
+        }
     }
     0
 }
@@ -109,7 +112,10 @@ pub fn syscall_exit_write(ctx: TracePointContext) -> u32 {
     if exit.result > 0 {
         // `splice` writes to its third argument, all others to their first.
         let fd = if exit.regs.number == SPLICE { exit.regs.args[2] } else { exit.regs.args[0] };
-        exit.transfer(&ctx, RESPONSE, fd, false);
+        let first = exit.transfer(RESPONSE, fd, false);
+        if first {
+            debug!(&ctx, "a socket of process {} is new", exit.pid_tgid >> 32);
+        }
     }
     0
 }
@@ -130,7 +136,7 @@ pub fn syscall_exit_many(ctx: TracePointContext) -> u32 {
     exit.result = messages.len;
     if messages.len > 0 {
         let direction = if receives { REQUEST } else { RESPONSE };
-        exit.transfer(&ctx, direction, exit.regs.args[0], true);
+        exit.transfer(direction, exit.regs.args[0], true);
     }
     0
 }
@@ -172,8 +178,8 @@ impl Exit {
     }
 
     #[inline(always)]
-    fn transfer(&self, ctx: &TracePointContext, direction: u8, fd: u64, unreadable: bool) {
-        let Some((sock, inode)) = kernel::socket_of_fd(fd) else { return };
+    fn transfer(&self, direction: u8, fd: u64, unreadable: bool) -> bool {
+        let Some((sock, inode)) = kernel::socket_of_fd(fd) else { return false };
         let source = if unreadable { Source::UNREADABLE } else { source_of(&self.regs, direction) };
         let seen = Transfer {
             pid_tgid: self.pid_tgid,
@@ -186,9 +192,7 @@ impl Exit {
             direction,
             stack: self.regs.stack,
         };
-        if transfer(&seen, source) {
-            debug!(ctx, "socket {:x} of process {} is new", sock, self.pid_tgid >> 32);
-        }
+        transfer(&seen, source)
     }
 }
 

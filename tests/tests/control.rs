@@ -261,3 +261,29 @@ fn watchers_that_leave_are_forgotten() -> Result<()> {
     }
     Ok(())
 }
+
+/// `--bpf-log` shows what the programs in the kernel say, on both hook sets: the verifier judges their log
+/// calls only when they are switched on.
+#[test]
+fn the_bpf_side_can_be_heard() -> Result<()> {
+    need_root!();
+    let postgres = Postgres::builder().start()?;
+    for hooks in ["tp_btf", "syscalls"] {
+        let agent = Agent::builder()
+            .argument("--bpf-log")
+            .argument("--hooks")
+            .argument(hooks)
+            .configuration("[log]\nlevel = \"debug\"\n")
+            .start()?;
+        agent.await_server(postgres.port())?;
+        postgres.psql(Via::Tcp, "SELECT 'heard'")?;
+        await_until(&format!("a line of the BPF side with {hooks}"), || {
+            let said = agent.log();
+            let heard = said
+                .lines()
+                .any(|line| line.contains("a socket of process") && line.ends_with("is new"));
+            Ok(heard.then_some(()))
+        })?;
+    }
+    Ok(())
+}
