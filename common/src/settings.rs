@@ -34,7 +34,6 @@ pub struct Offsets {
     pub sock_net: u32,
     pub sock_type: u32,
     pub sock_shutdown: u32,
-    pub sock_socket: u32,
     pub sock_receive_queue_len: u32,
     pub inet_sport: u32,
     pub sock_peer_pid: u32,

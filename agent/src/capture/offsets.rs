@@ -66,7 +66,6 @@ impl KernelTypes {
             sock_net: of("sock", "__sk_common.skc_net.net")?,
             sock_type: of("sock", "sk_type")?,
             sock_shutdown: of("sock", "sk_shutdown")?,
-            sock_socket: of("sock", "sk_socket")?,
             sock_receive_queue_len: of("sock", "sk_receive_queue.qlen")?,
             inet_sport: of("inet_sock", "inet_sport")?,
             sock_peer_pid: of("sock", "sk_peer_pid")?,
