@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::event::Record;
+use crate::event::{Origin, Record};
 
 /// All that are given must hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -80,24 +80,25 @@ impl Filter {
         let long_enough = self.min_duration.is_none_or(|least| {
             record.duration_us.is_some_and(|micros| Duration::from_micros(micros) >= least)
         });
-        same(&self.user, record.db_user.as_deref())
-            && same(&self.database, record.database.as_deref())
-            && same(&self.server, Some(&record.server))
+        let origin = &record.origin;
+        same(&self.user, origin.db_user.as_deref())
+            && same(&self.database, origin.database.as_deref())
+            && same(&self.server, origin.server.as_deref())
             && long_enough
             && (!self.errors || record.error_code.is_some())
-            && self.who.as_deref().is_none_or(|who| is_sent_by(record, &who.to_lowercase()))
+            && self.who.as_deref().is_none_or(|who| is_sent_by(origin, &who.to_lowercase()))
     }
 }
 
-fn is_sent_by(record: &Record, who: &str) -> bool {
+fn is_sent_by(origin: &Origin, who: &str) -> bool {
     let verified = [
-        &record.os_user,
-        &record.login_user,
-        &record.exe,
-        &record.unit,
-        &record.container,
-        &record.pod,
-        &record.client_address,
+        &origin.os_user,
+        &origin.login_user,
+        &origin.exe,
+        &origin.unit,
+        &origin.container,
+        &origin.pod,
+        &origin.client_address,
     ];
     verified.into_iter().flatten().any(|word| word.to_lowercase().contains(who))
 }

@@ -23,8 +23,7 @@ const QUEUE_BYTES: usize = 4 << 20;
 pub(super) const WATCHERS: usize = 8;
 
 /// One line of the watch stream.
-#[derive(Clone, Debug, Serialize)]
-#[serde(untagged)]
+#[derive(Clone, Debug)]
 pub enum Line {
     Statement(Arc<Record>),
     Notice(Arc<Notice>),

@@ -33,7 +33,7 @@ use super::{
     Agent, Filter, Line, Listener, Notice, Service, Snapshot, Status, Watcher, access::Peer,
     hub::WATCHERS,
 };
-use crate::event::WallTime;
+use crate::event::{Shown, WallTime};
 
 /// Clients at a time, of all sorts.
 const CLIENTS: usize = 64;
@@ -206,7 +206,12 @@ async fn feed(watcher: Watcher, filter: Filter, out: mpsc::Sender<Bytes>, servic
             if matches!(&line, Line::Statement(record) if !filter.lets_through(record)) {
                 continue;
             }
-            write_line(&mut frame, &line);
+            match &line {
+                Line::Statement(record) => {
+                    write_line(&mut frame, &Shown { record, literals: true })
+                }
+                Line::Notice(notice) => write_line(&mut frame, notice),
+            }
             if frame.len() >= WATCH_FRAME_BYTES
                 && out.send(std::mem::take(&mut frame).into()).await.is_err()
             {

@@ -9,7 +9,9 @@ use std::{
 };
 
 use super::{Access, Client, ClientError, Filter, Hooks, Listener, Service, Snapshot, serve};
-use crate::event::{ConnectionId, Engine, Lane, Record, Transport, WallTime};
+use crate::event::{
+    ConnectionId, Engine, Lane, Origin, Record, StatementKind, Transport, WallTime,
+};
 
 /// A statement of psql as user `alice`, 1.5 ms long.
 pub(super) fn record() -> Record {
@@ -17,40 +19,12 @@ pub(super) fn record() -> Record {
         time: WallTime(1_764_000_000_000_000),
         duration_us: Some(1_500),
         first_byte_us: Some(1_000),
-        host: "db1".into(),
-        server: "main".into(),
-        engine: Engine::Postgresql,
-        server_address: None,
-        server_port: Some(5_432),
-        transport: Transport::Unix,
-        lane: Lane::Observed,
-        connection: ConnectionId(1),
+        origin: Arc::new(origin()),
         sequence: 1,
-        database: Some("orders".into()),
-        db_user: Some("shop".into()),
-        application: Some("psql".into()),
-        client_address: None,
-        client_port: None,
-        pid: Some(100),
-        process_start: None,
-        exe: Some("/usr/bin/psql".into()),
-        command: Some("psql orders".into()),
-        uid: Some(1_000),
-        os_user: Some("alice".into()),
-        login_uid: None,
-        login_user: None,
-        login_strength: None,
-        session: None,
-        tty: None,
-        parents: [].into(),
-        cgroup: None,
-        unit: None,
-        container: None,
-        pod: None,
         text: Some("select 1".into()),
-        text_known: true,
         parameters: None,
-        effects: None,
+        kind: StatementKind::Simple,
+        facts: None,
         rows: Some(1),
         bytes_in: 14,
         bytes_out: 60,
@@ -60,6 +34,27 @@ pub(super) fn record() -> Record {
         truncated_bytes: 0,
         lost_bytes: 0,
         joined_midstream: false,
+    }
+}
+
+fn origin() -> Origin {
+    Origin {
+        host: "db1".into(),
+        server: Some("main".into()),
+        engine: Some(Engine::Postgresql),
+        server_port: Some(5_432),
+        transport: Some(Transport::Unix),
+        lane: Some(Lane::Observed),
+        connection: Some(ConnectionId(1)),
+        database: Some("orders".into()),
+        db_user: Some("shop".into()),
+        application: Some("psql".into()),
+        pid: Some(100),
+        exe: Some("/usr/bin/psql".into()),
+        command: Some("psql orders".into()),
+        uid: Some(1_000),
+        os_user: Some("alice".into()),
+        ..Origin::default()
     }
 }
 
@@ -174,7 +169,10 @@ async fn a_watcher_sees_what_its_filter_lets_through() {
     let filter = Filter { user: Some("shop".into()), ..Filter::default() };
     let mut lines = served.client().watch(&filter).await.unwrap();
     served.watched_by(1).await;
-    served.service.live.publish(|| Record { db_user: Some("other".into()), ..record() });
+    served.service.live.publish(|| {
+        let origin = Origin { db_user: Some("other".into()), ..origin() };
+        Record { origin: Arc::new(origin), ..record() }
+    });
     served.service.live.publish(record);
     let line: serde_json::Value =
         serde_json::from_slice(lines.next().await.unwrap().unwrap()).unwrap();

@@ -1,17 +1,23 @@
 //! The plain data that the stages hand to each other; no stage's logic lives here.
 
 mod connection;
+mod facts;
+mod origin;
 mod process;
 mod record;
 mod session;
+mod shown;
 mod statement;
 mod stream;
 mod time;
 
 pub use connection::{Client, ConnectionId, Endpoint, SocketId};
+pub use facts::{Access, Analysis, Effect, Effects, Facts, KeyPredicate, KeyValue, TableAccess};
+pub use origin::{Engine, Lane, Origin, Transport};
 pub use process::{LoginStrength, Parent, Process, ProcessEvent};
-pub use record::{Effect, Engine, Lane, Record, Transport};
+pub use record::{Entry, Occurrence, OccurrenceKind, Record};
 pub use session::{SessionEvent, SyncLoss};
+pub use shown::Shown;
 pub use statement::{Outcome, Parameter, Statement, StatementKind, Tag, TransactionStatus};
 pub use stream::{Chunk, Direction, Layer, Piece};
 pub use time::{BootTime, Clock, WallTime};

@@ -4,56 +4,31 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{ConnectionId, LoginStrength, Parent, WallTime};
+use super::{Facts, Origin, StatementKind, WallTime};
 
 /// One statement with everything known about it. The field names are the product's vocabulary: the
-/// same in `watch --format json` and wherever else a statement is shown. Absent is null.
-#[derive(Clone, Debug, Serialize)]
+/// same in `watch --format json`, in the ledger's columns and wherever else a statement is shown.
+/// Absent is null.
+///
+/// Text, parameters and error message are as the client and the server sent them, literals and all:
+/// a sink shows [`Facts::text`] and leaves the other two out unless it was told to keep literals.
+#[derive(Clone, Debug)]
 pub struct Record {
     pub time: WallTime,
     pub duration_us: Option<u64>,
     pub first_byte_us: Option<u64>,
 
-    pub host: Arc<str>,
-    pub server: Arc<str>,
-    pub engine: Engine,
-    /// An address, or the path of the unix socket.
-    pub server_address: Option<Arc<str>>,
-    pub server_port: Option<u16>,
-    pub transport: Transport,
-    pub lane: Lane,
-
-    pub connection: ConnectionId,
+    pub origin: Arc<Origin>,
+    /// Of the statement in its connection, from 1.
     pub sequence: u64,
-    pub database: Option<Arc<str>>,
-    pub db_user: Option<Arc<str>>,
-    pub application: Option<Arc<str>>,
-    pub client_address: Option<Arc<str>>,
-    pub client_port: Option<u16>,
 
-    pub pid: Option<u32>,
-    pub process_start: Option<WallTime>,
-    pub exe: Option<Arc<str>>,
-    pub command: Option<Arc<str>>,
-    pub uid: Option<u32>,
-    pub os_user: Option<Arc<str>>,
-    pub login_uid: Option<u32>,
-    pub login_user: Option<Arc<str>>,
-    pub login_strength: Option<LoginStrength>,
-    pub session: Option<u32>,
-    pub tty: Option<Arc<str>>,
-    pub parents: Arc<[Parent]>,
-    pub cgroup: Option<Arc<str>>,
-    pub unit: Option<Arc<str>>,
-    pub container: Option<Arc<str>>,
-    pub pod: Option<Arc<str>>,
-
+    /// `None` where it was never seen (`text_known = false`).
     pub text: Option<Arc<str>>,
-    pub text_known: bool,
     pub parameters: Option<Vec<Option<String>>>,
-
-    /// What the statement does; null where nobody has analysed it.
-    pub effects: Option<&'static [Effect]>,
+    /// What sort of request carried it.
+    pub kind: StatementKind,
+    /// What the text does; `None` until it has been analysed.
+    pub facts: Option<Arc<Facts>>,
 
     pub rows: Option<u64>,
     pub bytes_in: u64,
@@ -67,34 +42,35 @@ pub struct Record {
     pub joined_midstream: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Engine {
-    Postgresql,
+/// Something that the ledger keeps a row of.
+#[derive(Clone, Debug)]
+pub enum Entry {
+    Statement(Record),
+    Occurrence(Occurrence),
 }
 
-/// One of the things that a statement can do; the vocabulary's closed list grows with the analysis.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Effect {
-    /// Speaks the replication protocol: the database's whole content can leave that way.
-    Replicate,
+/// A row that is no statement: what happened to a connection, a server, the agent itself.
+#[derive(Clone, Debug)]
+pub struct Occurrence {
+    pub time: WallTime,
+    pub kind: OccurrenceKind,
+    /// A short stable word: `opened`, `closed`, `started`, `stopped`, `dropped`, …
+    pub action: &'static str,
+    pub origin: Arc<Origin>,
+    /// A sentence for people, without literals of statements.
+    pub message: Option<String>,
+    /// Figures by stable names with their unit in the name, as in `lost_bytes`.
+    pub counts: Vec<(Arc<str>, u64)>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub enum Transport {
-    #[serde(rename = "tcp")]
-    Tcp,
-    #[serde(rename = "tls")]
-    Tls,
-    #[serde(rename = "unix")]
-    Unix,
-    #[serde(rename = "unix+tls")]
-    UnixTls,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Lane {
-    Observed,
+super::origin::named! {
+    /// The `record` column of rows that are no statements (those have `statement`).
+    OccurrenceKind {
+        Connection = "connection",
+        Coverage = "coverage",
+        Gap = "gap",
+        Service = "service",
+        Configuration = "configuration",
+        Retention = "retention",
+    }
 }

@@ -8,15 +8,15 @@ use std::{
 
 use rustc_hash::FxHashMap;
 
-use super::{record::record, servers::ServerFacts};
+use super::{profile::Profile, record::record, servers::ServerFacts};
 use crate::{
     capture::{DataRecord, Ends, Opened},
     config,
     control::{Hub, Notice, Totals},
     discovery::Residents,
     event::{
-        BootTime, Client, Clock, ConnectionId, Direction, Endpoint, Layer, Piece, ProcessEvent,
-        SessionEvent, SocketId,
+        BootTime, Client, Clock, ConnectionId, Direction, Endpoint, Layer, Origin, Piece,
+        ProcessEvent, SessionEvent, SocketId,
     },
     identity::{Peer, ProcessTable},
     protocol::{
@@ -38,7 +38,8 @@ const BLIND_AFTER: u64 = 4_096;
 /// What all connections use and count into.
 pub struct Shared {
     pub clock: Clock,
-    pub host: Arc<str>,
+    /// What every record says of this host.
+    pub host: Origin,
     live: Arc<Hub>,
     /// The connections' part of the status.
     totals: Totals,
@@ -49,7 +50,12 @@ impl Shared {
     pub fn new(host: &config::Host, live: Arc<Hub>) -> Self {
         Self {
             clock: Clock::default(),
-            host: host.name.as_str().into(),
+            host: Origin {
+                host: host.name.as_str().into(),
+                environment: host.environment.as_deref().map(Into::into),
+                region: host.region.as_deref().map(Into::into),
+                ..Origin::default()
+            },
             live,
             totals: Totals::default(),
             next_id: 0,
@@ -63,36 +69,8 @@ impl Shared {
     }
 }
 
-/// What is known of a connection, for its records.
-pub struct Facts {
-    pub id: ConnectionId,
-    pub server: Arc<ServerFacts>,
-    pub local: Endpoint,
-    pub remote: Endpoint,
-    pub client: Client,
-    pub database: Option<Arc<str>>,
-    pub db_user: Option<Arc<str>>,
-    pub application: Option<Arc<str>>,
-    pub encrypted: bool,
-}
-
-impl Facts {
-    /// Names the session after its server process's title, if that speaks of this connection and nothing
-    /// better is known. A start-up message, should one come after all, says it again.
-    fn entitle(&mut self, title: &Title) {
-        let client_port = match self.remote {
-            Endpoint::Ip { port, .. } => Some(port),
-            Endpoint::Unix { .. } => None,
-        };
-        if self.db_user.is_none() && title.client_port == client_port {
-            self.db_user = Some(title.user.as_str().into());
-            self.database = Some(title.database.as_str().into());
-        }
-    }
-}
-
 struct Connection {
-    facts: Facts,
+    profile: Profile,
     /// The server's process that reads and writes it.
     pid: u32,
     assembler: Assembler,
@@ -209,18 +187,9 @@ impl Connections {
                 (client, Endpoint::Ip { address, port })
             }
         };
-        let facts = Facts {
-            id: self.shared.new_id(opened.time),
-            server,
-            local: opened.local.clone(),
-            remote,
-            client,
-            database: None,
-            db_user: None,
-            application: None,
-            encrypted: false,
-        };
-        self.insert(opened.socket, opened.pid, opened.time, facts);
+        let id = self.shared.new_id(opened.time);
+        let profile = Profile::new(id, server, opened.local.clone(), remote, client);
+        self.insert(opened.socket, opened.pid, opened.time, profile);
     }
 
     /// Takes in what procfs says of connections that were open before `server` was watched.
@@ -251,26 +220,26 @@ impl Connections {
         }
         // Those that have spoken already.
         for connection in self.open.values_mut() {
-            let Connection { facts, pid, .. } = connection;
-            if !Arc::ptr_eq(&facts.server, server) {
+            let Connection { profile, pid, .. } = connection;
+            if !Arc::ptr_eq(&profile.server, server) {
                 continue;
             }
             if let Some(title) = self.titles.get(pid) {
-                facts.entitle(title);
+                profile.entitle(title);
             }
-            if let Client::LocalUnknown = facts.client
+            if profile.lacks_client()
                 && let (Endpoint::Ip { address, port }, Endpoint::Ip { address: to, port: at }) =
-                    (&facts.remote, &facts.local)
+                    (&profile.remote, &profile.local)
+                && let ends = (Ends { local: (*address, *port), remote: (*to, *at) })
+                && let Some(peer) = self.residents.remove(&(netns, ends))
+                && let Some(process) = processes.resolve(peer, self.shared.clock)
             {
-                let ends = Ends { local: (*address, *port), remote: (*to, *at) };
-                let peer = self.residents.remove(&(netns, ends));
-                let process = peer.and_then(|peer| processes.resolve(peer, self.shared.clock));
-                facts.client = process.map_or(Client::LocalUnknown, Client::Local);
+                profile.client_found(process);
             }
         }
     }
 
-    fn insert(&mut self, socket: SocketId, pid: u32, at: BootTime, mut facts: Facts) {
+    fn insert(&mut self, socket: SocketId, pid: u32, at: BootTime, mut profile: Profile) {
         if let Some(old) = self.remove(socket) {
             self.shared.finish(old, at);
         }
@@ -283,15 +252,15 @@ impl Connections {
             return;
         }
         if let Some(title) = self.titles.get(&pid) {
-            facts.entitle(title);
+            profile.entitle(title);
         }
-        let session = Session::new(facts.server.engine, protocol::Limits::default());
-        facts.server.counts.connections(1);
+        let session = Session::new(profile.server.engine, protocol::Limits::default());
+        profile.server.counts.connections(1);
         self.shared.totals.connections += 1;
         self.by_pid.entry(pid).or_default().push(socket);
         self.by_address.insert(socket.sock, socket);
         let connection = Connection {
-            facts,
+            profile,
             pid,
             assembler: Assembler::default(),
             session,
@@ -304,27 +273,19 @@ impl Connections {
 
     /// Takes a connection whose opening was never told.
     pub fn join(&mut self, record: &DataRecord<'_>, server: Arc<ServerFacts>) {
-        let facts = Facts {
-            id: self.shared.new_id(record.chunk.time),
-            server,
-            local: Endpoint::Unix { path: None },
-            remote: Endpoint::Unix { path: None },
-            client: Client::LocalUnknown,
-            database: None,
-            db_user: None,
-            application: None,
-            encrypted: false,
-        };
-        self.insert(record.socket, record.pid, record.chunk.time, facts);
+        let id = self.shared.new_id(record.chunk.time);
+        let unknown = Endpoint::Unix { path: None };
+        let profile = Profile::new(id, server, unknown.clone(), unknown, Client::LocalUnknown);
+        self.insert(record.socket, record.pid, record.chunk.time, profile);
     }
 
     /// Bytes of a connection; false if it isn't known.
     pub fn data(&mut self, record: &DataRecord<'_>) -> bool {
         let Some(connection) = self.open.get_mut(&record.socket) else { return false };
-        let Connection { facts, assembler, session, plaintext, .. } = connection;
+        let Connection { profile, assembler, session, plaintext, .. } = connection;
         assembler.push(record.chunk, &mut |direction, layer, at, piece| {
             let shared = &mut self.shared;
-            feed(facts, session, plaintext, shared, direction, layer, at, piece);
+            feed(profile, session, plaintext, shared, direction, layer, at, piece);
         });
         connection.watch_for_blindness(&mut self.shared, record.chunk.time);
         true
@@ -390,10 +351,10 @@ impl Connections {
     pub fn poll(&mut self, now: BootTime) {
         for connection in self.open.values_mut() {
             if connection.assembler.deadline().is_some_and(|deadline| deadline <= now) {
-                let Connection { facts, assembler, session, plaintext, .. } = connection;
+                let Connection { profile, assembler, session, plaintext, .. } = connection;
                 assembler.poll(now, &mut |direction, layer, at, piece| {
                     let shared = &mut self.shared;
-                    feed(facts, session, plaintext, shared, direction, layer, at, piece);
+                    feed(profile, session, plaintext, shared, direction, layer, at, piece);
                 });
             }
             connection.count_sync_losses(&mut self.shared);
@@ -406,7 +367,7 @@ impl Connections {
 
     /// Open connections of one server.
     pub fn counts(&self, server: &Arc<ServerFacts>) -> Counts {
-        let of_server = self.open.values().filter(|c| Arc::ptr_eq(&c.facts.server, server));
+        let of_server = self.open.values().filter(|c| Arc::ptr_eq(&c.profile.server, server));
         of_server.fold(Counts::default(), |counts, connection| Counts {
             open: counts.open + 1,
             blind: counts.blind + u64::from(connection.blind),
@@ -417,14 +378,14 @@ impl Connections {
 impl Connection {
     /// Encrypted, and nothing of it readable: a state that users see, never silence.
     fn watch_for_blindness(&mut self, shared: &mut Shared, at: BootTime) {
-        if self.blind || !self.facts.encrypted || self.plaintext.contains(&true) {
+        if self.blind || !self.profile.is_encrypted() || self.plaintext.contains(&true) {
             return;
         }
         if self.session.stats().skipped_bytes > BLIND_AFTER {
             self.blind = true;
             shared.totals.blind_connections += 1;
-            let (time, server) = (shared.clock.wall(at), self.facts.server.name.clone());
-            let id = self.facts.id;
+            let (time, server) = (shared.clock.wall(at), self.profile.server.name.clone());
+            let id = self.profile.id;
             shared.live.notice(|| Notice {
                 time,
                 notice: "blind",
@@ -443,11 +404,11 @@ impl Connection {
 
 impl Shared {
     fn finish(&mut self, mut connection: Connection, at: BootTime) {
-        let Connection { facts, assembler, session, plaintext, .. } = &mut connection;
+        let Connection { profile, assembler, session, plaintext, .. } = &mut connection;
         assembler.flush(at, &mut |direction, layer, at, piece| {
-            feed(facts, session, plaintext, self, direction, layer, at, piece);
+            feed(profile, session, plaintext, self, direction, layer, at, piece);
         });
-        session.close(at, &mut |event| understand(facts, self, event));
+        session.close(at, &mut |event| understand(profile, self, event));
         connection.count_sync_losses(self);
     }
 }
@@ -455,7 +416,7 @@ impl Shared {
 /// Hands one piece of a stream to the session.
 #[allow(clippy::too_many_arguments, reason = "the parts of a connection that a piece touches")]
 fn feed(
-    facts: &mut Facts,
+    profile: &mut Profile,
     session: &mut Session,
     plaintext: &mut [bool; 2],
     shared: &mut Shared,
@@ -468,7 +429,7 @@ fn feed(
     let told = if direction == Direction::Request { request } else { response };
     if layer == Layer::Tls && !*told {
         *told = true;
-        facts.encrypted = true;
+        profile.encryption_started();
         session.tls(direction);
     }
     let len = match piece {
@@ -479,41 +440,38 @@ fn feed(
         Direction::Request => shared.totals.bytes_in += len,
         Direction::Response => shared.totals.bytes_out += len,
     }
-    facts.server.counts.bytes(direction, len);
+    profile.server.counts.bytes(direction, len);
     match piece {
         Piece::Bytes(bytes) => {
-            session.bytes(direction, at, bytes, &mut |event| understand(facts, shared, event));
+            session.bytes(direction, at, bytes, &mut |event| understand(profile, shared, event));
         }
         Piece::Gap { len, lost } => {
             shared.totals.lost_bytes += lost;
-            session.gap(direction, at, len, lost, &mut |event| understand(facts, shared, event));
+            session.gap(direction, at, len, lost, &mut |event| understand(profile, shared, event));
         }
     }
 }
 
 /// Takes in what a session has found out.
-fn understand(facts: &mut Facts, shared: &mut Shared, event: SessionEvent<'_>) {
+fn understand(profile: &mut Profile, shared: &mut Shared, event: SessionEvent<'_>) {
     match event {
         SessionEvent::Statement(statement) => {
             shared.totals.statements += 1;
-            facts.server.counts.statement();
-            shared.live.publish(|| record(shared, facts, statement));
+            profile.server.counts.statement();
+            shared.live.publish(|| record(shared.clock, profile.origin(&shared.host), statement));
         }
         SessionEvent::Startup { user, database, application, .. } => {
-            let known = |name: &str| (!name.is_empty()).then(|| Arc::from(name));
-            facts.db_user = known(user);
-            facts.database = known(database);
-            facts.application = known(application);
+            profile.started(user, database, application);
         }
         SessionEvent::Changed { name: "application_name", value } => {
-            facts.application = (!value.is_empty()).then(|| value.into());
+            profile.calls_itself(value);
         }
-        SessionEvent::EncryptionStarted { .. } => facts.encrypted = true,
+        SessionEvent::EncryptionStarted { .. } => profile.encryption_started(),
         SessionEvent::SyncLost { direction, why } => {
-            tracing::debug!(connection = %facts.id, ?direction, ?why, "lost the message boundaries");
+            tracing::debug!(connection = %profile.id, ?direction, ?why, "lost the message boundaries");
         }
         SessionEvent::SyncFound { direction, skipped } => {
-            tracing::debug!(connection = %facts.id, ?direction, skipped, "found them again");
+            tracing::debug!(connection = %profile.id, ?direction, skipped, "found them again");
         }
         SessionEvent::Authenticated { .. }
         | SessionEvent::Refused { .. }

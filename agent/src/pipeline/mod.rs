@@ -4,6 +4,7 @@
 //! clients) has threads of its own, which this one never waits for.
 
 mod connections;
+mod profile;
 mod record;
 mod scout;
 mod servers;

@@ -1,0 +1,172 @@
+//! What a statement does, as its text tells.
+
+use std::sync::Arc;
+
+use serde::{Serialize, Serializer};
+
+use super::origin::named;
+
+/// Made once for a text (or for all texts that differ in harmless literals only), and shared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// The text with `?` for each literal; secrets are never in it.
+    pub text: Arc<str>,
+    /// The same for texts that differ only in literals and in how they are written.
+    pub fingerprint: u64,
+    /// OpenTelemetry's `db.query.summary`, as in `SELECT songs artists`.
+    pub summary: Arc<str>,
+    pub effects: Effects,
+    /// Sorted by name, then by access; each pair once. Names as written, schema-qualified where the
+    /// text does so.
+    pub tables: Vec<TableAccess>,
+    /// Columns that the text names, as in `customers.email`, or `email` where it can't be told whose.
+    pub columns: Vec<Arc<str>>,
+    /// Functions that the text calls, by name as written.
+    pub functions: Vec<Arc<str>>,
+    /// Equalities that every row which the statement touches must fulfil.
+    pub keys: Vec<KeyPredicate>,
+    /// Whether a condition limits what an UPDATE or DELETE touches; `None` for other statements.
+    pub restricted: Option<bool>,
+    pub analysis: Analysis,
+}
+
+impl Facts {
+    /// The fingerprint as it is written out: sixteen hexadecimal digits.
+    pub fn fingerprint_text(&self) -> String {
+        format!("{:016x}", self.fingerprint)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct TableAccess {
+    pub name: Arc<str>,
+    pub access: Access,
+}
+
+named! {
+    /// What is done to a relation.
+    #[derive(PartialOrd, Ord, Hash)]
+    Access {
+        Read = "read",
+        Insert = "insert",
+        Update = "update",
+        Delete = "delete",
+        Truncate = "truncate",
+        Define = "define",
+        Drop = "drop",
+        Grant = "grant",
+        Lock = "lock",
+    }
+}
+
+/// `column = value` of a table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyPredicate {
+    pub table: Arc<str>,
+    pub column: Arc<str>,
+    pub value: KeyValue,
+}
+
+/// What a key is compared with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeyValue {
+    /// The nth literal of the text, from 0, in the order in which they stand in it.
+    Literal(usize),
+    /// The nth bind parameter, from 1.
+    Parameter(usize),
+}
+
+named! {
+    /// One of the things that a statement can do: a closed list.
+    #[derive(PartialOrd, Ord, Hash)]
+    Effect {
+        Read = "read",
+        Insert = "insert",
+        Update = "update",
+        Delete = "delete",
+        Truncate = "truncate",
+        Define = "define",
+        Drop = "drop",
+        Grant = "grant",
+        Configure = "configure",
+        CopyOut = "copy-out",
+        CopyIn = "copy-in",
+        /// Runs a program or touches a file on the database's host.
+        Program = "program",
+        Lock = "lock",
+        Session = "session",
+        /// Speaks the replication protocol: the database's whole content can leave that way.
+        Replicate = "replicate",
+        Call = "call",
+        /// It can't be told: the worst effect.
+        Unknown = "unknown",
+    }
+}
+
+/// A set of effects; written out as a list in the order of [`Effect::ALL`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Effects(u32);
+
+impl Effects {
+    pub fn insert(&mut self, effect: Effect) {
+        self.0 |= 1 << effect as u32;
+    }
+
+    pub fn contains(self, effect: Effect) -> bool {
+        self.0 & 1 << effect as u32 != 0
+    }
+
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    pub fn union(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    pub fn iter(self) -> impl Iterator<Item = Effect> {
+        Effect::ALL.iter().copied().filter(move |effect| self.contains(*effect))
+    }
+}
+
+impl FromIterator<Effect> for Effects {
+    fn from_iter<T: IntoIterator<Item = Effect>>(effects: T) -> Self {
+        let mut set = Self::default();
+        effects.into_iter().for_each(|effect| set.insert(effect));
+        set
+    }
+}
+
+impl Serialize for Effects {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.iter())
+    }
+}
+
+named! {
+    /// Whether the facts are all there is to know, or why not; the worst reason is told.
+    #[derive(PartialOrd, Ord, Hash)]
+    Analysis {
+        Complete = "complete",
+        /// A function, procedure or block does what only its definition tells.
+        CallsCode = "calls-code",
+        /// Nested deeper than is looked at.
+        TooDeep = "too-deep",
+        /// Longer than is looked at, or captured in part.
+        TooLong = "too-long",
+        /// PostgreSQL's grammar doesn't know it.
+        SyntaxError = "syntax-error",
+        /// The grammar knows it; the analysis doesn't.
+        UnknownSyntax = "unknown-syntax",
+        /// The text was never seen.
+        NoText = "no-text",
+        /// The process that parses did not answer.
+        Unavailable = "unavailable",
+    }
+}
+
+impl Analysis {
+    pub fn is_complete(self) -> bool {
+        self == Self::Complete
+    }
+}
