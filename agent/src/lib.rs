@@ -8,6 +8,7 @@ pub mod discovery;
 pub mod doctor;
 pub mod event;
 pub mod identity;
+pub mod ledger;
 pub mod pipeline;
 pub mod protocol;
 pub mod stream;

@@ -21,6 +21,8 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("config", &["event"]),
     ("capture", &["event", "config"]),
     ("identity", &["event", "config"]),
+    ("ledger", &["event", "config"]),
+    ("search", &["event", "config", "ledger"]),
     ("control", &["event", "config"]),
     // Reads procfs through identity's reader, which pid reuse and hostile paths can't fool.
     ("discovery", &["event", "config", "identity"]),

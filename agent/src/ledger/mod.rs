@@ -1,0 +1,3 @@
+//! Keeps every statement: what is appended, sealed, proven and found again.
+
+pub mod schema;
