@@ -53,6 +53,28 @@ pub struct Call {
     pub layer: u8,
 }
 
+impl Call {
+    /// The head of the call's first record.
+    #[inline(always)]
+    fn header(&self, position: u64, dropped: u64) -> DataHeader {
+        DataHeader {
+            time: self.time,
+            sock: self.sock,
+            cookie: self.cookie,
+            position,
+            dropped,
+            call_len: self.len as u32,
+            call_offset: 0,
+            captured: 0,
+            tgid: self.tgid,
+            server: self.server,
+            direction: self.direction,
+            layer: self.layer,
+            reserved: [0; 2],
+        }
+    }
+}
+
 #[repr(C)]
 struct Record<const N: usize> {
     header: DataHeader,
@@ -128,22 +150,22 @@ fn within_quota(call: &Call, tracked: Tracked) -> bool {
 #[inline(always)]
 fn copy(call: &Call, source: Source, position: u64, dropped: u64) -> u64 {
     let Some(budget) = BUDGETS.get(call.direction as u32) else { return call.len };
+    if source.at == 0 {
+        count(Drop::UnsupportedCall, call.len);
+        return call.len;
+    }
+    // Most calls by far: one small buffer that is wanted whole needs no walk.
+    if source.n_vectors == 0 && call.len <= 512 && call.len <= budget.head {
+        let header = call.header(position, dropped);
+        let sent = if call.len <= 128 {
+            sized::<128>(&header, source.at, call.len, wakeup())
+        } else {
+            sized::<512>(&header, source.at, call.len, wakeup())
+        };
+        return if sent { 0 } else { call.len };
+    }
     let mut walk = Walk {
-        header: DataHeader {
-            time: call.time,
-            sock: call.sock,
-            cookie: call.cookie,
-            position,
-            dropped,
-            call_len: call.len as u32,
-            call_offset: 0,
-            captured: 0,
-            tgid: call.tgid,
-            server: call.server,
-            direction: call.direction,
-            layer: call.layer,
-            reserved: [0; 2],
-        },
+        header: call.header(position, dropped),
         place: Place {
             at: 0,
             at_left: 0,
@@ -156,22 +178,9 @@ fn copy(call: &Call, source: Source, position: u64, dropped: u64) -> u64 {
             lost: 0,
         },
     };
-    if source.at == 0 {
-        count(Drop::UnsupportedCall, call.len);
-        return call.len;
-    }
     if source.n_vectors == 0 {
         walk.place.at = source.at;
         walk.place.at_left = call.len;
-        // Most calls by far: one small buffer that is wanted whole needs no loop.
-        if call.len <= 512 && call.len <= budget.head {
-            let sent = if call.len <= 128 {
-                sized::<128>(&walk, &walk.place, call.len, wakeup())
-            } else {
-                sized::<512>(&walk, &walk.place, call.len, wakeup())
-            };
-            return if sent { 0 } else { call.len };
-        }
     } else {
         walk.place.vectors = source.at;
         walk.place.vectors_left = source.n_vectors;
@@ -261,22 +270,26 @@ unsafe extern "C" fn step(_round: u64, walk: *mut Walk) -> u64 {
 /// reserved and not filled still pushes warm lines out of the caches.
 #[inline(always)]
 fn record(walk: &Walk, place: &Place, len: u64) -> bool {
-    let wakeup = wakeup();
+    let mut header = walk.header;
+    header.position += place.offset;
+    header.dropped += place.lost;
+    header.call_offset = place.offset as u32;
+    let (header, at, wakeup) = (&header, place.at, wakeup());
     if len <= 128 {
-        sized::<128>(walk, place, len, wakeup)
+        sized::<128>(header, at, len, wakeup)
     } else if len <= 512 {
-        sized::<512>(walk, place, len, wakeup)
+        sized::<512>(header, at, len, wakeup)
     } else if len <= 2048 {
-        sized::<2048>(walk, place, len, wakeup)
+        sized::<2048>(header, at, len, wakeup)
     } else if len <= 8192 {
-        sized::<8192>(walk, place, len, wakeup)
+        sized::<8192>(header, at, len, wakeup)
     } else {
-        sized::<MAX_PAYLOAD>(walk, place, len, wakeup)
+        sized::<MAX_PAYLOAD>(header, at, len, wakeup)
     }
 }
 
 #[inline(always)]
-fn sized<const N: usize>(walk: &Walk, place: &Place, len: u64, wakeup: u64) -> bool {
+fn sized<const N: usize>(header: &DataHeader, at: u64, len: u64, wakeup: u64) -> bool {
     let Some(mut entry) = DATA.reserve::<Record<N>>(0) else {
         count(Drop::RingFull, len);
         return false;
@@ -284,12 +297,8 @@ fn sized<const N: usize>(walk: &Walk, place: &Place, len: u64, wakeup: u64) -> b
     let record = entry.as_mut_ptr();
     // SAFETY: `record` is a reservation of this size; the helper writes `len` <= N bytes.
     let read = unsafe {
-        let header = &raw mut (*record).header;
-        header.write(walk.header);
-        (*header).position = walk.header.position + place.offset;
-        (*header).dropped = walk.header.dropped + place.lost;
-        (*header).call_offset = place.offset as u32;
-        let captured = &raw mut (*header).captured;
+        (&raw mut (*record).header).write(*header);
+        let captured = &raw mut (*record).header.captured;
         captured.write_volatile(len as u32);
         // Read back, the length is a number without a past for the verifier, which would else trace it
         // through every round of the loop. And a real minimum: masking with N - 1 would turn a full
@@ -297,7 +306,7 @@ fn sized<const N: usize>(walk: &Walk, place: &Place, len: u64, wakeup: u64) -> b
         let len = captured.read_volatile();
         let len = if len > N as u32 { N as u32 } else { len };
         let payload = (&raw mut (*record).payload).cast();
-        bpf_probe_read_user(payload, len, kernel::as_ptr(place.at))
+        bpf_probe_read_user(payload, len, kernel::as_ptr(at))
     };
     if read < 0 {
         entry.discard(BPF_RB_NO_WAKEUP);

@@ -6,8 +6,8 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::{
-    Size,
-    settings::{HookChoice, LogLevel, TlsCapture},
+    Size, Span,
+    settings::{HookChoice, Literals, LogLevel, TlsCapture},
 };
 use crate::event::Engine;
 
@@ -17,6 +17,7 @@ pub struct File {
     pub host: Host,
     pub control: Control,
     pub capture: Capture,
+    pub ledger: Ledger,
     pub server: Vec<Spanned<Server>>,
     pub log: Log,
 }
@@ -46,6 +47,20 @@ pub struct Capture {
     pub response_head_bytes: Option<Spanned<Size>>,
     pub response_tail_bytes: Option<Spanned<Size>>,
     pub tls: Option<TlsCapture>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Ledger {
+    pub enabled: Option<bool>,
+    pub directory: Option<Spanned<PathBuf>>,
+    pub literals: Option<Literals>,
+    pub commit_interval: Option<Spanned<Span>>,
+    pub seal_bytes: Option<Spanned<Size>>,
+    pub seal_after: Option<Spanned<Span>>,
+    pub keep_for: Option<Span>,
+    pub keep_bytes: Option<Size>,
+    pub keep_free: Option<Size>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -4,6 +4,7 @@ mod error;
 mod file;
 mod settings;
 mod size;
+mod span;
 
 use std::{
     fs, io,
@@ -12,9 +13,11 @@ use std::{
 
 pub use error::{Error, Mistake};
 pub use settings::{
-    CONTROL_SOCKET, Capture, Control, HookChoice, Host, Log, LogLevel, Server, Settings, TlsCapture,
+    CONTROL_SOCKET, Capture, Control, HookChoice, Host, LEDGER_DIRECTORY, Ledger, Literals, Log,
+    LogLevel, Server, Settings, TlsCapture,
 };
 pub use size::Size;
+pub use span::Span;
 
 use error::Complaint;
 use settings::HostFacts;

@@ -1,11 +1,11 @@
 //! What the stages need, resolved and checked, and the one place that makes it from a file.
 
-use std::{collections::HashSet, ops::RangeInclusive, path::PathBuf};
+use std::{collections::HashSet, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
-use super::{Size, error::Complaint, file};
+use super::{Size, Span, error::Complaint, file};
 use crate::event::Engine;
 
 /// The whole effective configuration. Serialises to the file's own shape.
@@ -14,6 +14,7 @@ pub struct Settings {
     pub host: Host,
     pub control: Control,
     pub capture: Capture,
+    pub ledger: Ledger,
     pub log: Log,
     #[serde(rename = "server", skip_serializing_if = "Vec::is_empty")]
     pub servers: Vec<Server>,
@@ -53,6 +54,26 @@ pub struct Capture {
     /// Captured from the end of one response call at most.
     pub response_tail_bytes: Size,
     pub tls: TlsCapture,
+}
+
+/// Where statements are kept, how and for how long.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Ledger {
+    pub enabled: bool,
+    pub directory: PathBuf,
+    pub literals: Literals,
+    /// What a crash of the host can cost at most.
+    pub commit_interval: Span,
+    /// The open segment is sealed at this size or age.
+    pub seal_bytes: Size,
+    pub seal_after: Span,
+    /// The oldest sealed segments go when they are older, or all together larger, than this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep_for: Option<Span>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep_bytes: Option<Size>,
+    /// Writing pauses while the file system has less room than this.
+    pub keep_free: Size,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -103,6 +124,16 @@ pub enum TlsCapture {
     Off,
 }
 
+/// Whether values that stand in statements are kept; secrets never are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Literals {
+    /// `?` stands for each.
+    #[default]
+    Redact,
+    Keep,
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LogLevel {
@@ -116,11 +147,18 @@ pub enum LogLevel {
 
 /// The socket that clients look for when nobody names another.
 pub const CONTROL_SOCKET: &str = "/run/dbwarden/control.sock";
+/// Where the ledger is kept when nobody names another place.
+pub const LEDGER_DIRECTORY: &str = "/var/lib/dbwarden/ledger";
 
 /// One call is captured in a bounded number of chunks by the programs in the kernel.
 const BUDGET: RangeInclusive<u64> = 256..=65_536;
 const RING_MAX: u64 = 1 << 30;
 const NAME_MAX: usize = 63;
+const COMMIT: RangeInclusive<Span> =
+    Span(Duration::from_millis(10))..=Span(Duration::from_secs(60));
+const SEAL_BYTES: RangeInclusive<Size> = Size(1 << 20)..=Size(1 << 30);
+const SEAL_AFTER: RangeInclusive<Span> =
+    Span(Duration::from_secs(10))..=Span(Duration::from_secs(7 * 86_400));
 
 impl Settings {
     /// What applies where nothing is configured.
@@ -136,6 +174,17 @@ impl Settings {
                 response_head_bytes: Size(8 << 10),
                 response_tail_bytes: Size(8 << 10),
                 tls: TlsCapture::Auto,
+            },
+            ledger: Ledger {
+                enabled: true,
+                directory: LEDGER_DIRECTORY.into(),
+                literals: Literals::Redact,
+                commit_interval: Span(Duration::from_secs(1)),
+                seal_bytes: Size(64 << 20),
+                seal_after: Span(Duration::from_secs(3_600)),
+                keep_for: None,
+                keep_bytes: None,
+                keep_free: Size(1 << 30),
             },
             log: Log { level: LogLevel::Info },
             servers: Vec::new(),
@@ -188,6 +237,7 @@ impl Settings {
                 )?,
                 tls: file.capture.tls.unwrap_or(capture.tls),
             },
+            ledger: ledger(file.ledger, defaults.ledger)?,
             log: Log { level: file.log.level },
             servers: servers(file.server)?,
         })
@@ -236,6 +286,38 @@ fn budget(key: &str, written: Option<Spanned<Size>>, default: Size) -> Result<Si
         written.span(),
         format!("`{key}`: from {min} to {max} bytes of one call can be captured; {size} can't"),
     ))
+}
+
+fn ledger(written: file::Ledger, default: Ledger) -> Result<Ledger, Complaint> {
+    let directory = written.directory.map(|path| absolute("directory", path)).transpose()?;
+    Ok(Ledger {
+        enabled: written.enabled.unwrap_or(default.enabled),
+        directory: directory.unwrap_or(default.directory),
+        literals: written.literals.unwrap_or(default.literals),
+        commit_interval: within("commit_interval", written.commit_interval, &COMMIT)?
+            .unwrap_or(default.commit_interval),
+        seal_bytes: within("seal_bytes", written.seal_bytes, &SEAL_BYTES)?
+            .unwrap_or(default.seal_bytes),
+        seal_after: within("seal_after", written.seal_after, &SEAL_AFTER)?
+            .unwrap_or(default.seal_after),
+        keep_for: written.keep_for.or(default.keep_for),
+        keep_bytes: written.keep_bytes.or(default.keep_bytes),
+        keep_free: written.keep_free.unwrap_or(default.keep_free),
+    })
+}
+
+fn within<T: Copy + PartialOrd + std::fmt::Display>(
+    key: &str,
+    written: Option<Spanned<T>>,
+    range: &RangeInclusive<T>,
+) -> Result<Option<T>, Complaint> {
+    let Some(written) = written else { return Ok(None) };
+    let value = *written.get_ref();
+    if range.contains(&value) {
+        return Ok(Some(value));
+    }
+    let (min, max) = (range.start(), range.end());
+    Err(Complaint::at(written.span(), format!("`{key}`: from {min} to {max}; {value} is not")))
 }
 
 fn host_name(written: Spanned<String>) -> Result<String, Complaint> {

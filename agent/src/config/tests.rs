@@ -1,8 +1,11 @@
 //! Configuration texts and what becomes of them.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
-use super::{HookChoice, HostFacts, LogLevel, Server, Settings, Size, TlsCapture, load, parse};
+use super::{
+    HookChoice, HostFacts, Ledger, Literals, LogLevel, Server, Settings, Size, Span, TlsCapture,
+    load, parse,
+};
 use crate::event::Engine;
 
 fn read(text: &str) -> Result<Settings, String> {
@@ -35,6 +38,16 @@ fn every_key_arrives() {
         response_head_bytes = 1024
         response_tail_bytes = 512
         tls = "off"
+        [ledger]
+        enabled = false
+        directory = "/srv/ledger"
+        literals = "keep"
+        commit_interval = "500ms"
+        seal_bytes = "8MiB"
+        seal_after = "10m"
+        keep_for = "90d"
+        keep_bytes = "20GiB"
+        keep_free = "2GiB"
         [log]
         level = "debug"
         [[server]]
@@ -62,6 +75,21 @@ fn every_key_arrives() {
     assert_eq!(settings.capture.response_head_bytes, Size(1_024));
     assert_eq!(settings.capture.response_tail_bytes, Size(512));
     assert_eq!(settings.capture.tls, TlsCapture::Off);
+    let seconds = |n| Span(Duration::from_secs(n));
+    assert_eq!(
+        settings.ledger,
+        Ledger {
+            enabled: false,
+            directory: "/srv/ledger".into(),
+            literals: Literals::Keep,
+            commit_interval: Span(Duration::from_millis(500)),
+            seal_bytes: Size(8 << 20),
+            seal_after: seconds(600),
+            keep_for: Some(seconds(90 * 86_400)),
+            keep_bytes: Some(Size(20 << 30)),
+            keep_free: Size(2 << 30),
+        }
+    );
     assert_eq!(settings.log.level, LogLevel::Debug);
     let named = Server {
         name: Some("orders".into()),

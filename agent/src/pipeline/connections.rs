@@ -3,26 +3,22 @@
 use std::{
     collections::{HashMap, VecDeque},
     net::SocketAddr,
+    rc::Rc,
     sync::Arc,
 };
 
 use rustc_hash::FxHashMap;
 
-use super::{profile::Profile, record::record, servers::ServerFacts};
+use super::{
+    dialogue::Dialogue, outbox::Outbox, profile::Profile, record::Tally, servers::ServerFacts,
+};
 use crate::{
     capture::{DataRecord, Ends, Opened},
-    config,
-    control::{Hub, Notice, Totals},
+    control::{Hub, Totals},
     discovery::Residents,
-    event::{
-        BootTime, Client, Clock, ConnectionId, Direction, Endpoint, Layer, Origin, Piece,
-        ProcessEvent, SessionEvent, SocketId,
-    },
+    event::{BootTime, Client, Clock, ConnectionId, Endpoint, Origin, ProcessEvent, SocketId},
     identity::{Peer, ProcessTable},
-    protocol::{
-        self, Session,
-        postgres::{Title, cluster_name},
-    },
+    protocol::postgres::{Title, cluster_name},
     stream::Assembler,
 };
 
@@ -32,34 +28,23 @@ const MAX_CONNECTIONS: usize = 65_536;
 const MAX_CLIENTS: usize = 8_192;
 /// A client that was not accepted for so long never will be.
 const CLIENT_LIFE_NS: u64 = 60_000_000_000;
-/// Ciphertext of the client's, beyond a handshake's, without any plaintext: the connection is blind.
-const BLIND_AFTER: u64 = 4_096;
 
 /// What all connections use and count into.
 pub struct Shared {
     pub clock: Clock,
     /// What every record says of this host.
-    pub host: Origin,
-    live: Arc<Hub>,
+    pub host: Arc<Origin>,
+    pub live: Arc<Hub>,
+    /// What is to be recorded.
+    pub outbox: Outbox,
     /// The connections' part of the status.
-    totals: Totals,
+    pub totals: Totals,
     next_id: u32,
 }
 
 impl Shared {
-    pub fn new(host: &config::Host, live: Arc<Hub>) -> Self {
-        Self {
-            clock: Clock::default(),
-            host: Origin {
-                host: host.name.as_str().into(),
-                environment: host.environment.as_deref().map(Into::into),
-                region: host.region.as_deref().map(Into::into),
-                ..Origin::default()
-            },
-            live,
-            totals: Totals::default(),
-            next_id: 0,
-        }
+    pub fn new(host: Arc<Origin>, live: Arc<Hub>, outbox: Outbox) -> Self {
+        Self { clock: Clock::default(), host, live, outbox, totals: Totals::default(), next_id: 0 }
     }
 
     fn new_id(&mut self, at: BootTime) -> ConnectionId {
@@ -70,16 +55,10 @@ impl Shared {
 }
 
 struct Connection {
-    profile: Profile,
     /// The server's process that reads and writes it.
     pid: u32,
     assembler: Assembler,
-    session: Session,
-    /// By direction: the session knows that it reads TLS plaintext.
-    plaintext: [bool; 2],
-    blind: bool,
-    /// Its sync losses that are counted in the totals already.
-    sync_lost: u64,
+    dialogue: Dialogue,
 }
 
 /// Connections of one server.
@@ -155,7 +134,7 @@ impl Connections {
     pub fn open(
         &mut self,
         opened: &Opened,
-        server: Option<Arc<ServerFacts>>,
+        server: Option<Rc<ServerFacts>>,
         processes: &mut ProcessTable,
     ) {
         let Some(server) = server else { return };
@@ -195,7 +174,7 @@ impl Connections {
     /// Takes in what procfs says of connections that were open before `server` was watched.
     pub fn reside(
         &mut self,
-        server: &Arc<ServerFacts>,
+        server: &Rc<ServerFacts>,
         netns: u32,
         residents: Residents,
         processes: &mut ProcessTable,
@@ -220,8 +199,8 @@ impl Connections {
         }
         // Those that have spoken already.
         for connection in self.open.values_mut() {
-            let Connection { profile, pid, .. } = connection;
-            if !Arc::ptr_eq(&profile.server, server) {
+            let Connection { dialogue: Dialogue { profile, .. }, pid, .. } = connection;
+            if !Rc::ptr_eq(&profile.server, server) {
                 continue;
             }
             if let Some(title) = self.titles.get(pid) {
@@ -241,7 +220,7 @@ impl Connections {
 
     fn insert(&mut self, socket: SocketId, pid: u32, at: BootTime, mut profile: Profile) {
         if let Some(old) = self.remove(socket) {
-            self.shared.finish(old, at);
+            old.finish(&mut self.shared, at);
         }
         // Bytes of the address's life before may still be on their way, as of any that has ended.
         if let Some(old) = self.by_address.get(&socket.sock) {
@@ -254,25 +233,17 @@ impl Connections {
         if let Some(title) = self.titles.get(&pid) {
             profile.entitle(title);
         }
-        let session = Session::new(profile.server.engine, protocol::Limits::default());
-        profile.server.counts.connections(1);
+        profile.server.coverage.add(&Tally { connections: 1, ..Tally::default() });
         self.shared.totals.connections += 1;
         self.by_pid.entry(pid).or_default().push(socket);
         self.by_address.insert(socket.sock, socket);
-        let connection = Connection {
-            profile,
-            pid,
-            assembler: Assembler::default(),
-            session,
-            plaintext: [false; 2],
-            blind: false,
-            sync_lost: 0,
-        };
+        let connection =
+            Connection { pid, assembler: Assembler::default(), dialogue: Dialogue::new(profile) };
         self.open.insert(socket, connection);
     }
 
     /// Takes a connection whose opening was never told.
-    pub fn join(&mut self, record: &DataRecord<'_>, server: Arc<ServerFacts>) {
+    pub fn join(&mut self, record: &DataRecord<'_>, server: Rc<ServerFacts>) {
         let id = self.shared.new_id(record.chunk.time);
         let unknown = Endpoint::Unix { path: None };
         let profile = Profile::new(id, server, unknown.clone(), unknown, Client::LocalUnknown);
@@ -282,12 +253,13 @@ impl Connections {
     /// Bytes of a connection; false if it isn't known.
     pub fn data(&mut self, record: &DataRecord<'_>) -> bool {
         let Some(connection) = self.open.get_mut(&record.socket) else { return false };
-        let Connection { profile, assembler, session, plaintext, .. } = connection;
-        assembler.push(record.chunk, &mut |direction, layer, at, piece| {
-            let shared = &mut self.shared;
-            feed(profile, session, plaintext, shared, direction, layer, at, piece);
+        let (dialogue, shared) = (&mut connection.dialogue, &mut self.shared);
+        connection.assembler.push(record.chunk, &mut |direction, layer, at, piece| {
+            dialogue.take(shared, direction, layer, at, piece);
         });
-        connection.watch_for_blindness(&mut self.shared, record.chunk.time);
+        if dialogue.may_be_blind() {
+            dialogue.settle(shared, record.chunk.time);
+        }
         true
     }
 
@@ -320,14 +292,14 @@ impl Connections {
     pub fn end(&mut self, ends: Vec<SocketId>, at: BootTime) {
         for socket in ends {
             if let Some(connection) = self.remove(socket) {
-                self.shared.finish(connection, at);
+                connection.finish(&mut self.shared, at);
             }
         }
     }
 
     pub fn close_all(&mut self, at: BootTime) {
         for (_, connection) in std::mem::take(&mut self.open) {
-            self.shared.finish(connection, at);
+            connection.finish(&mut self.shared, at);
         }
         self.by_pid.clear();
         self.by_address.clear();
@@ -350,14 +322,13 @@ impl Connections {
     /// Gives up holes that nobody filled in time.
     pub fn poll(&mut self, now: BootTime) {
         for connection in self.open.values_mut() {
+            let (dialogue, shared) = (&mut connection.dialogue, &mut self.shared);
             if connection.assembler.deadline().is_some_and(|deadline| deadline <= now) {
-                let Connection { profile, assembler, session, plaintext, .. } = connection;
-                assembler.poll(now, &mut |direction, layer, at, piece| {
-                    let shared = &mut self.shared;
-                    feed(profile, session, plaintext, shared, direction, layer, at, piece);
+                connection.assembler.poll(now, &mut |direction, layer, at, piece| {
+                    dialogue.take(shared, direction, layer, at, piece);
                 });
             }
-            connection.count_sync_losses(&mut self.shared);
+            dialogue.settle(shared, now);
         }
     }
 
@@ -366,118 +337,22 @@ impl Connections {
     }
 
     /// Open connections of one server.
-    pub fn counts(&self, server: &Arc<ServerFacts>) -> Counts {
-        let of_server = self.open.values().filter(|c| Arc::ptr_eq(&c.profile.server, server));
+    pub fn counts(&self, server: &Rc<ServerFacts>) -> Counts {
+        let of_server =
+            self.open.values().filter(|c| Rc::ptr_eq(&c.dialogue.profile.server, server));
         of_server.fold(Counts::default(), |counts, connection| Counts {
             open: counts.open + 1,
-            blind: counts.blind + u64::from(connection.blind),
+            blind: counts.blind + u64::from(connection.dialogue.is_blind()),
         })
     }
 }
 
 impl Connection {
-    /// Encrypted, and nothing of it readable: a state that users see, never silence.
-    fn watch_for_blindness(&mut self, shared: &mut Shared, at: BootTime) {
-        if self.blind || !self.profile.is_encrypted() || self.plaintext.contains(&true) {
-            return;
-        }
-        if self.session.stats().skipped_bytes > BLIND_AFTER {
-            self.blind = true;
-            shared.totals.blind_connections += 1;
-            let (time, server) = (shared.clock.wall(at), self.profile.server.name.clone());
-            let id = self.profile.id;
-            shared.live.notice(|| Notice {
-                time,
-                notice: "blind",
-                server: Some(server),
-                message: format!("connection {id} is encrypted and can't be observed"),
-            });
-        }
-    }
-
-    fn count_sync_losses(&mut self, shared: &mut Shared) {
-        let lost = self.session.stats().sync_lost;
-        shared.totals.sync_losses += lost.saturating_sub(self.sync_lost);
-        self.sync_lost = lost;
-    }
-}
-
-impl Shared {
-    fn finish(&mut self, mut connection: Connection, at: BootTime) {
-        let Connection { profile, assembler, session, plaintext, .. } = &mut connection;
+    fn finish(mut self, shared: &mut Shared, at: BootTime) {
+        let Self { dialogue, assembler, .. } = &mut self;
         assembler.flush(at, &mut |direction, layer, at, piece| {
-            feed(profile, session, plaintext, self, direction, layer, at, piece);
+            dialogue.take(shared, direction, layer, at, piece);
         });
-        session.close(at, &mut |event| understand(profile, self, event));
-        connection.count_sync_losses(self);
-    }
-}
-
-/// Hands one piece of a stream to the session.
-#[allow(clippy::too_many_arguments, reason = "the parts of a connection that a piece touches")]
-fn feed(
-    profile: &mut Profile,
-    session: &mut Session,
-    plaintext: &mut [bool; 2],
-    shared: &mut Shared,
-    direction: Direction,
-    layer: Layer,
-    at: BootTime,
-    piece: Piece<'_>,
-) {
-    let [request, response] = plaintext;
-    let told = if direction == Direction::Request { request } else { response };
-    if layer == Layer::Tls && !*told {
-        *told = true;
-        profile.encryption_started();
-        session.tls(direction);
-    }
-    let len = match piece {
-        Piece::Bytes(bytes) => bytes.len() as u64,
-        Piece::Gap { len, .. } => len,
-    };
-    match direction {
-        Direction::Request => shared.totals.bytes_in += len,
-        Direction::Response => shared.totals.bytes_out += len,
-    }
-    profile.server.counts.bytes(direction, len);
-    match piece {
-        Piece::Bytes(bytes) => {
-            session.bytes(direction, at, bytes, &mut |event| understand(profile, shared, event));
-        }
-        Piece::Gap { len, lost } => {
-            shared.totals.lost_bytes += lost;
-            session.gap(direction, at, len, lost, &mut |event| understand(profile, shared, event));
-        }
-    }
-}
-
-/// Takes in what a session has found out.
-fn understand(profile: &mut Profile, shared: &mut Shared, event: SessionEvent<'_>) {
-    match event {
-        SessionEvent::Statement(statement) => {
-            shared.totals.statements += 1;
-            profile.server.counts.statement();
-            shared.live.publish(|| record(shared.clock, profile.origin(&shared.host), statement));
-        }
-        SessionEvent::Startup { user, database, application, .. } => {
-            profile.started(user, database, application);
-        }
-        SessionEvent::Changed { name: "application_name", value } => {
-            profile.calls_itself(value);
-        }
-        SessionEvent::EncryptionStarted { .. } => profile.encryption_started(),
-        SessionEvent::SyncLost { direction, why } => {
-            tracing::debug!(connection = %profile.id, ?direction, ?why, "lost the message boundaries");
-        }
-        SessionEvent::SyncFound { direction, skipped } => {
-            tracing::debug!(connection = %profile.id, ?direction, skipped, "found them again");
-        }
-        SessionEvent::Authenticated { .. }
-        | SessionEvent::Refused { .. }
-        | SessionEvent::Changed { .. }
-        | SessionEvent::Cancel { .. }
-        | SessionEvent::Notice { .. }
-        | SessionEvent::Terminated => {}
+        dialogue.end(shared, at);
     }
 }

@@ -4,8 +4,13 @@
 //! clients) has threads of its own, which this one never waits for.
 
 mod connections;
+mod coverage;
+mod dialogue;
+mod losses;
+mod outbox;
 mod profile;
 mod record;
+mod recorder;
 mod scout;
 mod servers;
 
@@ -16,13 +21,16 @@ use nix::time::{ClockId, clock_gettime};
 
 use self::{
     connections::{Connections, Shared},
+    losses::Losses,
+    outbox::outbox,
+    recorder::Recorder,
     servers::Servers,
 };
 use crate::{
     capture::{Capture, CaptureSettings, Control, ControlRing, DataRecord, Drained, RecordError},
-    config::Settings,
+    config::{self, Settings},
     control::{self, Hub, Notice, Service, Snapshot},
-    event::{BootTime, Clock},
+    event::{BootTime, Clock, Entry, Occurrence, OccurrenceKind, Origin},
     identity::{Limits, ProcessTable, Procfs, Users},
 };
 
@@ -37,6 +45,8 @@ const PATIENCE: u32 = 3;
 const LONGEST_WAIT: Duration = Duration::from_millis(100);
 /// How often losses are looked at, quotas refilled and the clock compared.
 const HOUSEKEEPING_NS: u64 = 1_000_000_000;
+/// How often each server's coverage is told.
+const COVERAGE_NS: u64 = 60_000_000_000;
 /// How often at most all of procfs is read because records were lost.
 const CATCH_UP_NS: u64 = 10_000_000_000;
 
@@ -61,23 +71,30 @@ pub fn run(
     processes.seed(now()).context("can't read the host's processes")?;
 
     let live = service.live.clone();
+    let host = Arc::new(host(&settings.host));
+    let (outbox, inbox) = outbox(live.clone(), false);
+    let recorder = Recorder::new(live.clone(), host.clone()).start(inbox)?;
     let mut state = State {
         processes,
         servers: Servers::new(settings, procfs, live.clone()),
-        connections: Connections::new(Shared::new(&settings.host, live.clone())),
+        connections: Connections::new(Shared::new(host, live.clone(), outbox)),
         live,
         decode_errors: 0,
-        last_drops: 0,
+        losses: Losses::default(),
         control_lost: 0,
         next_catch_up: BootTime(0),
         next_housekeeping: BootTime(0),
+        next_coverage: BootTime(now().0 + COVERAGE_NS),
         data_peak: 0,
         control_peak: 0,
         capture_settings,
     };
     state.connections.shared.clock = clock();
     state.servers.find_first(&mut capture, &mut state.connections, &mut state.processes);
-    ready(&format!("watching {} by {}", state.servers.summary(), capture.hooks().name()));
+    let summary = format!("watching {} by {}", state.servers.summary(), capture.hooks().name());
+    let version = env!("CARGO_PKG_VERSION");
+    state.tell(OccurrenceKind::Service, "started", format!("dbwarden {version} is {summary}"));
+    ready(&summary);
     let mut idle = 0;
     while !service.shutdown.requested() {
         let n = state.turn(&mut capture);
@@ -96,10 +113,22 @@ pub fn run(
             capture.sleep(std::os::fd::AsFd::as_fd(&service.shutdown), wait);
         }
     }
-    // What was captured before the end is still said.
-    while state.turn(&mut capture) > 0 {}
-    state.connections.close_all(now());
+    state.end(&mut capture);
+    if recorder.join().is_err() {
+        anyhow::bail!("the recorder's thread panicked");
+    }
     Ok(())
+}
+
+/// What every record says of this host.
+fn host(settings: &config::Host) -> Origin {
+    let known = |text: &Option<String>| text.as_deref().map(Into::into);
+    Origin {
+        host: settings.name.as_str().into(),
+        environment: known(&settings.environment),
+        region: known(&settings.region),
+        ..Origin::default()
+    }
 }
 
 fn capture_settings(settings: &Settings, bpf_log: bool) -> Result<CaptureSettings> {
@@ -125,11 +154,12 @@ struct State {
     connections: Connections,
     live: Arc<Hub>,
     decode_errors: u64,
-    last_drops: u64,
+    losses: Losses,
     /// Control records that were lost when procfs was last read for it.
     control_lost: u64,
     next_catch_up: BootTime,
     next_housekeeping: BootTime,
+    next_coverage: BootTime,
     data_peak: usize,
     control_peak: usize,
     capture_settings: CaptureSettings,
@@ -152,6 +182,7 @@ impl State {
             control += capture.control().drain(|record| self.control(record));
         }
         self.connections.end(ends, now());
+        self.connections.shared.outbox.flush();
         self.data_peak = self.data_peak.max(data.bytes);
         self.control_peak = self.control_peak.max(control.bytes);
 
@@ -225,19 +256,48 @@ impl State {
         self.servers.refill_quotas(capture);
         capture.flush_log();
         self.catch_up(capture, now);
-        let drops: u64 = capture.drops().iter().map(|(_, counter)| counter.events).sum();
-        let new = drops.saturating_sub(self.last_drops);
-        self.last_drops = drops;
-        if new > 0 {
-            tracing::warn!(records = new, "records were lost; `dbwarden status` says why");
-            let time = self.connections.shared.clock.wall(now);
-            self.live.notice(|| Notice {
-                time,
-                notice: "lost",
-                server: None,
-                message: format!("{new} records were lost; `dbwarden status` says why"),
-            });
+        if now >= self.next_coverage {
+            self.next_coverage = BootTime(now.0 + COVERAGE_NS);
+            self.tell_coverage();
         }
+        let time = self.connections.shared.clock.wall(now);
+        if let Some(row) = self.losses.row(&capture.drops(), time, &self.connections.shared.host) {
+            let message = row.message.clone().unwrap_or_default();
+            tracing::warn!("{message}");
+            self.live.notice(|| Notice { time, notice: "lost", server: None, message });
+            self.connections.shared.outbox.push(Entry::Occurrence(row));
+        }
+    }
+
+    fn tell_coverage(&mut self) {
+        let time = self.connections.shared.clock.wall(now());
+        let shared = &mut self.connections.shared;
+        for row in self.servers.coverage(time, &shared.host) {
+            shared.outbox.push(row);
+        }
+    }
+
+    /// A row about the agent itself.
+    fn tell(&mut self, kind: OccurrenceKind, action: &'static str, message: String) {
+        let shared = &mut self.connections.shared;
+        shared.outbox.push(Entry::Occurrence(Occurrence {
+            time: shared.clock.wall(now()),
+            kind,
+            action,
+            origin: shared.host.clone(),
+            message: Some(message),
+            counts: Vec::new(),
+        }));
+    }
+
+    /// The last words: what was captured before the end is still said.
+    fn end(mut self, capture: &mut Capture) {
+        while self.turn(capture) > 0 {}
+        self.connections.close_all(now());
+        self.tell_coverage();
+        let version = env!("CARGO_PKG_VERSION");
+        self.tell(OccurrenceKind::Service, "stopped", format!("dbwarden {version} stops"));
+        self.connections.shared.outbox.flush();
     }
 
     /// Where control records were lost, procfs tells which processes have come and gone.
@@ -272,6 +332,10 @@ impl State {
         }
         if self.decode_errors > 0 {
             totals.drops.insert("undecodable".to_owned(), self.decode_errors);
+        }
+        let unrecorded = self.connections.shared.outbox.lost();
+        if unrecorded > 0 {
+            totals.drops.insert("recorder_full".to_owned(), unrecorded);
         }
         let ring = |name: &str, size: u32, peak: usize| control::Ring {
             name: name.to_owned(),

@@ -1,6 +1,6 @@
 //! What is known of one connection, and its half of the records made from that.
 
-use std::sync::Arc;
+use std::{rc::Rc, sync::Arc};
 
 use super::servers::ServerFacts;
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
 /// Grows as the connection speaks. Whatever changes it makes a new [`Origin`] due.
 pub struct Profile {
     pub id: ConnectionId,
-    pub server: Arc<ServerFacts>,
+    pub server: Rc<ServerFacts>,
     pub local: Endpoint,
     pub remote: Endpoint,
     client: Client,
@@ -25,7 +25,7 @@ pub struct Profile {
 impl Profile {
     pub fn new(
         id: ConnectionId,
-        server: Arc<ServerFacts>,
+        server: Rc<ServerFacts>,
         local: Endpoint,
         remote: Endpoint,
         client: Client,

@@ -1,8 +1,12 @@
-//! A statement as its session understood it → the record that everybody outside sees.
+//! What sessions understood → the records and rows that everybody outside sees.
 
-use std::sync::Arc;
+use std::{ops::AddAssign, sync::Arc};
 
-use crate::event::{Clock, Origin, Outcome, Parameter, Record, Statement, TransactionStatus};
+use super::{connections::Shared, profile::Profile};
+use crate::event::{
+    BootTime, Clock, Occurrence, OccurrenceKind, Origin, Outcome, Parameter, Record, Statement,
+    TransactionStatus,
+};
 
 /// What is said of a statement that the server never ran.
 const SKIPPED: &str = "not run: an earlier statement of the same pipeline failed";
@@ -50,6 +54,23 @@ pub fn record(clock: Clock, origin: Arc<Origin>, statement: &Statement) -> Recor
     }
 }
 
+/// A row of what happened to a connection.
+pub fn connection_row(
+    shared: &Shared,
+    profile: &mut Profile,
+    at: BootTime,
+    action: &'static str,
+) -> Occurrence {
+    Occurrence {
+        time: shared.clock.wall(at),
+        kind: OccurrenceKind::Connection,
+        action,
+        origin: profile.origin(&shared.host),
+        message: None,
+        counts: Vec::new(),
+    }
+}
+
 /// `None` is SQL's NULL.
 fn parameter(parameter: &Parameter) -> Option<String> {
     match parameter {
@@ -59,5 +80,71 @@ fn parameter(parameter: &Parameter) -> Option<String> {
             Some(format!("<{len} bytes of type {type_oid}>"))
         }
         Parameter::Unknown => Some("<not captured>".to_owned()),
+    }
+}
+
+/// What was counted of a connection or a server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    pub connections: u64,
+    pub statements: u64,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    /// Left out by budget.
+    pub truncated_bytes: u64,
+    pub lost_bytes: u64,
+    /// Ciphertext.
+    pub blind_bytes: u64,
+    /// Went by while the message boundaries were unknown.
+    pub skipped_bytes: u64,
+}
+
+impl Tally {
+    /// By the names that the ledger has for them. `decoded_bytes` is what was read and understood.
+    pub fn counts(&self) -> Vec<(Arc<str>, u64)> {
+        let seen = self.bytes_in + self.bytes_out;
+        let undecoded =
+            self.truncated_bytes + self.lost_bytes + self.blind_bytes + self.skipped_bytes;
+        [
+            ("connections", self.connections),
+            ("statements", self.statements),
+            ("bytes_in", self.bytes_in),
+            ("bytes_out", self.bytes_out),
+            ("decoded_bytes", seen.saturating_sub(undecoded)),
+            ("truncated_bytes", self.truncated_bytes),
+            ("lost_bytes", self.lost_bytes),
+            ("blind_bytes", self.blind_bytes),
+            ("skipped_bytes", self.skipped_bytes),
+        ]
+        .into_iter()
+        .filter(|(_, n)| *n > 0)
+        .map(|(name, n)| (name.into(), n))
+        .collect()
+    }
+
+    pub fn since(&self, before: &Self) -> Self {
+        Self {
+            connections: self.connections - before.connections,
+            statements: self.statements - before.statements,
+            bytes_in: self.bytes_in - before.bytes_in,
+            bytes_out: self.bytes_out - before.bytes_out,
+            truncated_bytes: self.truncated_bytes - before.truncated_bytes,
+            lost_bytes: self.lost_bytes - before.lost_bytes,
+            blind_bytes: self.blind_bytes - before.blind_bytes,
+            skipped_bytes: self.skipped_bytes - before.skipped_bytes,
+        }
+    }
+}
+
+impl AddAssign for Tally {
+    fn add_assign(&mut self, more: Self) {
+        self.connections += more.connections;
+        self.statements += more.statements;
+        self.bytes_in += more.bytes_in;
+        self.bytes_out += more.bytes_out;
+        self.truncated_bytes += more.truncated_bytes;
+        self.lost_bytes += more.lost_bytes;
+        self.blind_bytes += more.blind_bytes;
+        self.skipped_bytes += more.skipped_bytes;
     }
 }

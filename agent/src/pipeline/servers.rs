@@ -7,10 +7,8 @@ use std::{
         unix::fs::MetadataExt,
     },
     path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    rc::Rc,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -18,6 +16,7 @@ use dbwarden_common::{TRACKED_LIMITED, Tracked};
 
 use super::{
     connections::Connections,
+    coverage::Coverage,
     scout::{Answer, Found, Request, Scout},
 };
 use crate::{
@@ -25,7 +24,7 @@ use crate::{
     config::{self, Settings, TlsCapture},
     control::{AbsentServer, Hub, Notice, ServerStatus},
     discovery::{self, Listener, Look, Names, Server, ServerRule, Trust, Watcher},
-    event::{BootTime, Clock, Direction, Endpoint, Engine, ProcessEvent, WallTime},
+    event::{BootTime, Clock, Endpoint, Engine, Entry, Origin, ProcessEvent, WallTime},
     identity::{ProcessTable, Procfs},
 };
 
@@ -40,39 +39,13 @@ const FIRST_PATIENCE: Duration = Duration::from_secs(10);
 pub struct ServerFacts {
     pub name: Arc<str>,
     pub engine: Engine,
-    pub counts: ServerCounts,
-}
-
-#[derive(Default)]
-pub struct ServerCounts {
-    connections: AtomicU64,
-    statements: AtomicU64,
-    bytes_in: AtomicU64,
-    bytes_out: AtomicU64,
-}
-
-impl ServerCounts {
-    pub fn connections(&self, n: u64) {
-        self.connections.fetch_add(n, Ordering::Relaxed);
-    }
-
-    pub fn statement(&self) {
-        self.statements.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub fn bytes(&self, direction: Direction, n: u64) {
-        let counter = match direction {
-            Direction::Request => &self.bytes_in,
-            Direction::Response => &self.bytes_out,
-        };
-        counter.fetch_add(n, Ordering::Relaxed);
-    }
+    pub coverage: Coverage,
 }
 
 /// One watched server; its index in the list is the kernel side's number for it.
 struct Watched {
     server: Server,
-    facts: Arc<ServerFacts>,
+    facts: Rc<ServerFacts>,
     /// What is seen of its TLS connections.
     tls: String,
 }
@@ -148,7 +121,7 @@ impl Servers {
     }
 
     /// What the records of a server's connections say of it.
-    pub fn facts(&self, server: u32) -> Option<Arc<ServerFacts>> {
+    pub fn facts(&self, server: u32) -> Option<Rc<ServerFacts>> {
         let watched = self.watched.get(server as usize)?.as_ref()?;
         Some(watched.facts.clone())
     }
@@ -338,9 +311,8 @@ impl Servers {
             server: Some(name.clone()),
             message,
         });
-        let facts =
-            ServerFacts { name, engine: Engine::Postgresql, counts: ServerCounts::default() };
-        let watched = Watched { server, facts: Arc::new(facts), tls };
+        let facts = ServerFacts { name, engine: Engine::Postgresql, coverage: Coverage::default() };
+        let watched = Watched { server, facts: Rc::new(facts), tls };
         if let Some(slot) = self.watched.get_mut(index) {
             *slot = Some(watched);
         }
@@ -451,6 +423,18 @@ impl Servers {
         self.watched.iter().flatten().map(|watched| watched.server.clone()).collect()
     }
 
+    /// What was seen of each since the last time.
+    pub fn coverage<'a>(&'a self, time: WallTime, host: &'a Origin) -> impl Iterator<Item = Entry> {
+        self.watched.iter().flatten().filter_map(move |Watched { facts, .. }| {
+            let server = Origin {
+                server: Some(facts.name.clone()),
+                engine: Some(facts.engine),
+                ..host.clone()
+            };
+            facts.coverage.row(time, server)
+        })
+    }
+
     pub fn absent(&self) -> Vec<AbsentServer> {
         discovery::missing(&self.rules, &self.running())
             .into_iter()
@@ -468,7 +452,7 @@ impl Servers {
             .map(|watched| {
                 let Watched { server, facts, tls } = watched;
                 let open = connections.counts(facts);
-                let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+                let total = facts.coverage.total();
                 ServerStatus {
                     name: facts.name.to_string(),
                     engine: "postgresql".to_owned(),
@@ -479,11 +463,11 @@ impl Servers {
                     listens: server.listeners.iter().map(listens).collect(),
                     tls: tls.clone(),
                     connections_open: open.open,
-                    connections: count(&facts.counts.connections),
+                    connections: total.connections,
                     blind_connections: open.blind,
-                    statements: count(&facts.counts.statements),
-                    bytes_in: count(&facts.counts.bytes_in),
-                    bytes_out: count(&facts.counts.bytes_out),
+                    statements: total.statements,
+                    bytes_in: total.bytes_in,
+                    bytes_out: total.bytes_out,
                 }
             })
             .collect()

@@ -1,0 +1,214 @@
+//! What is being said on one connection: pieces of its streams in, records and occurrences out.
+
+use super::{
+    connections::Shared,
+    profile::Profile,
+    record::{Tally, connection_row, record},
+};
+use crate::{
+    control::Notice,
+    event::{BootTime, Direction, Entry, Layer, Piece, SessionEvent},
+    protocol::{self, Session},
+};
+
+/// Ciphertext of the client's, beyond a handshake's, without any plaintext: the connection is blind.
+const BLIND_AFTER: u64 = 4_096;
+
+pub struct Dialogue {
+    pub profile: Profile,
+    session: Session,
+    /// By direction: the session knows that it reads TLS plaintext.
+    plaintext: [bool; 2],
+    blind: bool,
+    /// The ledger has a row of its beginning.
+    opened: bool,
+    tally: Tally,
+    /// Of the session's statistics, what is counted in the totals already.
+    sync_lost: u64,
+    skipped_bytes: u64,
+}
+
+impl Dialogue {
+    pub fn new(profile: Profile) -> Self {
+        Self {
+            session: Session::new(profile.server.engine, protocol::Limits::default()),
+            profile,
+            plaintext: [false; 2],
+            blind: false,
+            opened: false,
+            tally: Tally::default(),
+            sync_lost: 0,
+            skipped_bytes: 0,
+        }
+    }
+
+    /// Encrypted, and nothing of it readable: a state that users see, never silence.
+    pub fn is_blind(&self) -> bool {
+        self.blind
+    }
+
+    /// Hands one piece of a stream to the session.
+    pub fn take(
+        &mut self,
+        shared: &mut Shared,
+        direction: Direction,
+        layer: Layer,
+        at: BootTime,
+        piece: Piece<'_>,
+    ) {
+        if layer == Layer::Tls {
+            let [request, response] = &mut self.plaintext;
+            let told = if direction == Direction::Request { request } else { response };
+            if !*told {
+                *told = true;
+                self.profile.encryption_started();
+                self.session.tls(direction);
+            }
+        }
+        self.count(shared, direction, piece);
+        let Self { session, profile, tally, opened, .. } = self;
+        let mut listener = Listener { profile, tally, opened, shared, at };
+        match piece {
+            Piece::Bytes(bytes) => {
+                session.bytes(direction, at, bytes, &mut |event| listener.hear(event));
+            }
+            Piece::Gap { len, lost } => {
+                session.gap(direction, at, len, lost, &mut |event| listener.hear(event));
+            }
+        }
+    }
+
+    fn count(&mut self, shared: &mut Shared, direction: Direction, piece: Piece<'_>) {
+        let (len, lost) = match piece {
+            Piece::Bytes(bytes) => (bytes.len() as u64, 0),
+            Piece::Gap { len, lost } => (len, lost),
+        };
+        let truncated = if let Piece::Gap { .. } = piece { len.saturating_sub(lost) } else { 0 };
+        let tally = Tally {
+            bytes_in: if direction == Direction::Request { len } else { 0 },
+            bytes_out: if direction == Direction::Response { len } else { 0 },
+            lost_bytes: lost,
+            truncated_bytes: truncated,
+            ..Tally::default()
+        };
+        shared.totals.bytes_in += tally.bytes_in;
+        shared.totals.bytes_out += tally.bytes_out;
+        shared.totals.lost_bytes += lost;
+        self.profile.server.coverage.add(&tally);
+        self.tally += tally;
+    }
+
+    /// What the session alone knows: to be called now and then, and after the last piece.
+    pub fn settle(&mut self, shared: &mut Shared, at: BootTime) {
+        let stats = self.session.stats();
+        shared.totals.sync_losses += stats.sync_lost.saturating_sub(self.sync_lost);
+        self.sync_lost = stats.sync_lost;
+
+        let skipped = stats.skipped_bytes.saturating_sub(self.skipped_bytes);
+        self.skipped_bytes = stats.skipped_bytes;
+        let is_ciphertext = self.profile.is_encrypted() && !self.plaintext.contains(&true);
+        let (blind_bytes, skipped_bytes) = if is_ciphertext { (skipped, 0) } else { (0, skipped) };
+        let tally = Tally { blind_bytes, skipped_bytes, ..Tally::default() };
+        self.profile.server.coverage.add(&tally);
+        self.tally += tally;
+        if !self.blind && is_ciphertext && stats.skipped_bytes > BLIND_AFTER {
+            self.found_blind(shared, at);
+        }
+    }
+
+    /// Cheap enough to be asked after each call: is it time to `settle`?
+    pub fn may_be_blind(&self) -> bool {
+        !self.blind
+            && self.profile.is_encrypted()
+            && !self.plaintext.contains(&true)
+            && self.session.stats().skipped_bytes > BLIND_AFTER
+    }
+
+    fn found_blind(&mut self, shared: &mut Shared, at: BootTime) {
+        self.blind = true;
+        shared.totals.blind_connections += 1;
+        let message = "encrypted, and can't be observed";
+        let (time, id) = (shared.clock.wall(at), self.profile.id);
+        shared.live.notice(|| Notice {
+            time,
+            notice: "blind",
+            server: Some(self.profile.server.name.clone()),
+            message: format!("connection {id} is {message}"),
+        });
+        let row = connection_row(shared, &mut self.profile, at, "blind");
+        shared.outbox.push(Entry::Occurrence(row));
+    }
+
+    /// The connection is over.
+    pub fn end(&mut self, shared: &mut Shared, at: BootTime) {
+        let Self { session, profile, tally, opened, .. } = self;
+        let mut listener = Listener { profile, tally, opened, shared, at };
+        session.close(at, &mut |event| listener.hear(event));
+        self.settle(shared, at);
+        let mut row = connection_row(shared, &mut self.profile, at, "closed");
+        row.counts = self.tally.counts();
+        shared.outbox.push(Entry::Occurrence(row));
+    }
+}
+
+/// Takes in what a session finds out.
+struct Listener<'a> {
+    profile: &'a mut Profile,
+    tally: &'a mut Tally,
+    opened: &'a mut bool,
+    shared: &'a mut Shared,
+    at: BootTime,
+}
+
+impl Listener<'_> {
+    fn hear(&mut self, event: SessionEvent<'_>) {
+        let Self { profile, tally, shared, .. } = self;
+        match event {
+            SessionEvent::Statement(statement) => {
+                shared.totals.statements += 1;
+                let counted = Tally { statements: 1, ..Tally::default() };
+                profile.server.coverage.add(&counted);
+                **tally += counted;
+                if shared.outbox.is_wanted() {
+                    let origin = profile.origin(&shared.host);
+                    let record = record(shared.clock, origin, statement);
+                    if !*self.opened {
+                        // It was joined after its log-in.
+                        self.row("joined");
+                    }
+                    self.shared.outbox.push(Entry::Statement(record));
+                }
+            }
+            SessionEvent::Startup { user, database, application, .. } => {
+                profile.started(user, database, application);
+            }
+            SessionEvent::Authenticated { .. } => self.row("opened"),
+            SessionEvent::Refused { code, message } => {
+                let mut row = connection_row(shared, profile, self.at, "refused");
+                row.message = Some(format!("{code} {message}"));
+                shared.outbox.push(Entry::Occurrence(row));
+            }
+            SessionEvent::Changed { name: "application_name", value } => {
+                profile.calls_itself(value);
+            }
+            SessionEvent::EncryptionStarted { .. } => profile.encryption_started(),
+            SessionEvent::SyncLost { direction, why } => {
+                let connection = profile.id;
+                tracing::debug!(%connection, ?direction, ?why, "lost the message boundaries");
+            }
+            SessionEvent::SyncFound { direction, skipped } => {
+                tracing::debug!(connection = %profile.id, ?direction, skipped, "found them again");
+            }
+            SessionEvent::Changed { .. }
+            | SessionEvent::Cancel { .. }
+            | SessionEvent::Notice { .. }
+            | SessionEvent::Terminated => {}
+        }
+    }
+
+    fn row(&mut self, action: &'static str) {
+        *self.opened = true;
+        let row = connection_row(self.shared, self.profile, self.at, action);
+        self.shared.outbox.push(Entry::Occurrence(row));
+    }
+}
