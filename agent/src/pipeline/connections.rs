@@ -10,7 +10,7 @@ use rustc_hash::FxHashMap;
 
 use super::{profile::Profile, record::record, servers::ServerFacts};
 use crate::{
-    capture::{DataRecord, Ends, Opened},
+    capture::{Connected, DataRecord, Ends, Opened},
     config,
     control::{Hub, Notice, Totals},
     discovery::Residents,
@@ -125,15 +125,8 @@ impl Connections {
     }
 
     /// A process of this host has connected to a port that a database listens on.
-    pub fn connected(
-        &mut self,
-        time: BootTime,
-        pid: u32,
-        key: u64,
-        uid: u32,
-        netns: u32,
-        ends: Ends,
-    ) {
+    pub fn connected(&mut self, connected: Connected) {
+        let Connected { time, pid, key, uid, netns, ends } = connected;
         while self.client_order.len() >= MAX_CLIENTS
             || self
                 .client_order
