@@ -43,7 +43,6 @@ pub struct Offsets {
     pub unix_address_len: u32,
     pub unix_address_name: u32,
     pub net_inum: u32,
-    pub task_pid: u32,
     pub task_tgid: u32,
     pub task_real_parent: u32,
     pub task_thread_pid: u32,

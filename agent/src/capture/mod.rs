@@ -25,7 +25,7 @@ use crate::config::HookChoice;
 pub use self::{
     hooks::Hooks,
     load::{LoadError, object_bytes},
-    records::{Control, DataRecord, Ends, Opened, RecordError},
+    records::{Connected, Control, DataRecord, Ends, Opened, RecordError},
     tls::{TlsLibrary, TlsProbeError},
 };
 

@@ -75,7 +75,6 @@ impl KernelTypes {
             unix_address_len: of("unix_address", "len")?,
             unix_address_name: of("unix_address", "name")?,
             net_inum: either("net", "ns.inum", "proc_inum")?,
-            task_pid: of("task_struct", "pid")?,
             task_tgid: of("task_struct", "tgid")?,
             task_real_parent: of("task_struct", "real_parent")?,
             task_thread_pid: of("task_struct", "thread_pid")?,
@@ -205,7 +204,7 @@ mod tests {
         // The first fields of `struct sock_common` have not moved for ten years.
         assert_eq!((offsets.sock_daddr, offsets.sock_rcv_saddr), (0, 4));
         assert_eq!(offsets.sock_dport + 2, offsets.sock_num);
-        assert_eq!(offsets.task_pid + 4, offsets.task_tgid);
+        assert_eq!(types.offset("task_struct", "pid").unwrap() + 4, offsets.task_tgid);
         assert!(types.has_tracepoint("sched_process_exec"));
         assert!(!types.has_tracepoint("sched_process_exec_of_another_kernel"));
         assert!(matches!(

@@ -44,15 +44,7 @@ pub enum Control<'a> {
         /// Bytes that could not be delivered, over all directions and layers.
         dropped: u64,
     },
-    /// A process of this host finished a TCP connect to a database's port.
-    Connected {
-        time: BootTime,
-        pid: u32,
-        key: u64,
-        uid: u32,
-        netns: u32,
-        ends: Ends,
-    },
+    Connected(Connected),
     /// A process listens on a port now.
     Listening {
         time: BootTime,
@@ -73,6 +65,19 @@ impl Ends {
     pub fn mirrored(self) -> Self {
         Self { local: self.remote, remote: self.local }
     }
+}
+
+/// A process of this host finished a TCP connect to a database's port.
+#[derive(Clone, Copy, Debug)]
+pub struct Connected {
+    pub time: BootTime,
+    pub pid: u32,
+    /// See [`ProcessEvent`].
+    pub key: u64,
+    pub uid: u32,
+    pub netns: u32,
+    /// As the client's socket has them.
+    pub ends: Ends,
 }
 
 /// A connection of a database's process was seen for the first time.
@@ -157,14 +162,14 @@ pub fn control<'a>(bytes: &'a [u8], scratch: &'a mut Vec<u8>) -> Result<Control<
         }
         abi::CLIENT => {
             let client: abi::Client = read("client", bytes)?;
-            Control::Connected {
+            Control::Connected(Connected {
                 time,
                 pid: header.tgid,
                 key: client.key,
                 uid: client.uid,
                 netns: client.tuple.netns,
                 ends: ends(&client.tuple),
-            }
+            })
         }
         abi::LISTEN => {
             let listen: abi::Listen = read("listen", bytes)?;

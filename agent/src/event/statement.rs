@@ -1,6 +1,6 @@
 //! A statement as one protocol session understood it, before anybody asks who sent it.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use super::BootTime;
 
@@ -89,8 +89,8 @@ pub enum Outcome {
     Empty,
 }
 
-/// A completion tag without its counts, as in `INSERT` or `CREATE TABLE`.
-pub type Tag = String;
+/// A completion tag without its counts, as in `INSERT` or `CREATE TABLE`; the common ones are static.
+pub type Tag = Cow<'static, str>;
 
 /// Where the session stands after a statement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,8 +11,6 @@ mod lineage;
 mod login;
 pub mod procfs;
 mod table;
-#[cfg(test)]
-mod table_tests;
 mod users;
 
 pub use login::strength as login_strength;

@@ -13,7 +13,7 @@ use super::{
     dialogue::Dialogue, outbox::Outbox, profile::Profile, record::Tally, servers::ServerFacts,
 };
 use crate::{
-    capture::{DataRecord, Ends, Opened},
+    capture::{Connected, DataRecord, Ends, Opened},
     control::{Hub, Totals},
     discovery::Residents,
     event::{BootTime, Client, Clock, ConnectionId, Endpoint, Origin, ProcessEvent, SocketId},
@@ -104,15 +104,8 @@ impl Connections {
     }
 
     /// A process of this host has connected to a port that a database listens on.
-    pub fn connected(
-        &mut self,
-        time: BootTime,
-        pid: u32,
-        key: u64,
-        uid: u32,
-        netns: u32,
-        ends: Ends,
-    ) {
+    pub fn connected(&mut self, connected: Connected) {
+        let Connected { time, pid, key, uid, netns, ends } = connected;
         while self.client_order.len() >= MAX_CLIENTS
             || self
                 .client_order

@@ -217,9 +217,7 @@ impl State {
             Ok(Control::Closed { socket, gone: true, .. }) => self.connections.closed(socket),
             // The client says no more; the socket's owner will follow.
             Ok(Control::Closed { .. }) => {}
-            Ok(Control::Connected { time, pid, key, uid, netns, ends }) => {
-                self.connections.connected(time, pid, key, uid, netns, ends);
-            }
+            Ok(Control::Connected(connected)) => self.connections.connected(connected),
             Ok(Control::Listening { time, pid, .. }) => self.servers.listening(pid, time),
             Err(error) => self.undecodable(&error),
         }

@@ -1,5 +1,6 @@
 //! Recorded PostgreSQL conversations, whole and under any chunking, cut, gap and late joining.
 
+mod allocations;
 mod drive;
 mod transcript;
 

@@ -1,6 +1,6 @@
 //! The messages of a server, in the protocol's own words.
 
-use crate::event::TransactionStatus;
+use crate::event::{Tag, TransactionStatus};
 
 use super::reader::Reader;
 
@@ -101,6 +101,34 @@ pub(super) fn command_complete(body: &[u8]) -> Option<(&str, Option<u64>)> {
     let words = text.trim_end_matches(|c: char| c.is_ascii_digit() || c == ' ');
     let rows = text.rsplit(' ').next().filter(|_| words.len() < text.len());
     Some((words, rows.and_then(|rows| rows.parse().ok())))
+}
+
+/// The tags of the commands that nearly all statements are, most frequent first: nothing is allocated
+/// for these.
+const COMMON_TAGS: &[&str] = &[
+    "SELECT",
+    "UPDATE",
+    "INSERT",
+    "BEGIN",
+    "COMMIT",
+    "DELETE",
+    "SET",
+    "ROLLBACK",
+    "COPY",
+    "FETCH",
+    "MERGE",
+    "SAVEPOINT",
+    "RELEASE",
+    "SHOW",
+    "DISCARD ALL",
+    "DEALLOCATE",
+];
+
+pub(super) fn tag(words: &str) -> Tag {
+    match COMMON_TAGS.iter().find(|common| **common == words) {
+        Some(common) => Tag::Borrowed(common),
+        None => Tag::Owned(words.to_owned()),
+    }
 }
 
 /// The status byte of a `ReadyForQuery`.

@@ -202,6 +202,15 @@ impl Deframer {
             if self.have == 0 {
                 self.started = at;
             }
+            // Nearly always it is there as a whole.
+            if self.have == 0
+                && self.state == State::Header
+                && let Some((header, rest)) = input.split_first_chunk()
+            {
+                self.header = *header;
+                self.have = header.len();
+                *input = rest;
+            }
             while self.have < wanted {
                 let Some((&byte, rest)) = input.split_first() else { return Progress::Starved };
                 if let Some(place) = self.header.get_mut(self.have) {

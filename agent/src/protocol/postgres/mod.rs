@@ -1,4 +1,10 @@
 //! PostgreSQL's frontend/backend protocol, version 3.
+//!
+//! The bytes of each direction are cut into messages by a `deframer`, whose header `startup`,
+//! `frontend` and `backend` read; where the boundaries are lost, `resync` finds them again. The
+//! `exchange` pairs requests with answers and makes statements of them, with what the session has
+//! prepared in `tables` and its bound parameters by `value`. `title` reads what a server process
+//! says of its session to the host.
 
 mod backend;
 mod deframer;
@@ -45,7 +51,7 @@ impl Session {
             limits,
             frontend: Deframer::new(Side::Frontend),
             backend: Deframer::new(Side::Backend),
-            exchange: Exchange::new(limits),
+            exchange: Exchange::new(limits, Stats::default()),
             answered: false,
             asked: "tls",
             tail: Vec::new(),
@@ -54,7 +60,7 @@ impl Session {
     }
 
     pub fn stats(&self) -> Stats {
-        self.exchange.stats
+        self.exchange.stats()
     }
 
     /// The process id of the server process, as it named itself to the client.
@@ -128,10 +134,8 @@ impl Session {
             Direction::Request => {
                 self.frontend = Deframer::new(Side::Frontend);
                 // Whatever the ciphertext was taken for was none of it.
-                if self.exchange.joined_midstream {
-                    let stats = self.exchange.stats;
-                    self.exchange = Exchange::new(self.limits);
-                    self.exchange.stats = stats;
+                if self.exchange.joined_midstream() {
+                    self.exchange = Exchange::new(self.limits, self.exchange.stats());
                     self.backend = Deframer::new(Side::Backend);
                 }
             }

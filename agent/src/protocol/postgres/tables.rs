@@ -90,7 +90,7 @@ pub(super) struct Portal {
     /// An `Execute` with a row limit is in flight.
     pub limited: bool,
     /// Its statement, between two `Execute`s with a row limit.
-    pub suspended: Option<Statement>,
+    pub suspended: Option<Box<Statement>>,
 }
 
 /// The portals, oldest first.

@@ -37,7 +37,7 @@ fn line(event: SessionEvent<'_>) -> String {
     let SessionEvent::Statement(s) = event else { return format!("{event:?}") };
     let outcome = match &s.outcome {
         Outcome::Done { tag, rows: Some(rows) } => format!("{tag} {rows}"),
-        Outcome::Done { tag, rows: None } => tag.clone(),
+        Outcome::Done { tag, rows: None } => tag.to_string(),
         Outcome::Failed { code, .. } => format!("failed {code}"),
         other => format!("{other:?}"),
     };

@@ -16,9 +16,14 @@ const BYTEA_BYTES: usize = 1024;
 /// A parameter count is the sender's word; room is made for no more than this beforehand.
 const RESERVE: usize = 64;
 
-/// Reads all values; `types` are object ids in their order, as far as known.
-pub(super) fn parameters(arguments: Arguments<'_>, types: &[u32]) -> Vec<Parameter> {
-    let mut parameters = Vec::with_capacity(usize::from(arguments.count).min(RESERVE));
+/// Reads all values into `parameters`, an empty list whose memory is used again; `types` are object ids
+/// in their order, as far as known.
+pub(super) fn parameters(
+    mut parameters: Vec<Parameter>,
+    arguments: Arguments<'_>,
+    types: &[u32],
+) -> Vec<Parameter> {
+    parameters.reserve(usize::from(arguments.count).min(RESERVE));
     for (index, (binary, value)) in arguments.iter().enumerate() {
         let parameter = parameter(binary, value, types.get(index).copied().unwrap_or(0));
         let lost = parameter == Parameter::Unknown;

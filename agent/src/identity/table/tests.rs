@@ -5,9 +5,11 @@ use std::{fs, os::unix::fs::symlink, path::Path, sync::Arc};
 use tempfile::TempDir;
 
 use super::{
-    procfs::{Procfs, TICK_NS},
-    table::{Counters, Limits, Peer, ProcessTable},
-    users::Users,
+    super::{
+        procfs::{Procfs, TICK_NS},
+        users::Users,
+    },
+    Counters, Limits, Peer, ProcessTable,
 };
 use crate::event::{BootTime, Clock, LoginStrength, Process, ProcessEvent};
 
