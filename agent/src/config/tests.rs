@@ -127,7 +127,7 @@ fn a_mistake_says_where_what_and_what_is_allowed() {
         (
             "[hosts]\nname = \"a\"",
             "c.toml:1: unknown key `hosts`; did you mean `host`? (allowed: host, control, capture, \
-             server, log)\n    1 | [hosts]",
+             ledger, server, log)\n    1 | [hosts]",
         ),
         (
             "[[server]]\nname = \"a\"\nprot = 1",

@@ -5,6 +5,7 @@ mod figures;
 mod host;
 mod neighbour;
 mod observe;
+mod pinned;
 mod servers;
 mod table;
 

@@ -16,6 +16,7 @@ use super::{
     Plan, Report, Target,
     cost::{self, BpfStats, HostClock},
     figures::{median, ratio},
+    pinned::Pinned,
     servers::{Servers, take_log_lines},
     start_agent,
     table::{Style, table},
@@ -137,7 +138,10 @@ struct AgentVisit {
 
 pub fn run(plan: &Plan, program: &Path) -> Result<Report> {
     tell("three PostgreSQLs: plain, with pgaudit, with log_statement=all");
-    let servers = Servers::start()?;
+    let servers = {
+        let _on_one = Pinned::to_one()?;
+        Servers::start()?
+    };
     for server in servers.all() {
         pgbench(server, Mode::Simple, 1)?;
     }
@@ -260,10 +264,10 @@ struct Load {
 fn pgbench(server: &Postgres, mode: Mode, seconds: u32) -> Result<Load> {
     let seconds = seconds.to_string();
     let before = cost::children_us()?;
-    let said = server.pgbench(
-        Via::Unix,
-        &["-n", "-S", "-M", mode.name(), "-c", CLIENTS, "-j", "2", "-T", &seconds],
-    )?;
+    let on_one = Pinned::to_one()?;
+    let said = server
+        .pgbench(Via::Unix, &["-n", "-S", "-M", mode.name(), "-c", CLIENTS, "-T", &seconds])?;
+    drop(on_one);
     let client_us = cost::children_us()? - before;
     let after = |key: &str| -> Option<f64> {
         let value = said.lines().find_map(|line| line.strip_prefix(key))?;
@@ -297,6 +301,7 @@ struct Spent {
 
 impl Observer {
     fn start(program: &Path, server: &Postgres, watched: bool) -> Result<Observer> {
+        let _off_it = Pinned::off_it()?;
         let agent = start_agent(program, &[])?;
         agent.await_server(server.port())?;
         let watcher = if watched {
@@ -408,8 +413,8 @@ impl Measured {
     fn report(&self, plan: &Plan) -> Report {
         let style = plan.style();
         let mut text = format!(
-            "pgbench -S, {CLIENTS} clients over the unix socket, {} rounds of {} s; medians, \
-             compared within each round.\n\n",
+            "pgbench -S, {CLIENTS} clients over the unix socket, server and clients on one processor, \
+             {} rounds of {} s; medians, compared within each round.\n\n",
             plan.rounds(),
             plan.seconds()
         );
