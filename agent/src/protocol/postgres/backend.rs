@@ -116,6 +116,8 @@ const COMMON_TAGS: &[&str] = &[
     "ROLLBACK",
     "COPY",
     "FETCH",
+    "DECLARE CURSOR",
+    "CLOSE CURSOR",
     "MERGE",
     "SAVEPOINT",
     "RELEASE",
