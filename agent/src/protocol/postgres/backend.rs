@@ -196,6 +196,16 @@ mod tests {
     }
 
     #[test]
+    fn common_tags_are_static() {
+        for words in ["SELECT", "CLOSE CURSOR"] {
+            assert!(matches!(tag(words), Tag::Borrowed(tag) if tag == words), "{words}");
+        }
+        for words in ["CREATE TABLE", "SELECT INTO", ""] {
+            assert_eq!(tag(words), Tag::Owned(words.to_owned()));
+        }
+    }
+
+    #[test]
     fn reports() {
         let report = Report::read(b"SFEHLER\0VERROR\0C42P01\0Mno such\0Ffile.c\0\0");
         assert_eq!(
