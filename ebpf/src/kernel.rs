@@ -6,7 +6,10 @@ use aya_ebpf::{
     bindings::pt_regs,
     helpers::{
         self,
-        generated::{bpf_get_current_task_btf, bpf_probe_read_kernel, bpf_task_pt_regs},
+        generated::{
+            bpf_get_current_task_btf, bpf_ktime_get_boot_ns, bpf_probe_read_kernel,
+            bpf_task_pt_regs,
+        },
     },
 };
 use dbwarden_common::{ABSENT, Offsets, Tuple};
@@ -44,6 +47,13 @@ pub fn field<T>(base: u64, offset: u32) -> Option<T> {
 pub fn user<T>(address: u64) -> Option<T> {
     // SAFETY: the helper checks the address.
     unsafe { helpers::bpf_probe_read_user(address as *const T) }.ok()
+}
+
+/// Nanoseconds since the boot.
+#[inline(always)]
+pub fn now() -> u64 {
+    // SAFETY: no arguments.
+    unsafe { bpf_ktime_get_boot_ns() }
 }
 
 #[inline(always)]

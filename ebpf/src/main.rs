@@ -5,11 +5,14 @@
 #![allow(internal_features)] // `core` offers this target no atomics, though the kernel has had them since 5.12
 
 mod atomic;
+mod connection;
 mod emit;
 mod kernel;
 mod maps;
 mod process;
 mod socket;
+mod syscall;
+mod tcp;
 mod tls;
 
 /// The kernel lends its tracing helpers to GPL-compatible programs only.

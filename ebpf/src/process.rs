@@ -14,9 +14,8 @@ use dbwarden_common::{
 
 use crate::{
     emit,
-    kernel::{self, field, offset},
+    kernel::{self, field, now, offset},
     maps::{TRACKED, count},
-    socket::now,
 };
 
 #[btf_tracepoint(function = "sched_process_fork")]

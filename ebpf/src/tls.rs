@@ -11,9 +11,8 @@ use dbwarden_common::{Drop, REQUEST, RESPONSE, TLS_LAYER, TRACKED_TLS, Tracked};
 
 use crate::{
     emit::{self, Call, Source},
-    kernel,
+    kernel::{self, now},
     maps::{CONNECTIONS, TLS_CALLS, TLS_SOCKETS, TRACKED, TlsCall, TlsKey, TlsSocket, count},
-    socket::now,
 };
 
 /// `SSL_read(ssl, buf, num)` and `SSL_write(ssl, buf, num)`.

@@ -14,7 +14,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{Running, await_until, children::open_to_all, notify::Notify, place, said};
+use crate::{Postgres, Running, await_until, children::open_to_all, notify::Notify, place, said};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -147,7 +147,12 @@ impl Agent {
         self.watch_only(&[])
     }
 
-    /// Likewise, with filters: other servers of the host may be busy.
+    /// Likewise, but one server alone: others of the host may be busy.
+    pub fn watch_server(&self, postgres: &Postgres) -> Result<Watch> {
+        self.watch_only(&["--server", &postgres.name()])
+    }
+
+    /// Likewise, with filters.
     pub fn watch_only(&self, filters: &[&str]) -> Result<Watch> {
         let before = self.watchers()?;
         let mut command = self.command(&["watch", "--format", "json"]);

@@ -234,6 +234,11 @@ impl Postgres {
         self.port
     }
 
+    /// What dbwarden calls it where its configuration has no name for it.
+    pub fn name(&self) -> String {
+        format!("pg-{}", self.port)
+    }
+
     /// Of the postmaster.
     pub fn pid(&self) -> Result<u32> {
         Ok(self.server.as_ref().context("the server is stopped")?.pid())

@@ -130,13 +130,13 @@ fn status_counts_what_was_done() -> Result<()> {
     need_root!();
     let postgres = Postgres::builder().start()?;
     let agent = Agent::builder().start()?;
-    let watch = agent.watch_only(&["--server", &format!("pg-{}", postgres.port())])?;
+    let watch = agent.watch_server(&postgres)?;
     for n in 0..7 {
         let via = [Via::Unix, Via::Tcp, Via::Tcp6][n % 3];
         postgres.psql(via, &format!("SELECT {n}"))?;
     }
     watch.statements(7, |record| postgres.owns(record))?;
-    let name = format!("pg-{}", postgres.port());
+    let name = postgres.name();
     await_until("the last connection's end", || {
         let status = agent.status()?;
         let servers = status["servers"].as_array().context("status lists no servers")?;
@@ -159,8 +159,8 @@ fn a_terminal_shows_a_table_and_obeys_nobody() -> Result<()> {
     need_root!();
     let postgres = Postgres::builder().start()?;
     let agent = Agent::builder().start()?;
-    let name = format!("pg-{}", postgres.port());
-    let piped = agent.watch_only(&["--server", &name])?;
+    let name = postgres.name();
+    let piped = agent.watch_server(&postgres)?;
     let watch = agent.command(&["watch", "--server", &name]);
     let words: Vec<_> = [watch.get_program()].into_iter().chain(watch.get_args()).collect();
     let line: Vec<_> = words.iter().map(|word| format!("'{}'", word.display())).collect();

@@ -57,8 +57,7 @@ fn servers_come_and_go() -> Result<()> {
             session.ask("SELECT 'next'")?;
             let wanted = format!("{text};");
             let records = watch.statements(1, |record| record["text"] == wanted.as_str())?;
-            let expected = format!("pg-{}", postgres.port());
-            assert_eq!(records[0]["server"], expected.as_str(), "{:#}", records[0]);
+            assert_eq!(records[0]["server"], postgres.name().as_str(), "{:#}", records[0]);
             // It may have begun before its server was tracked: then its user is read from the server
             // process's title and its process from procfs, a moment later.
             await_until("who a session belongs to", || {

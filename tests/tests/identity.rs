@@ -75,7 +75,7 @@ fn connections_from_before_are_joined() -> Result<()> {
         let mut ambiguous = session(Via::Unix, "'a b'")?;
 
         let agent = Agent::builder().start()?;
-        let watch = agent.watch_only(&["--server", &format!("pg-{}", postgres.port())])?;
+        let watch = agent.watch_server(&postgres)?;
         for (n, (session, expected)) in sessions.iter_mut().enumerate() {
             // Whether the first answer is the first question's is known when the second one comes.
             session.ask(&format!("SELECT 'first {n}'"))?;
@@ -114,7 +114,7 @@ fn clients_are_named() -> Result<()> {
     need_root!();
     let postgres = Postgres::builder().start()?;
     let agent = Agent::builder().start()?;
-    let watch = agent.watch_only(&["--server", &format!("pg-{}", postgres.port())])?;
+    let watch = agent.watch_server(&postgres)?;
     let at = |name: &str| json!({"os_user": name});
     type Case<'a> = (&'a str, Via, &'a [&'a str], &'a [&'a str], Value);
     let cases: [Case<'_>; 7] = [
@@ -182,7 +182,7 @@ fn cgroups_and_logins_are_judged() -> Result<()> {
     need_root!();
     let postgres = Postgres::builder().start()?;
     let agent = Agent::builder().start()?;
-    let watch = agent.watch_only(&["--server", &format!("pg-{}", postgres.port())])?;
+    let watch = agent.watch_server(&postgres)?;
     let id = "0123456789abcdef".repeat(4);
     let pod = "c8f1a9e2-6f0b-4b7e-9d1c-0a1b2c3d4e5f";
     let own = std::process::id();
@@ -274,7 +274,7 @@ fn clients_that_are_gone_are_named_from_records() -> Result<()> {
     need_root!();
     let postgres = Postgres::builder().start()?;
     let mut agent = Agent::builder().start()?;
-    let watch = agent.watch_only(&["--server", &format!("pg-{}", postgres.port())])?;
+    let watch = agent.watch_server(&postgres)?;
     let started = std::time::Instant::now();
     agent.pause()?;
     for n in 0..200 {
@@ -316,7 +316,7 @@ fn a_pid_used_twice_names_two() -> Result<()> {
     need_root!();
     let postgres = Postgres::builder().start()?;
     let mut agent = Agent::builder().start()?;
-    let watch = agent.watch_only(&["--server", &format!("pg-{}", postgres.port())])?;
+    let watch = agent.watch_server(&postgres)?;
     agent.pause()?;
     let mut pids: Vec<u32> = Vec::new();
     for n in 0..2 {
@@ -366,8 +366,7 @@ fn clients_in_other_networks() -> Result<()> {
     let watch = agent.watch_only(&["--who", "psql"])?;
 
     let via = Via::Network(namespace.outside().into());
-    let name = format!("pg-{}", postgres.port());
-    let of_server = agent.watch_only(&["--server", &name])?;
+    let of_server = agent.watch_server(&postgres)?;
     said(&mut namespace.command(&psql(&postgres, via, "SELECT 'remote'")))?;
     let remote = record(&of_server, "SELECT 'remote'")?;
     check(

@@ -116,6 +116,8 @@ const COMMON_TAGS: &[&str] = &[
     "ROLLBACK",
     "COPY",
     "FETCH",
+    "DECLARE CURSOR",
+    "CLOSE CURSOR",
     "MERGE",
     "SAVEPOINT",
     "RELEASE",
@@ -190,6 +192,16 @@ mod tests {
         ];
         for (body, expected) in cases {
             assert_eq!(&command_complete(body), expected, "{body:?}");
+        }
+    }
+
+    #[test]
+    fn common_tags_are_static() {
+        for words in ["SELECT", "CLOSE CURSOR"] {
+            assert!(matches!(tag(words), Tag::Borrowed(tag) if tag == words), "{words}");
+        }
+        for words in ["CREATE TABLE", "SELECT INTO", ""] {
+            assert_eq!(tag(words), Tag::Owned(words.to_owned()));
         }
     }
 
