@@ -1,10 +1,16 @@
 //! Keeps every statement: what is appended, sealed, proven and found again.
 
+pub mod blocks;
 pub mod canonical;
 pub mod checkpoint;
 pub mod columns;
+mod durable;
+pub mod entry;
+pub mod keys;
 pub mod merkle;
 pub mod note;
+pub mod root_log;
 #[cfg(test)]
 mod samples;
 pub mod schema;
+pub mod trail;
