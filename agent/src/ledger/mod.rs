@@ -3,6 +3,7 @@
 pub mod canonical;
 pub mod checkpoint;
 pub mod columns;
+mod encoder;
 pub mod layout;
 pub mod log;
 pub mod merkle;
