@@ -5,8 +5,11 @@ pub mod canonical;
 pub mod checkpoint;
 pub mod columns;
 mod durable;
+mod encoder;
 pub mod entry;
 pub mod keys;
+pub mod layout;
+pub mod log;
 pub mod merkle;
 pub mod note;
 pub mod root_log;
@@ -14,3 +17,6 @@ pub mod root_log;
 mod samples;
 pub mod schema;
 pub mod trail;
+mod witness;
+
+pub use witness::{Removal, SealedSegment, Unproven, Witness, WitnessError};

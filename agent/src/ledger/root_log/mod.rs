@@ -11,6 +11,7 @@
 //! newest checkpoint is replaced. What a crash leaves unsigned is dropped at the next start, and
 //! whoever asked for it asks again.
 
+mod attest;
 mod found;
 #[cfg(test)]
 mod tests;
@@ -96,6 +97,8 @@ pub struct RootLog {
     note: Note,
     /// Whether the files say what `newest` says.
     is_written: bool,
+    /// Whether the open segments have been held against what the last process signed.
+    is_compared: bool,
 }
 
 impl RootLog {
@@ -126,6 +129,7 @@ impl RootLog {
             newest: found.newest,
             note: found.note,
             is_written: found.is_written,
+            is_compared: false,
             folder,
         };
         if log.history.size() == 0 {
