@@ -139,6 +139,18 @@ pub fn first_change(rows: u64, blocks: &[Block], found: &[Hash]) -> Option<Chang
 }
 
 impl Change {
+    /// Where it is, or where it begins.
+    pub fn row(self) -> u64 {
+        match self {
+            Self::Altered { row }
+            | Self::Missing { row }
+            | Self::Added { row }
+            | Self::Duplicated { row }
+            | Self::Swapped { row, .. }
+            | Self::Several { row, .. } => row,
+        }
+    }
+
     /// Rows were counted from the beginning of a block that begins with row `start`.
     fn shifted(self, start: u64) -> Self {
         match self {

@@ -17,6 +17,7 @@ pub mod root_log;
 mod samples;
 pub mod schema;
 pub mod trail;
+pub mod verify;
 mod witness;
 
 pub use witness::{Removal, SealedSegment, Unproven, Witness, WitnessError};
