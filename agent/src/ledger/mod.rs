@@ -12,6 +12,7 @@ pub mod layout;
 pub mod log;
 pub mod merkle;
 pub mod note;
+pub mod prove;
 pub mod root_log;
 #[cfg(test)]
 mod samples;
@@ -21,3 +22,6 @@ pub mod verify;
 mod witness;
 
 pub use witness::{Removal, SealedSegment, Unproven, Witness, WitnessError};
+
+/// Where the service keeps its ledger.
+pub const DEFAULT_FOLDER: &str = "/var/lib/dbwarden/ledger";

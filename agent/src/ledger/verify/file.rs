@@ -34,7 +34,7 @@ pub(super) fn check(
     let len = file.metadata()?.len();
     if sha256(&mut file, read)? == segment.sha256 {
         let mut rows = RowHasher::default();
-        let result = rows::of_file(file, &mut |leaf| {
+        let result = rows::of_file(file, &mut |leaf, _| {
             rows.push(leaf);
             true
         });
@@ -72,7 +72,7 @@ fn leaves(file: File, expected: u64) -> (Vec<Hash>, Option<RowsError>) {
     let most = usize::try_from(expected).unwrap_or(usize::MAX).saturating_add(2 * BLOCK_ROWS);
     let mut found = Vec::new();
     let result = panic::catch_unwind(AssertUnwindSafe(|| {
-        rows::of_file(file, &mut |leaf| {
+        rows::of_file(file, &mut |leaf, _| {
             found.push(leaf);
             found.len() < most
         })

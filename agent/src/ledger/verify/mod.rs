@@ -7,9 +7,9 @@ mod file;
 mod open;
 mod outside;
 mod report;
-mod rows;
+pub(super) mod rows;
 mod sealed;
-mod signed;
+pub(super) mod signed;
 #[cfg(test)]
 mod tests;
 

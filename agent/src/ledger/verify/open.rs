@@ -126,7 +126,7 @@ pub(super) fn log_leaves(path: &Path) -> Option<Vec<Hash>> {
     let mut reader = Reader::open(path).ok()?;
     let (mut hasher, mut leaves) = (LeafHasher::default(), Vec::new());
     while let Some(batch) = reader.next_batch().ok()? {
-        hasher.hash(&batch, &mut |leaf| leaves.push(leaf)).ok()?;
+        hasher.hash(&batch, &mut |leaf, _| leaves.push(leaf)).ok()?;
     }
     Some(leaves)
 }

@@ -73,6 +73,19 @@ fn words<S: Serializer>(reason: &Reason, serializer: S) -> Result<S::Ok, S::Erro
     serializer.collect_str(reason)
 }
 
+impl Reason {
+    /// Said by a checkpoint that was kept in another place.
+    pub fn is_about_outside(&self) -> bool {
+        matches!(
+            self,
+            Self::OutsideForeign { .. }
+                | Self::RolledBack { .. }
+                | Self::Rewritten { .. }
+                | Self::OpenRolledBack { .. }
+        )
+    }
+}
+
 impl Report {
     pub fn is_sound(&self) -> bool {
         self.findings.is_empty()

@@ -33,11 +33,11 @@ pub struct LeafHasher {
 }
 
 impl LeafHasher {
-    /// Hands the leaf hash of each row of a batch to `leaf`, in order.
+    /// Hands the leaf hash of each row of a batch to `leaf`, in order, with what it is a hash of.
     pub fn hash(
         &mut self,
         batch: &RecordBatch,
-        leaf: &mut dyn FnMut(Hash),
+        leaf: &mut dyn FnMut(Hash, &Groups),
     ) -> Result<(), Mismatch> {
         let reader = RowReader::new(batch)?;
         for row in 0..batch.num_rows() {
@@ -45,7 +45,7 @@ impl LeafHasher {
             let origin = group_hash(&mut self.origin, &self.groups.origin);
             let facts = group_hash(&mut self.facts, &self.groups.facts);
             canonical::row_bytes(&origin, &facts, &self.groups.row, &mut self.row);
-            leaf(merkle::leaf_hash(&self.row));
+            leaf(merkle::leaf_hash(&self.row), &self.groups);
         }
         Ok(())
     }
@@ -62,12 +62,15 @@ fn group_hash(last: &mut (Vec<u8>, Option<GroupHash>), group: &[u8]) -> GroupHas
     }
 }
 
-/// Hands the leaf hashes of a file's rows to `leaf` until it says that it has enough.
-pub(super) fn of_file(file: File, leaf: &mut dyn FnMut(Hash) -> bool) -> Result<(), RowsError> {
+/// Hands the leaf hashes of a file's rows to `leaf`, with the rows, until it says that it has enough.
+pub(in crate::ledger) fn of_file(
+    file: File,
+    leaf: &mut dyn FnMut(Hash, &Groups) -> bool,
+) -> Result<(), RowsError> {
     let batches = ParquetRecordBatchReaderBuilder::try_new(file)?.build()?;
     let (mut hasher, mut wants_more) = (LeafHasher::default(), true);
     for batch in batches {
-        hasher.hash(&batch?, &mut |hash| wants_more = leaf(hash))?;
+        hasher.hash(&batch?, &mut |hash, row| wants_more = leaf(hash, row))?;
         if !wants_more {
             break;
         }

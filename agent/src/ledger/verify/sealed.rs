@@ -120,7 +120,7 @@ fn same_rows(sealed: &Path, log: &Path) -> bool {
     let Some(in_log) = log_leaves(log) else { return false };
     in_log.into_iter().for_each(|leaf| *balance.entry(leaf).or_default() += 1);
     let Ok(file) = File::open(sealed) else { return false };
-    let in_file = rows::of_file(file, &mut |leaf| {
+    let in_file = rows::of_file(file, &mut |leaf, _| {
         *balance.entry(leaf).or_default() -= 1;
         true
     });

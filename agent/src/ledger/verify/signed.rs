@@ -16,10 +16,11 @@ use crate::ledger::{
     trail::Trail,
 };
 
-pub(super) struct Signed {
+pub(in crate::ledger) struct Signed {
     /// Only what the newest checkpoint covers.
-    pub(super) history: History,
-    pub(super) newest: Checkpoint,
+    pub(in crate::ledger) history: History,
+    pub(in crate::ledger) newest: Checkpoint,
+    pub(in crate::ledger) note: Note,
     /// The root over the first n entries, for each n.
     roots: Vec<Hash>,
 }
@@ -33,7 +34,7 @@ impl Signed {
     }
 
     /// `None`: it is so wrong that the rest has nothing to be held against.
-    pub(super) fn read(
+    pub(in crate::ledger) fn read(
         log: &Path,
         options: &Options<'_>,
         report: &mut Report,
@@ -45,10 +46,10 @@ impl Signed {
         let Some(newest) = own_checkpoint(&newest, report) else { return Ok(None) };
         let (all, torn_bytes) = notes(&checkpoints);
         let Some((note, newest)) = newest_of(newest, all.last(), report) else { return Ok(None) };
-        let Some(signed) = Self::of(&entries, newest, report) else { return Ok(None) };
+        let Some(signed) = Self::of(&entries, newest, note, report) else { return Ok(None) };
 
         if let Some(signer) = signed.history.key_at(signed.newest.size) {
-            if let Err(error) = Checkpoint::verified(&note, &[signer]) {
+            if let Err(error) = Checkpoint::verified(&signed.note, &[signer]) {
                 report.file("log/checkpoint", Reason::BadCheckpoint { why: error.to_string() });
             }
             report.key = Some(signer.to_string());
@@ -63,7 +64,7 @@ impl Signed {
         Ok(Some(signed))
     }
 
-    fn of(entries: &str, newest: Checkpoint, report: &mut Report) -> Option<Self> {
+    fn of(entries: &str, newest: Checkpoint, note: Note, report: &mut Report) -> Option<Self> {
         let (mut history, mut tree) = (History::default(), RootHasher::default());
         let mut roots = vec![tree.root()];
         let whole = entries.split_inclusive('\n').filter(|line| line.ends_with('\n'));
@@ -90,7 +91,7 @@ impl Signed {
             report.file("log/entries.jsonl", reason);
             return None;
         }
-        let signed = Self { history, newest, roots };
+        let signed = Self { history, newest, note, roots };
         if signed.root_at(signed.newest.size) != Some(signed.newest.root) {
             let reason = Reason::LogDiffers { size: signed.newest.size };
             report.file("log/entries.jsonl", reason);

@@ -147,7 +147,7 @@ impl Ledger {
         let (number, Commit { rows, chain }) = (writer.segment(), writer.commit());
         let rows_of_log = log_rows(&self.layout().log(number));
         let mut hasher = RowHasher::default();
-        LeafHasher::default().hash(&rows_of_log, &mut |leaf| hasher.push(leaf)).unwrap();
+        LeafHasher::default().hash(&rows_of_log, &mut |leaf, _| hasher.push(leaf)).unwrap();
         let hashes = hasher.finish();
         let (first, last) = (WallTime(self.now - 1_000_000), WallTime(self.now));
         let path = self.layout().segment(number, first, last);
