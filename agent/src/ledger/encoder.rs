@@ -50,18 +50,20 @@ impl Encoder {
         }
     }
 
-    pub fn len(&self) -> usize {
+    /// What has been gathered.
+    pub fn n_bytes(&self) -> usize {
         self.rows.payload.len()
-    }
-
-    pub fn n_rows(&self) -> u32 {
-        self.rows.n_rows
     }
 
     /// The rows so far; `buffer` is used for the next ones.
     pub fn take(&mut self, mut buffer: Vec<u8>) -> Rows {
         buffer.clear();
         mem::replace(&mut self.rows, Rows { payload: buffer, n_rows: 0, times: None })
+    }
+
+    /// Takes back what `take` gave, before anything else was pushed.
+    pub fn put_back(&mut self, rows: Rows) {
+        self.rows = rows;
     }
 
     pub fn push(&mut self, entry: &Entry) -> Result<(), TooLarge> {

@@ -17,10 +17,14 @@ pub mod root_log;
 #[cfg(test)]
 mod samples;
 pub mod schema;
+pub mod seal;
+mod store;
 pub mod trail;
 pub mod verify;
 mod witness;
 
+pub use canonical::Literals;
+pub use store::{Appended, CloseError, Ledger, LedgerStatus, OpenError, Options};
 pub use witness::{Removal, SealedSegment, Unproven, Witness, WitnessError};
 
 /// Where the service keeps its ledger.

@@ -1,6 +1,10 @@
 //! What a log is after a crash: whole up to a point, and cut there.
 
-use std::{fs::OpenOptions, io, path::Path};
+use std::{
+    fs::{self, OpenOptions},
+    io,
+    path::{Path, PathBuf},
+};
 
 use super::{Header, HeaderError, Payload, Piece, ScanError, Scanner, Trust};
 use crate::{event::WallTime, ledger::checkpoint::Commit};
@@ -24,6 +28,13 @@ pub struct Recovered {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Torn {
     pub n_bytes: u64,
+    /// A whole batch stood behind it: no crash does that, so it was set aside and not thrown away.
+    pub is_damaged: bool,
+}
+
+/// Where a log goes that is damaged.
+pub fn set_aside(log: &Path) -> PathBuf {
+    log.with_extension("log.damaged")
 }
 
 /// Checks every batch and its link of the chain, cuts off what isn't whole, and makes that durable.
@@ -52,17 +63,20 @@ pub fn recover(path: &Path) -> Result<Option<Recovered>, ScanError> {
         n_origins,
         n_facts,
         last_commit,
-        torn: cut(path, len)?,
+        torn: cut(path, len, scanner.is_followed()?)?,
     }))
 }
 
-fn cut(path: &Path, len: u64) -> io::Result<Option<Torn>> {
+fn cut(path: &Path, len: u64, is_damaged: bool) -> io::Result<Option<Torn>> {
     let file = OpenOptions::new().write(true).open(path)?;
     let n_bytes = file.metadata()?.len().saturating_sub(len);
+    if n_bytes > 0 && is_damaged {
+        fs::copy(path, set_aside(path))?;
+    }
     if n_bytes > 0 {
         file.set_len(len)?;
     }
     // Written batches that a crashed agent didn't sync count as durable from now on.
     file.sync_all()?;
-    Ok((n_bytes > 0).then_some(Torn { n_bytes }))
+    Ok((n_bytes > 0).then_some(Torn { n_bytes, is_damaged }))
 }

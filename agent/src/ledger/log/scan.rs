@@ -86,21 +86,37 @@ impl Scanner {
         Ok(Some((Batch { head, payload: self.payload(), chain }, payload_at)))
     }
 
+    /// Where the log isn't whole: whether a whole batch stands behind what should have been the next one.
+    pub fn is_followed(&mut self) -> io::Result<bool> {
+        let Some(bad) = self.head_at(self.position)? else { return Ok(false) };
+        let behind = self.position + bad.total_len() as u64;
+        let Some(head) = self.head_at(behind)? else { return Ok(false) };
+        self.buffer.resize(head.total_len(), 0);
+        let len = read_at_most(&self.file, &mut self.buffer, behind)?;
+        let is_whole = Batch::check(head, &self.buffer[..len], None).is_some();
+        self.buffer.clear();
+        Ok(is_whole)
+    }
+
     /// Reads what claims to be the next batch into the buffer.
     fn read(&mut self) -> io::Result<Option<BatchHead>> {
-        let mut head = [0; HEAD_LEN];
-        if read_at_most(&self.file, &mut head, self.position)? < HEAD_LEN {
+        let head = self.head_at(self.position)?;
+        let Some(head) = head.filter(|head| head.first_row == self.next_row) else {
             return Ok(None);
-        }
-        let head = BatchHead::decode(&head);
-        if head.first_row != self.next_row || head.payload_len > MAX_PAYLOAD {
-            return Ok(None);
-        }
+        };
         self.buffer.resize(head.total_len(), 0);
         if read_at_most(&self.file, &mut self.buffer, self.position)? < self.buffer.len() {
             return Ok(None);
         }
         Ok(Some(head))
+    }
+
+    fn head_at(&self, position: u64) -> io::Result<Option<BatchHead>> {
+        let mut head = [0; HEAD_LEN];
+        if read_at_most(&self.file, &mut head, position)? < HEAD_LEN {
+            return Ok(None);
+        }
+        Ok(Some(BatchHead::decode(&head)).filter(|head| head.payload_len <= MAX_PAYLOAD))
     }
 
     /// The payload of the batch that was read last; empty after `None`.

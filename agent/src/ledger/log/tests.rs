@@ -26,7 +26,7 @@ struct Log {
 
 impl Log {
     fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = quick_folder();
         let header = Header {
             schema_version: schema::VERSION,
             segment: 1,
@@ -58,6 +58,11 @@ impl Log {
             self.batch(&entries);
         }
     }
+}
+
+/// In memory where there is a place for that: these tests sync a thousand times.
+fn quick_folder() -> TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
 
 fn rows(batch: &RecordBatch) -> Vec<Groups> {
@@ -121,15 +126,15 @@ fn large_logs_come_in_small_batches() {
 #[test]
 fn a_torn_tail_costs_only_itself() {
     let mut log = Log::new();
-    log.random_batches(1, &[30]);
+    log.random_batches(1, &[3]);
     let mut ends = vec![log.writer.len()];
-    for n_rows in [1, 2, 3] {
+    for n_rows in [1, 1, 2] {
         log.random_batches(n_rows as u64, &[n_rows]);
         ends.push(log.writer.len());
     }
     let whole = fs::read(log.path()).unwrap();
     let torn = log.folder.path().join("torn");
-    let kept_rows = [30, 31, 33, 36];
+    let kept_rows = [3, 4, 5, 7];
     for end in ends[0] as usize..=whole.len() {
         fs::write(&torn, &whole[..end]).unwrap();
         let last = ends.iter().rposition(|&whole_end| whole_end as usize <= end).unwrap();
@@ -139,7 +144,11 @@ fn a_torn_tail_costs_only_itself() {
         // recovery cuts,
         let recovered = recover(&torn).unwrap().unwrap();
         let n_bytes = end as u64 - ends[last];
-        assert_eq!(recovered.torn, (n_bytes > 0).then_some(Torn { n_bytes }), "cut at {end}");
+        assert_eq!(
+            recovered.torn,
+            (n_bytes > 0).then_some(Torn { n_bytes, is_damaged: false }),
+            "cut at {end}"
+        );
         assert_eq!(recovered.len, ends[last]);
         // and writing goes on behind it.
         let mut writer = LogWriter::resume(&torn, &recovered).unwrap();
