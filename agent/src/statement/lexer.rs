@@ -101,11 +101,14 @@ pub struct Lexer<'a> {
     bytes: &'a [u8],
     at: usize,
     lexing: Lexing,
+    /// Up to here there are only `+` and `-`, left over from an operator: each stands for itself. Without
+    /// this, a run of them would be looked through anew for each.
+    signs_until: usize,
 }
 
 impl<'a> Lexer<'a> {
     pub fn new(text: &'a str, lexing: Lexing) -> Self {
-        Self { bytes: text.as_bytes(), at: 0, lexing }
+        Self { bytes: text.as_bytes(), at: 0, lexing, signs_until: 0 }
     }
 
     fn byte(&self, at: usize) -> u8 {
@@ -121,7 +124,7 @@ impl<'a> Lexer<'a> {
     }
 
     /// The kind of the token at `start`, and where it ends.
-    fn cut(&self, start: usize) -> (TokenKind, usize) {
+    fn cut(&mut self, start: usize) -> (TokenKind, usize) {
         let (first, second) = (self.byte(start), self.byte(start + 1));
         match first {
             b if is_space(b) => (TokenKind::Space, self.end_of(start + 1, is_space)),
@@ -149,6 +152,7 @@ impl<'a> Lexer<'a> {
             b',' | b'(' | b')' | b'[' | b']' | b'.' | b';' | b':' => {
                 (TokenKind::Punctuation, start + 1)
             }
+            b'+' | b'-' if start < self.signs_until => (TokenKind::Operator, start + 1),
             b if is_operator(b) => (TokenKind::Operator, self.after_operator(start)),
             b if is_name_start(b) => (TokenKind::Word, self.end_of(start + 1, is_name)),
             _ => (TokenKind::Junk, start + 1),
@@ -269,7 +273,7 @@ impl<'a> Lexer<'a> {
         self.bytes.len()
     }
 
-    fn after_operator(&self, start: usize) -> usize {
+    fn after_operator(&mut self, start: usize) -> usize {
         let mut end = self.end_of(start, is_operator);
         // A comment may begin inside.
         let comment = (start + 1..end)
@@ -282,6 +286,7 @@ impl<'a> Lexer<'a> {
             matches!(byte, b'~' | b'!' | b'@' | b'#' | b'^' | b'&' | b'|' | b'`' | b'?' | b'%')
         });
         if !may_end_in_sign {
+            self.signs_until = end;
             while end > start + 1 && matches!(self.byte(end - 1), b'+' | b'-') {
                 end -= 1;
             }
@@ -429,7 +434,7 @@ mod tests {
         check("/*a/*b*/c*/d", &["c/*a/*b*/c*/", "wd"]);
         check("/*a/*b*/c", &["c/*a/*b*/c"]);
         check("'it''s' x", &["s'it''s'", "wx"]);
-        check(r"'a\' b'", &[r"s'a\'", "wb", "s'"]);
+        check(r"'a\' c'", &[r"s'a\'", "wc", "s'"]);
         check(r"e'a\' b' c", &[r"se'a\' b'", "wc"]);
         check(r"E'\\' c", &[r"sE'\\'", "wc"]);
         check("'a'\n 'b' c", &["s'a'\n 'b'", "wc"]);
@@ -448,7 +453,9 @@ mod tests {
         check("a$$b$$", &["wa$$b$$"]);
         check("$1,$23 $4a $", &["p$1", ".,", "p$23", "j$4a", "j$"]);
         check("$é$x$é$", &["s$é$x$é$"]);
-        check("$a-b$", &["j$", "wa", "o-", "wb", "j$"]);
+        check("$a-b $", &["j$", "wa", "o-", "wb", "j$"]);
+        check("a+++-+b=-+c", &["wa", "o+", "o+", "o+", "o-", "o+", "wb", "o=", "o-", "o+", "wc"]);
+        check("*+-+/*x", &["o*", "o+", "o-", "o+", "c/*x"]);
         check("'open", &["s'open"]);
         check("\"open", &["q\"open"]);
         check("$$open$", &["s$$open$"]);

@@ -21,7 +21,7 @@ pub fn redact(text: &str, lexing: Lexing) -> String {
                 TokenKind::Literal(kind) if has_code && is_code(text, statement, at) => {
                     let body = literal::value(kind, token.text(text));
                     shown.push_str("$$");
-                    write_flat(&body, lexing, &mut shown);
+                    write_flat(body.trim_start(), lexing, &mut shown);
                     shown.push_str("$$");
                 }
                 TokenKind::Literal(_) => shown.push('?'),

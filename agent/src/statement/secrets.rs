@@ -209,7 +209,7 @@ mod tests {
         check("SELECT 'SCRAM-SHA-256$4096:a$b:c'", "SELECT ?");
         check("SELECT '{\"password\": \"x\"}'", "SELECT ?");
         check("DO $$ BEGIN ALTER ROLE a PASSWORD 'x'; PERFORM 'y'; END $$", "DO $$ BEGIN ALTER ROLE a PASSWORD ?; PERFORM 'y'; END $$");
-        check("SELECT 1 /* password=x */ , 2", "SELECT 1  , 2");
+        check("SELECT 1 /* password=x */ , 2", "SELECT 1 , 2");
         check("ALTER ROLE a PASSWORD 'never closed", "ALTER ROLE a PASSWORD ?");
     }
 }

@@ -96,7 +96,7 @@ impl Findings {
     /// Another word of the summary, as long as there is room for it whole.
     pub(super) fn say(&mut self, word: &str) {
         let parting = usize::from(!self.summary.is_empty());
-        if self.summary.len() + parting + word.len() <= SUMMARY_BYTES {
+        if !word.is_empty() && self.summary.len() + parting + word.len() <= SUMMARY_BYTES {
             if parting == 1 {
                 self.summary.push(' ');
             }

@@ -12,14 +12,14 @@ mod tests;
 mod utility;
 mod walk;
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use pg_query::{ParserOptions, protobuf::ParseResult};
 use serde::{Deserialize, Serialize};
 
 use super::{
     fingerprint::fingerprint,
-    lexer::{Lexer, Lexing},
+    lexer::{Lexer, Lexing, TokenKind},
     redact::redact,
     template::Template,
 };
@@ -28,7 +28,7 @@ use walk::Walk;
 
 /// How much stack [`analyse`] may use: the C parser stops at 100 KiB of its own, and what it has built
 /// until then is decoded and walked recursively.
-pub const STACK_BYTES: usize = 256 << 20;
+pub const STACK_BYTES: usize = 64 << 20;
 
 /// The facts of a text, statement by statement and together.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -128,8 +128,35 @@ fn own_text(text: &str, location: i32, len: i32) -> &str {
     }
 }
 
+/// An operator's name has at most 63 bytes; a run of them is longer where signs stand together.
+const MAX_OPERATORS: usize = 256;
+
+/// The same to the parser, position by position, without what its scanner takes quadratic time for: nested
+/// comments, and runs of operators.
+fn easy_to_scan(text: &str, lexing: Lexing) -> Result<Cow<'_, str>, Analysis> {
+    let mut easy = Cow::Borrowed(text);
+    let mut run = 0..0;
+    for token in Lexer::new(text, lexing) {
+        match token.kind {
+            TokenKind::Comment => {
+                easy.to_mut().replace_range(token.range(), &" ".repeat(token.end - token.start));
+            }
+            TokenKind::Operator => {
+                let start = if run.end == token.start { run.start } else { token.start };
+                run = start..token.end;
+                if run.len() > MAX_OPERATORS {
+                    return Err(Analysis::TooDeep);
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(easy)
+}
+
 /// The parse tree, or why there is none.
 fn parse(text: &str, lexing: Lexing) -> Result<ParseResult, Analysis> {
+    let text = &*easy_to_scan(text, lexing)?;
     let options = match lexing.standard_conforming_strings {
         true => ParserOptions::DEFAULT,
         false => ParserOptions::DISABLE_STANDARD_CONFORMING_STRINGS,

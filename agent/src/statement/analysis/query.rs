@@ -56,7 +56,10 @@ impl Walk<'_> {
             } else if !values_lists.is_empty() && walk.scopes.0.len() == 1 {
                 walk.findings.say("VALUES");
             }
-            walk.effect(Effect::Read);
+            // The rows of an INSERT are read from nowhere.
+            if values_lists.is_empty() || walk.scopes.0.len() == 1 {
+                walk.effect(Effect::Read);
+            }
             for side in [larg, rarg].into_iter().flatten() {
                 walk.deeper(|walk| walk.select(side));
             }

@@ -8,7 +8,7 @@ use pg_query::{
     protobuf::{
         AlterTableCmd, AlterTableType, CallStmt, CopyStmt, CreateFunctionStmt, CreateTableAsStmt,
         DefElem, DropStmt, ExplainStmt, GrantStmt, GrantTargetType, ObjectType, RangeVar, RoleSpec,
-        VariableSetStmt, a_const::Val,
+        VariableSetKind, VariableSetStmt, a_const::Val,
     },
 };
 
@@ -152,7 +152,11 @@ impl Walk<'_> {
                 visit(self, &it.def);
             }
             N::RenameStmt(it) => {
-                let verb = format!("ALTER {}", objects::title(it.rename_type()));
+                let kind = match it.rename_type() {
+                    ObjectType::ObjectColumn | ObjectType::ObjectAttribute => it.relation_type(),
+                    kind => kind,
+                };
+                let verb = format!("ALTER {}", objects::title(kind));
                 self.defines(&verb, it.relation.as_ref());
             }
             N::AlterObjectSchemaStmt(it) => {
@@ -222,7 +226,10 @@ impl Walk<'_> {
                 let verb = objects::transaction_title(it.kind());
                 self.does(verb, &[Effect::Session]);
             }
-            N::VariableSetStmt(it) => self.set("SET", Effect::Session, it),
+            N::VariableSetStmt(it) => {
+                let is_reset = matches!(it.kind(), VariableSetKind::VarReset | VariableSetKind::VarResetAll);
+                self.set(if is_reset { "RESET" } else { "SET" }, Effect::Session, it);
+            }
             N::VariableShowStmt(it) => {
                 self.does("SHOW", &[Effect::Read]);
                 self.findings.say(&it.name);

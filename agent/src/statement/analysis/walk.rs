@@ -215,7 +215,7 @@ impl<'a> Walk<'a> {
                 tree.stmts.iter().filter_map(|raw| raw.stmt.as_deref()).for_each(|s| inner.statement(s));
                 self.findings.absorb(inner.findings);
             }
-            Err(reason) => self.findings.unknown(reason),
+            Err(_) => self.findings.unknown(Analysis::CallsCode),
         }
     }
 
@@ -358,9 +358,14 @@ impl Walk<'_> {
                 descend(node, self);
             }
             NodeEnum::AExpr(expression) => {
-                self.operator(&expression.name);
+                // `BETWEEN` has its own name where others have an operator's.
+                if !matches!(strings(&expression.name).as_slice(), [name] if name.contains("BETWEEN")) {
+                    self.operator(&expression.name);
+                }
                 descend(node, self);
             }
+            // `(a, b) = (SELECT …)` has the query once for each column.
+            NodeEnum::MultiAssignRef(reference) if reference.colno > 1 => {}
             NodeEnum::SortBy(sort) => {
                 if !sort.use_op.is_empty() {
                     self.operator(&sort.use_op);
