@@ -15,6 +15,7 @@ fn main() -> ExitCode {
         Command::Doctor => cli::doctor(common),
         Command::Verify(verify) => cli::verify(common, verify),
         Command::Keys(keys) => cli::keys(common, keys),
+        Command::Analyst => cli::analyst(),
     };
     cli::exit(outcome)
 }

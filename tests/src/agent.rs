@@ -22,6 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Default)]
 pub struct AgentBuilder {
     program: Option<PathBuf>,
+    ledger: String,
     configuration: String,
     arguments: Vec<String>,
 }
@@ -33,7 +34,14 @@ impl AgentBuilder {
         self
     }
 
-    /// More of the configuration file, in TOML; `[control]` is there already.
+    /// More of the configuration's `[ledger]`, in TOML; it is kept in the agent's folder.
+    pub fn ledger(mut self, toml: &str) -> Self {
+        self.ledger.push_str(toml);
+        self.ledger.push('\n');
+        self
+    }
+
+    /// More of the configuration file, in TOML; `[control]` and `[ledger]` are there already.
     pub fn configuration(mut self, toml: &str) -> Self {
         self.configuration.push_str(toml);
         self.configuration.push('\n');
@@ -60,8 +68,13 @@ impl AgentBuilder {
         open_to_all(folder.path())?;
         let control = folder.path().join("control.sock");
         let file = folder.path().join("config.toml");
-        let configuration =
-            format!("[control]\nsocket = \"{}\"\n{}", control.display(), self.configuration);
+        let configuration = format!(
+            "[control]\nsocket = \"{}\"\n[ledger]\ndirectory = \"{at}/ledger\"\nkeys = \"{at}/keys\"\n{}{}",
+            control.display(),
+            self.ledger,
+            self.configuration,
+            at = folder.path().display(),
+        );
         fs::write(&file, configuration)?;
 
         let (process, ready) = launch(&program, folder.path(), &self.arguments)?;
@@ -155,7 +168,7 @@ impl Agent {
     /// Likewise, with filters.
     pub fn watch_only(&self, filters: &[&str]) -> Result<Watch> {
         let before = self.watchers()?;
-        let mut command = self.command(&["watch", "--format", "json"]);
+        let mut command = self.command(&["watch", "--literals", "--format", "json"]);
         command.args(filters);
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         let mut process = Running::start("dbwarden watch", &mut command, Signal::SIGTERM)?;

@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand, and what their results mean as exit codes.
 
+mod analyst;
 mod doctor;
 mod keys;
 mod run;
@@ -13,6 +14,7 @@ use std::{io, io::IsTerminal, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use analyst::analyst;
 pub use doctor::doctor;
 pub use keys::{KeysArguments, keys};
 pub use run::{Run, run};
@@ -74,6 +76,9 @@ pub enum Command {
     Verify(Verify),
     /// Show or rotate the key that signs the ledger
     Keys(KeysArguments),
+    /// Parse statements for the service, which starts this itself
+    #[command(hide = true)]
+    Analyst,
 }
 
 impl Common {

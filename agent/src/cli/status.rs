@@ -9,7 +9,7 @@ use super::{
     table::{Align, Table},
     terminal::{Paint, Style, bytes, clean, count, counted, duration, whole_seconds},
 };
-use crate::control::{Client, ServerStatus, Status};
+use crate::control::{Client, LedgerStatus, ServerStatus, Status};
 
 pub fn status(common: &Common) -> Result<Answer> {
     let status = block_on(async { Ok(Client::new(&common.control).status().await?) })?;
@@ -105,6 +105,9 @@ fn render(status: &Status, paint: Paint) -> String {
         };
         fact("watchers", Style::Plain, &format!("{}{missed}", agent.watchers));
     }
+    if let Some(ledger) = &capture.ledger {
+        self::ledger(ledger, &mut fact);
+    }
     for ring in &capture.rings {
         let per_cent = ring.peak_bytes.saturating_mul(100) / ring.size_bytes.max(1);
         let style = if per_cent >= 50 { Style::Warning } else { Style::Plain };
@@ -133,6 +136,28 @@ fn render(status: &Status, paint: Paint) -> String {
         text += &format!("{}\n", paint.paint(Style::Warning, &clean(&words)));
     }
     text
+}
+
+fn ledger(ledger: &LedgerStatus, fact: &mut impl FnMut(&str, Style, &str)) {
+    let sealed = counted(ledger.sealed_segments, "sealed segment");
+    fact(
+        "ledger",
+        Style::Plain,
+        &format!(
+            "{sealed} ({}), {} since ({}) in {}",
+            bytes(ledger.sealed_bytes),
+            counted(ledger.open_rows, "row"),
+            bytes(ledger.open_bytes),
+            ledger.directory,
+        ),
+    );
+    if ledger.missed_rows > 0 {
+        let words = format!("{} could not be kept", counted(ledger.missed_rows, "row"));
+        fact("", Style::Bad, &words);
+    }
+    for trouble in &ledger.troubles {
+        fact("", Style::Bad, trouble);
+    }
 }
 
 fn servers(servers: &[ServerStatus]) -> Table {
@@ -236,6 +261,16 @@ mod tests {
                     peak_bytes: 1 << 20,
                 }],
                 processes: 412,
+                ledger: Some(LedgerStatus {
+                    directory: "/var/lib/dbwarden/ledger".into(),
+                    open_rows: 1_200,
+                    open_bytes: 130 << 10,
+                    sealed_segments: 7,
+                    sealed_bytes: 41 << 20,
+                    missed_rows: 3,
+                    troubles: vec!["the file system is full".into()],
+                    ..LedgerStatus::default()
+                }),
             },
         }
     }
@@ -250,6 +285,9 @@ seen       1.2M statements on 302 connections (12 open), 90 MiB in, 3 GiB out
 lost       3 records: ring full 3
 blind to   2 encrypted connections
 watchers   1
+ledger     7 sealed segments (41 MiB), 1200 rows since (130 KiB) in /var/lib/dbwarden/ledger
+           3 rows could not be kept
+           the file system is full
 ring       at most 6 % of 16 MiB in use (data)
 
 SERVER        ENGINE           PID  LISTENS                                       TLS       OPEN  BLIND  STATEMENTS      IN    OUT

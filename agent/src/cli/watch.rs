@@ -35,6 +35,9 @@ pub struct Watch {
     /// Only statements that failed
     #[arg(long)]
     errors: bool,
+    /// Show values too: in texts, parameters and error messages. For root only; secrets stay hidden
+    #[arg(long)]
+    literals: bool,
 }
 
 pub fn watch(common: &Common, arguments: &Watch) -> Result<Answer> {
@@ -45,6 +48,7 @@ pub fn watch(common: &Common, arguments: &Watch) -> Result<Answer> {
         who: arguments.who.clone(),
         min_duration: arguments.min_duration,
         errors: arguments.errors,
+        literals: arguments.literals,
     };
     block_on(show(common, &filter))
 }

@@ -54,6 +54,7 @@ pub struct Capture {
 pub struct Ledger {
     pub enabled: Option<bool>,
     pub directory: Option<Spanned<PathBuf>>,
+    pub keys: Option<Spanned<PathBuf>>,
     pub literals: Option<Literals>,
     pub commit_interval: Option<Spanned<Span>>,
     pub seal_bytes: Option<Spanned<Size>>,

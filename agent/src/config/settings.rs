@@ -61,6 +61,8 @@ pub struct Capture {
 pub struct Ledger {
     pub enabled: bool,
     pub directory: PathBuf,
+    /// What signs it.
+    pub keys: PathBuf,
     pub literals: Literals,
     /// What a crash of the host can cost at most.
     pub commit_interval: Span,
@@ -149,6 +151,7 @@ pub enum LogLevel {
 pub const CONTROL_SOCKET: &str = "/run/dbwarden/control.sock";
 /// Where the ledger is kept when nobody names another place.
 pub const LEDGER_DIRECTORY: &str = "/var/lib/dbwarden/ledger";
+pub const KEY_DIRECTORY: &str = "/var/lib/dbwarden/keys";
 
 /// One call is captured in a bounded number of chunks by the programs in the kernel.
 const BUDGET: RangeInclusive<u64> = 256..=65_536;
@@ -178,6 +181,7 @@ impl Settings {
             ledger: Ledger {
                 enabled: true,
                 directory: LEDGER_DIRECTORY.into(),
+                keys: KEY_DIRECTORY.into(),
                 literals: Literals::Redact,
                 commit_interval: Span(Duration::from_secs(1)),
                 seal_bytes: Size(64 << 20),
@@ -290,9 +294,11 @@ fn budget(key: &str, written: Option<Spanned<Size>>, default: Size) -> Result<Si
 
 fn ledger(written: file::Ledger, default: Ledger) -> Result<Ledger, Complaint> {
     let directory = written.directory.map(|path| absolute("directory", path)).transpose()?;
+    let keys = written.keys.map(|path| absolute("keys", path)).transpose()?;
     Ok(Ledger {
         enabled: written.enabled.unwrap_or(default.enabled),
         directory: directory.unwrap_or(default.directory),
+        keys: keys.unwrap_or(default.keys),
         literals: written.literals.unwrap_or(default.literals),
         commit_interval: within("commit_interval", written.commit_interval, &COMMIT)?
             .unwrap_or(default.commit_interval),

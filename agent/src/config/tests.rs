@@ -41,6 +41,7 @@ fn every_key_arrives() {
         [ledger]
         enabled = false
         directory = "/srv/ledger"
+        keys = "/srv/keys"
         literals = "keep"
         commit_interval = "500ms"
         seal_bytes = "8MiB"
@@ -81,6 +82,7 @@ fn every_key_arrives() {
         Ledger {
             enabled: false,
             directory: "/srv/ledger".into(),
+            keys: "/srv/keys".into(),
             literals: Literals::Keep,
             commit_interval: Span(Duration::from_millis(500)),
             seal_bytes: Size(8 << 20),

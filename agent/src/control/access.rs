@@ -72,7 +72,7 @@ impl Access {
 }
 
 /// The process at the other end of a unix socket, as it was when it connected.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Peer {
     pub uid: u32,
     /// Primary and supplementary groups.

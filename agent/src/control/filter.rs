@@ -17,6 +17,8 @@ pub struct Filter {
     pub min_duration: Option<Duration>,
     /// Only statements that failed.
     pub errors: bool,
+    /// Not a filter of statements but of what is shown of them: their literals too. Root's alone.
+    pub literals: bool,
 }
 
 impl Filter {
@@ -35,15 +37,12 @@ impl Filter {
                     })?;
                     filter.min_duration = Some(Duration::from_micros(micros));
                 }
-                "errors" => match value.as_str() {
-                    "true" => filter.errors = true,
-                    "false" => filter.errors = false,
-                    _ => return Err(format!("errors={value}: true or false is wanted")),
-                },
+                "errors" => filter.errors = truth(&key, &value)?,
+                "literals" => filter.literals = truth(&key, &value)?,
                 other => {
                     return Err(format!(
                         "unknown filter {other}: there are user, database, server, who, \
-                         min_duration_us and errors"
+                         min_duration_us, errors and literals"
                     ));
                 }
             }
@@ -70,6 +69,9 @@ impl Filter {
         if self.errors {
             query.append_pair("errors", "true");
         }
+        if self.literals {
+            query.append_pair("literals", "true");
+        }
         query.finish()
     }
 
@@ -87,6 +89,14 @@ impl Filter {
             && long_enough
             && (!self.errors || record.error_code.is_some())
             && self.who.as_deref().is_none_or(|who| is_sent_by(origin, &who.to_lowercase()))
+    }
+}
+
+fn truth(key: &str, value: &str) -> Result<bool, String> {
+    match value {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        _ => Err(format!("{key}={value}: true or false is wanted")),
     }
 }
 
@@ -119,6 +129,7 @@ mod tests {
             who: Some("php fpm".into()),
             min_duration: Some(Duration::from_millis(15)),
             errors: true,
+            literals: true,
         };
         assert_eq!(Filter::of_query(&filter.to_query()), Ok(filter));
         assert_eq!(Filter::of_query(""), Ok(Filter::default()));
@@ -129,7 +140,7 @@ mod tests {
         for (query, expected) in [
             (
                 "usr=a",
-                "unknown filter usr: there are user, database, server, who, min_duration_us and errors",
+                "unknown filter usr: there are user, database, server, who, min_duration_us, errors and literals",
             ),
             (
                 "min_duration_us=1ms",

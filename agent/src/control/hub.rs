@@ -12,7 +12,7 @@ use std::{
 use serde::Serialize;
 use tokio::sync::Notify;
 
-use crate::event::{Record, WallTime};
+use crate::event::{Parameter, Record, WallTime};
 
 /// Kept for one watcher at most; what comes while it is full is counted and gone.
 const QUEUE_LINES: usize = 4_096;
@@ -159,9 +159,7 @@ fn weight(line: &Line) -> usize {
             let text = record.text.as_deref().map_or(0, str::len);
             let error = record.error_message.as_deref().map_or(0, str::len);
             let parameters =
-                record.parameters.iter().flatten().map(|value| {
-                    size_of::<Option<String>>() + value.as_deref().map_or(0, str::len)
-                });
+                record.parameters.iter().map(|value| size_of::<Parameter>() + value.held_bytes());
             size_of::<Record>() + text + error + parameters.sum::<usize>()
         }
     }

@@ -24,7 +24,8 @@ pub use lock::{HOST_LOCK, HostLock, LockError};
 pub use server::serve;
 pub use shutdown::Shutdown;
 pub use status::{
-    AbsentServer, Agent, Hooks, Ring, ServerStatus, Snapshot, Status, StatusCell, Totals,
+    AbsentServer, Agent, Hooks, LedgerStatus, Ring, ServerStatus, Snapshot, Status, StatusCell,
+    Totals,
 };
 
 /// What the pipeline and the control server share; the pipeline only ever does short atomic things

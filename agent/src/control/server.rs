@@ -79,13 +79,13 @@ pub async fn serve(listener: Listener, host: &str, service: Arc<Service>) -> io:
             refuse_for_lack_of_room(&stream);
             continue;
         };
-        let refusal = match Peer::of(&stream) {
-            Ok(peer) => listener.access.check(&peer).err(),
-            Err(error) => Some(format!("the kernel does not say who asks: {error}")),
+        let admission = match Peer::of(&stream) {
+            Ok(peer) => listener.access.check(&peer).map(|()| peer),
+            Err(error) => Err(format!("the kernel does not say who asks: {error}")),
         };
         let api = api.clone();
         tokio::spawn(async move {
-            if let Err(error) = converse(stream, api, refusal).await {
+            if let Err(error) = converse(stream, api, admission).await {
                 debug!(%error, "a control client went away");
             }
             drop(place);
@@ -101,16 +101,16 @@ pub async fn serve(listener: Listener, host: &str, service: Arc<Service>) -> io:
 async fn converse(
     stream: UnixStream,
     api: Arc<Api>,
-    refusal: Option<String>,
+    admission: Result<Peer, String>,
 ) -> Result<(), hyper::Error> {
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(WRITE_TIMEOUT));
     let answer = service_fn(move |request: Request<Incoming>| {
-        let (api, refusal) = (api.clone(), refusal.clone());
+        let (api, admission) = (api.clone(), admission.clone());
         async move {
-            Ok::<_, Infallible>(match refusal {
-                Some(words) => error(StatusCode::FORBIDDEN, &words),
-                None => api.answer(&request).await,
+            Ok::<_, Infallible>(match admission {
+                Err(words) => error(StatusCode::FORBIDDEN, &words),
+                Ok(peer) => api.answer(&request, &peer).await,
             })
         }
     });
@@ -140,7 +140,7 @@ struct Api {
 }
 
 impl Api {
-    async fn answer(&self, request: &Request<Incoming>) -> Answer {
+    async fn answer(&self, request: &Request<Incoming>, peer: &Peer) -> Answer {
         if request.method() != Method::GET {
             return error(StatusCode::METHOD_NOT_ALLOWED, "only GET is understood");
         }
@@ -152,6 +152,10 @@ impl Api {
             ),
             "/v1/status" => value(StatusCode::OK, &self.status().await),
             "/v1/watch" => match Filter::of_query(query) {
+                Ok(filter) if filter.literals && peer.uid != 0 => error(
+                    StatusCode::FORBIDDEN,
+                    "only root may see the literals of statements: watch without --literals",
+                ),
                 Ok(filter) => self.watch(filter),
                 Err(words) => error(StatusCode::BAD_REQUEST, &words),
             },
@@ -208,7 +212,7 @@ async fn feed(watcher: Watcher, filter: Filter, out: mpsc::Sender<Bytes>, servic
             }
             match &line {
                 Line::Statement(record) => {
-                    write_line(&mut frame, &Shown { record, literals: true })
+                    write_line(&mut frame, &Shown { record, literals: filter.literals })
                 }
                 Line::Notice(notice) => write_line(&mut frame, notice),
             }

@@ -50,6 +50,8 @@ pub struct Snapshot {
     pub absent: Vec<AbsentServer>,
     pub totals: Totals,
     pub rings: Vec<Ring>,
+    /// Null where none is kept.
+    pub ledger: Option<LedgerStatus>,
     /// Processes whose lineage is remembered.
     pub processes: u64,
 }
@@ -124,6 +126,27 @@ pub struct Ring {
     pub size_bytes: u64,
     /// Most that was found waiting at once.
     pub peak_bytes: u64,
+}
+
+/// What is kept, and how far it is safe.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LedgerStatus {
+    pub directory: String,
+    /// The segment that is appended to.
+    pub open_segment: u64,
+    pub open_rows: u64,
+    pub open_bytes: u64,
+    /// Segments that wait to be sealed.
+    pub unsealed_segments: u64,
+    pub sealed_segments: u64,
+    pub sealed_bytes: u64,
+    /// As in a record's `time`.
+    pub last_commit: Option<String>,
+    /// Rows that were refused since the start.
+    pub missed_rows: u64,
+    /// Why nothing is written, sealed or proven at the moment, in sentences.
+    pub troubles: Vec<String>,
 }
 
 /// Where an asker leaves a wish and the pipeline, when it comes by, an answer.

@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{Facts, Origin, StatementKind, WallTime};
+use super::{Facts, Origin, Parameter, StatementKind, WallTime};
 
 /// One statement with everything known about it. The field names are the product's vocabulary: the
 /// same in `watch --format json`, in the ledger's columns and wherever else a statement is shown.
 /// Absent is null.
 ///
 /// Text, parameters and error message are as the client and the server sent them, literals and all:
-/// a sink shows [`Facts::text`] and leaves the other two out unless it was told to keep literals.
+/// a sink shows [`Facts::text`] and `redacted_error`, and leaves the parameters out, unless it was told
+/// to keep literals.
 #[derive(Clone, Debug)]
 pub struct Record {
     pub time: WallTime,
@@ -24,7 +25,7 @@ pub struct Record {
 
     /// `None` where it was never seen (`text_known = false`).
     pub text: Option<Arc<str>>,
-    pub parameters: Option<Vec<Option<String>>>,
+    pub parameters: Vec<Parameter>,
     /// What sort of request carried it.
     pub kind: StatementKind,
     /// What the text does; `None` until it has been analysed.
@@ -37,6 +38,8 @@ pub struct Record {
     pub bytes_out: u64,
     pub error_code: Option<String>,
     pub error_message: Option<String>,
+    /// The same without the values that it quotes.
+    pub redacted_error: Option<String>,
     pub transaction: Option<&'static str>,
 
     pub truncated_bytes: u64,

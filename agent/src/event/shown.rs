@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
-use super::{Effect, Effects, Facts, Origin, Record, StatementKind, TableAccess, WallTime};
+use super::{
+    Effect, Effects, Facts, Origin, Parameter, Record, StatementKind, TableAccess, WallTime,
+};
 
 /// What somebody sees of a record who may, or may not, see literals.
 #[derive(Clone, Copy, Debug)]
@@ -25,7 +27,7 @@ struct Line<'a> {
 
     text: Option<&'a str>,
     text_known: bool,
-    parameters: Option<&'a [Option<String>]>,
+    parameters: Option<Parameters<'a>>,
     fingerprint: Option<String>,
     summary: Option<&'a str>,
     /// Null where nobody has analysed the statement.
@@ -46,6 +48,14 @@ struct Line<'a> {
     truncated_bytes: u64,
     lost_bytes: u64,
     joined_midstream: bool,
+}
+
+struct Parameters<'a>(&'a [Parameter]);
+
+impl Serialize for Parameters<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().map(Parameter::shown))
+    }
 }
 
 impl Serialize for Shown<'_> {
@@ -69,7 +79,8 @@ impl Serialize for Shown<'_> {
                 .as_deref()
                 .and_then(|text| if literals { Some(text) } else { redacted() }),
             text_known: self.record.text.is_some(),
-            parameters: self.record.parameters.as_deref().filter(|_| literals),
+            parameters: (literals && !self.record.parameters.is_empty())
+                .then_some(Parameters(&self.record.parameters)),
             fingerprint: facts.map(Facts::fingerprint_text),
             summary: facts.map(|facts| &*facts.summary),
             effects: facts.map(|facts| facts.effects).or_else(replicates),
@@ -82,7 +93,10 @@ impl Serialize for Shown<'_> {
             bytes_in: self.record.bytes_in,
             bytes_out: self.record.bytes_out,
             error_code: self.record.error_code.as_deref(),
-            error_message: self.record.error_message.as_deref().filter(|_| literals),
+            error_message: match literals {
+                true => self.record.error_message.as_deref(),
+                false => self.record.redacted_error.as_deref(),
+            },
             transaction: self.record.transaction,
             truncated_bytes: self.record.truncated_bytes,
             lost_bytes: self.record.lost_bytes,

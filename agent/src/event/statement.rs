@@ -64,6 +64,29 @@ pub enum Parameter {
     Unknown,
 }
 
+impl Parameter {
+    /// For people; `None` is SQL's NULL.
+    pub fn shown(&self) -> Option<Cow<'_, str>> {
+        match self {
+            Self::Null => None,
+            Self::Text(text) => Some(Cow::Borrowed(text)),
+            Self::Binary { type_oid, len, .. } => {
+                Some(Cow::Owned(format!("<{len} bytes of type {type_oid}>")))
+            }
+            Self::Unknown => Some(Cow::Borrowed("<not captured>")),
+        }
+    }
+
+    /// Bytes that it holds for itself.
+    pub fn held_bytes(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            Self::Binary { head, .. } => head.len(),
+            Self::Null | Self::Unknown => 0,
+        }
+    }
+}
+
 /// How a statement ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Outcome {

@@ -1,5 +1,7 @@
 //! Times: the kernel's boot clock, which records carry, and UTC, which people read.
 
+use std::fmt;
+
 use serde::{Serialize, Serializer};
 
 /// Nanoseconds since boot, suspend included (`CLOCK_BOOTTIME`): the clock of every kernel record.
@@ -26,12 +28,18 @@ impl WallTime {
 }
 
 /// RFC 3339 with six decimals, as in `2026-11-23T15:04:05.000123Z`.
-impl Serialize for WallTime {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+impl fmt::Display for WallTime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let format = time::macros::format_description!(
             "[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]Z"
         );
-        serializer.serialize_str(&self.to_utc().format(format).unwrap_or_default())
+        f.write_str(&self.to_utc().format(format).unwrap_or_default())
+    }
+}
+
+impl Serialize for WallTime {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 

@@ -151,6 +151,13 @@ impl LookupKey {
     }
 }
 
+impl LookupKey {
+    /// As it stands in the `keys` column.
+    pub fn tag(&self, table_column: &str, value: &str) -> String {
+        format!("{table_column}={}", hex::encode(self.key_hash(table_column, value.as_bytes())))
+    }
+}
+
 /// Secrets don't get into logs by accident.
 impl std::fmt::Debug for LookupKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use crate::event::{
     Access, Analysis, ConnectionId, Effect, Effects, Engine, Entry, Facts, Lane, LoginStrength,
-    Occurrence, OccurrenceKind, Origin, Parent, Record, StatementKind, TableAccess, Transport,
-    WallTime,
+    Occurrence, OccurrenceKind, Origin, Parameter, Parent, Record, StatementKind, TableAccess,
+    Transport, WallTime,
 };
 
 pub fn full_origin() -> Origin {
@@ -75,7 +75,11 @@ pub fn full_record() -> Record {
         origin: Arc::new(full_origin()),
         sequence: 7,
         text: Some("DELETE FROM songs WHERE id = 5 AND title = 'naïve'".into()),
-        parameters: Some(vec![Some("5".to_owned()), None, Some(String::new())]),
+        parameters: vec![
+            Parameter::Text("5".to_owned()),
+            Parameter::Null,
+            Parameter::Text(String::new()),
+        ],
         kind: StatementKind::Simple,
         facts: Some(Arc::new(full_facts())),
         keys: vec!["songs.id=00112233445566778899aabbccddeeff".into()],
@@ -84,6 +88,7 @@ pub fn full_record() -> Record {
         bytes_out: 20,
         error_code: Some("23503".to_owned()),
         error_message: Some("key (id)=(5) is still referenced".to_owned()),
+        redacted_error: Some("key (id)=(?) is still referenced".to_owned()),
         transaction: Some("failed"),
         truncated_bytes: 1,
         lost_bytes: 2,
@@ -100,7 +105,7 @@ pub fn empty_record() -> Record {
         origin: Arc::new(Origin::default()),
         sequence: 0,
         text: None,
-        parameters: None,
+        parameters: Vec::new(),
         kind: StatementKind::Simple,
         facts: None,
         keys: Vec::new(),
@@ -109,6 +114,7 @@ pub fn empty_record() -> Record {
         bytes_out: 0,
         error_code: None,
         error_message: None,
+        redacted_error: None,
         transaction: None,
         truncated_bytes: 0,
         lost_bytes: 0,
@@ -168,7 +174,8 @@ impl Entries {
             origin: self.shared_origin(),
             sequence: self.draw(),
             text: self.text(),
-            parameters: self.maybe(|this| this.list(|this| this.maybe(Self::string))),
+            parameters: self
+                .list(|this| this.maybe(Self::string).map_or(Parameter::Null, Parameter::Text)),
             kind: [StatementKind::Simple, StatementKind::Replication][self.below(2)],
             facts: self.maybe(|this| match this.below(7) {
                 5.. => Arc::new(this.facts()),
@@ -180,6 +187,7 @@ impl Entries {
             bytes_out: self.draw(),
             error_code: self.maybe(Self::string),
             error_message: self.maybe(Self::string),
+            redacted_error: self.maybe(Self::string),
             transaction: transactions[self.below(4)],
             truncated_bytes: self.draw(),
             lost_bytes: self.draw(),

@@ -6,6 +6,7 @@
 mod connections;
 mod coverage;
 mod dialogue;
+mod keeping;
 mod losses;
 mod outbox;
 mod profile;
@@ -23,7 +24,7 @@ use self::{
     connections::{Connections, Shared},
     losses::Losses,
     outbox::outbox,
-    recorder::Recorder,
+    recorder::{Recorder, Recording},
     servers::Servers,
 };
 use crate::{
@@ -72,8 +73,12 @@ pub fn run(
 
     let live = service.live.clone();
     let host = Arc::new(host(&settings.host));
-    let (outbox, inbox) = outbox(live.clone(), false);
-    let recorder = Recorder::new(live.clone(), host.clone()).start(inbox)?;
+    let keeping = match settings.ledger.enabled {
+        true => Some(keeping::open(&settings.ledger, &settings.host.name, clock().wall(now()))?),
+        false => None,
+    };
+    let (outbox, inbox) = outbox(live.clone(), keeping.is_some());
+    let recording = Recorder::new(live.clone(), host.clone(), keeping).start(inbox)?;
     let mut state = State {
         processes,
         servers: Servers::new(settings, procfs, live.clone()),
@@ -81,6 +86,8 @@ pub fn run(
         live,
         decode_errors: 0,
         losses: Losses::default(),
+        recording,
+        ledger: settings.ledger.clone(),
         control_lost: 0,
         next_catch_up: BootTime(0),
         next_housekeeping: BootTime(0),
@@ -113,11 +120,7 @@ pub fn run(
             capture.sleep(std::os::fd::AsFd::as_fd(&service.shutdown), wait);
         }
     }
-    state.end(&mut capture);
-    if recorder.join().is_err() {
-        anyhow::bail!("the recorder's thread panicked");
-    }
-    Ok(())
+    state.end(&mut capture).join()
 }
 
 /// What every record says of this host.
@@ -155,6 +158,8 @@ struct State {
     live: Arc<Hub>,
     decode_errors: u64,
     losses: Losses,
+    recording: Recording,
+    ledger: config::Ledger,
     /// Control records that were lost when procfs was last read for it.
     control_lost: u64,
     next_catch_up: BootTime,
@@ -289,13 +294,15 @@ impl State {
     }
 
     /// The last words: what was captured before the end is still said.
-    fn end(mut self, capture: &mut Capture) {
+    fn end(mut self, capture: &mut Capture) -> Recording {
         while self.turn(capture) > 0 {}
         self.connections.close_all(now());
         self.tell_coverage();
         let version = env!("CARGO_PKG_VERSION");
         self.tell(OccurrenceKind::Service, "stopped", format!("dbwarden {version} stops"));
         self.connections.shared.outbox.flush();
+        // With its outbox goes what the recorder waits for.
+        self.recording
     }
 
     /// Where control records were lost, procfs tells which processes have come and gone.
@@ -354,6 +361,10 @@ impl State {
                 ring("control", self.capture_settings.control_ring_bytes, self.control_peak),
             ],
             processes: (live + exited) as u64,
+            ledger: self
+                .ledger
+                .enabled
+                .then(|| keeping::status(&self.ledger, &self.recording.status())),
         }
     }
 }

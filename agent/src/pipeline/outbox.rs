@@ -8,7 +8,7 @@ use std::sync::{
 
 use crate::{
     control::Hub,
-    event::{Entry, Record, WallTime},
+    event::{Entry, Parameter, Record, WallTime},
 };
 
 /// Queued for the recorder at most: some seconds of a busy host.
@@ -124,10 +124,8 @@ fn time_of(entry: &Entry) -> WallTime {
 fn weight(entry: &Entry) -> usize {
     let held = match entry {
         Entry::Statement(Record { text, error_message, parameters, .. }) => {
-            let parameters = parameters
-                .iter()
-                .flatten()
-                .map(|value| size_of::<Option<String>>() + value.as_deref().map_or(0, str::len));
+            let parameters =
+                parameters.iter().map(|value| size_of::<Parameter>() + value.held_bytes());
             text.as_deref().map_or(0, str::len)
                 + error_message.as_deref().map_or(0, str::len)
                 + parameters.sum::<usize>()

@@ -4,7 +4,7 @@ use std::{ops::AddAssign, sync::Arc};
 
 use super::{connections::Shared, profile::Profile};
 use crate::event::{
-    BootTime, Clock, Occurrence, OccurrenceKind, Origin, Outcome, Parameter, Record, Statement,
+    BootTime, Clock, Occurrence, OccurrenceKind, Origin, Outcome, Record, Statement,
     TransactionStatus,
 };
 
@@ -29,8 +29,7 @@ pub fn record(clock: Clock, origin: Arc<Origin>, statement: &Statement) -> Recor
         sequence: statement.sequence,
 
         text: statement.text.clone(),
-        parameters: (!statement.parameters.is_empty())
-            .then(|| statement.parameters.iter().map(parameter).collect()),
+        parameters: statement.parameters.clone(),
         kind: statement.kind,
         facts: None,
         keys: Vec::new(),
@@ -43,6 +42,7 @@ pub fn record(clock: Clock, origin: Arc<Origin>, statement: &Statement) -> Recor
         bytes_out: statement.bytes_out,
         error_code,
         error_message,
+        redacted_error: None,
         transaction: statement.transaction.map(|status| match status {
             TransactionStatus::Idle => "idle",
             TransactionStatus::InTransaction => "in_transaction",
@@ -69,18 +69,6 @@ pub fn connection_row(
         origin: profile.origin(&shared.host),
         message: None,
         counts: Vec::new(),
-    }
-}
-
-/// `None` is SQL's NULL.
-fn parameter(parameter: &Parameter) -> Option<String> {
-    match parameter {
-        Parameter::Null => None,
-        Parameter::Text(text) => Some(text.clone()),
-        Parameter::Binary { type_oid, len, .. } => {
-            Some(format!("<{len} bytes of type {type_oid}>"))
-        }
-        Parameter::Unknown => Some("<not captured>".to_owned()),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{fmt::Write as _, sync::Arc};
 
 use crate::event::{
-    Effect, Effects, Entry, Facts, LoginStrength, Occurrence, Origin, Parent, Record,
+    Effect, Effects, Entry, Facts, LoginStrength, Occurrence, Origin, Parameter, Parent, Record,
     StatementKind, TableAccess,
 };
 use crate::ledger::schema::COLUMNS;
@@ -11,7 +11,7 @@ use crate::ledger::schema::COLUMNS;
 /// Whether what people typed is kept as they typed it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Literals {
-    /// Texts with `?` for each literal, no parameters, no error messages.
+    /// Texts and error messages with `?` for each literal, no parameters.
     #[default]
     Redacted,
     Kept,
@@ -114,7 +114,9 @@ fn statement(record: &Record, literals: Literals, out: &mut Vec<u8>) {
     put.u64(FIRST_BYTE_US, record.first_byte_us);
     put.u64(SEQUENCE, Some(record.sequence));
     put.bool(TEXT_KNOWN, Some(record.text.is_some()));
-    put.nullable_texts(PARAMETERS, record.parameters.as_deref().filter(|_| kept));
+    if kept && !record.parameters.is_empty() {
+        put.parameters(PARAMETERS, &record.parameters);
+    }
     if !record.keys.is_empty() {
         put.texts(KEYS, &record.keys);
     }
@@ -122,7 +124,8 @@ fn statement(record: &Record, literals: Literals, out: &mut Vec<u8>) {
     put.u64(BYTES_IN, Some(record.bytes_in));
     put.u64(BYTES_OUT, Some(record.bytes_out));
     put.text(ERROR_CODE, record.error_code.as_deref());
-    put.text(ERROR_MESSAGE, record.error_message.as_deref().filter(|_| kept));
+    let error = if kept { &record.error_message } else { &record.redacted_error };
+    put.text(ERROR_MESSAGE, error.as_deref());
     put.text(TRANSACTION, record.transaction);
     put.u64(TRUNCATED_BYTES, Some(record.truncated_bytes));
     put.u64(LOST_BYTES, Some(record.lost_bytes));
@@ -252,11 +255,10 @@ impl Writer<'_> {
         values.iter().for_each(|value| self.bare_text(value));
     }
 
-    fn nullable_texts(&mut self, column: u8, values: Option<&[Option<String>]>) {
-        let Some(values) = values else { return };
+    fn parameters(&mut self, column: u8, values: &[Parameter]) {
         self.column(column);
         self.count(values.len());
-        values.iter().for_each(|value| self.nullable_text(value.as_deref()));
+        values.iter().for_each(|value| self.nullable_text(value.shown().as_deref()));
     }
 
     fn effects(&mut self, column: u8, effects: Effects) {
