@@ -25,7 +25,10 @@ const MIXES: &[Mix] = &[
     Mix {
         name: "pgbench",
         text: |n| {
-            format!("UPDATE pgbench_accounts SET abalance = abalance + {} WHERE aid = {n};", n % 5000)
+            format!(
+                "UPDATE pgbench_accounts SET abalance = abalance + {} WHERE aid = {n};",
+                n % 5000
+            )
         },
     },
     Mix {
@@ -44,8 +47,9 @@ const MIXES: &[Mix] = &[
     Mix {
         name: "report",
         text: |n| {
-            let joins: Vec<String> =
-                (1..10).map(|i| format!("JOIN dimension_{i} d{i} ON d{i}.id = f.d{i}_id")).collect();
+            let joins: Vec<String> = (1..10)
+                .map(|i| format!("JOIN dimension_{i} d{i} ON d{i}.id = f.d{i}_id"))
+                .collect();
             format!(
                 "WITH recent AS (SELECT * FROM facts WHERE at > now() - interval '30 days') SELECT \
                  d1.name, date_trunc('month', f.at) AS month, sum(f.amount) FILTER (WHERE d2.kind = \
@@ -80,13 +84,19 @@ fn main() -> io::Result<()> {
         ("template", Box::new(|text| drop(black_box(by_template.analysed(text, lexing))))),
         ("text", Box::new(|text| drop(black_box(by_text.analysed(text, lexing))))),
         ("in-process", Box::new(|text| drop(black_box(analyse(text, lexing))))),
-        ("pg_query", Box::new(|text| {
-            drop(black_box(pg_query::parse(text, 0)));
-            drop(black_box(pg_query::fingerprint(text, 0, 0)));
-        })),
-        ("sqlparser", Box::new(|text| {
-            drop(black_box(Parser::parse_sql(&PostgreSqlDialect {}, text)));
-        })),
+        (
+            "pg_query",
+            Box::new(|text| {
+                drop(black_box(pg_query::parse(text, 0)));
+                drop(black_box(pg_query::fingerprint(text, 0, 0)));
+            }),
+        ),
+        (
+            "sqlparser",
+            Box::new(|text| {
+                drop(black_box(Parser::parse_sql(&PostgreSqlDialect {}, text)));
+            }),
+        ),
     ];
     for _ in 0..rounds {
         for mix in MIXES {

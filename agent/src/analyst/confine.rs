@@ -138,7 +138,6 @@ pub fn allow_only_parsing() -> io::Result<()> {
     let here = std::env::consts::ARCH.try_into().map_err(io::Error::other)?;
     let refuse = SeccompAction::Errno(libc::EPERM.unsigned_abs());
     let filter = SeccompFilter::new(allowed, refuse, SeccompAction::Allow, here);
-    let filter: BpfProgram =
-        filter.and_then(TryInto::try_into).map_err(io::Error::other)?;
+    let filter: BpfProgram = filter.and_then(TryInto::try_into).map_err(io::Error::other)?;
     apply_filter_all_threads(&filter).map_err(io::Error::other)
 }

@@ -92,7 +92,8 @@ pub struct Analyst {
 impl Analyst {
     pub fn new(bounds: Bounds) -> Self {
         // Templates are what repeats; whole texts are few and serve as a short cut.
-        let cache = |share: usize| Cache::new(bounds.cache_entries / share, bounds.cache_bytes / share);
+        let cache =
+            |share: usize| Cache::new(bounds.cache_entries / share, bounds.cache_bytes / share);
         Self {
             by_template: Cache::new(bounds.cache_entries / 2, bounds.cache_bytes / 2),
             by_text: [cache(4), cache(8)],

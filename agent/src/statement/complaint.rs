@@ -2,12 +2,55 @@
 
 /// What stands before a name in a message of PostgreSQL: such a quotation is no value.
 const NAMED: &[&str] = &[
-    "access method", "aggregate", "alias", "cast", "channel", "collation", "column", "constraint",
-    "conversion", "cursor", "database", "dictionary", "domain", "encoding", "enum", "extension", "field",
-    "function", "group", "index", "language", "object", "operator", "parameter", "partition", "policy",
-    "portal", "procedure", "publication", "relation", "role", "routine", "rule", "savepoint", "schema",
-    "sequence", "server", "setting", "slot", "statement", "subscription", "table", "tablespace", "trigger",
-    "type", "user", "variable", "view", "wrapper",
+    "access method",
+    "aggregate",
+    "alias",
+    "cast",
+    "channel",
+    "collation",
+    "column",
+    "constraint",
+    "conversion",
+    "cursor",
+    "database",
+    "dictionary",
+    "domain",
+    "encoding",
+    "enum",
+    "extension",
+    "field",
+    "function",
+    "group",
+    "index",
+    "language",
+    "object",
+    "operator",
+    "parameter",
+    "partition",
+    "policy",
+    "portal",
+    "procedure",
+    "publication",
+    "relation",
+    "role",
+    "routine",
+    "rule",
+    "savepoint",
+    "schema",
+    "sequence",
+    "server",
+    "setting",
+    "slot",
+    "statement",
+    "subscription",
+    "table",
+    "tablespace",
+    "trigger",
+    "type",
+    "user",
+    "variable",
+    "view",
+    "wrapper",
 ];
 
 /// Values become `?`: quotations that aren't names, what stands in parentheses that no name comes right
@@ -119,22 +162,55 @@ mod tests {
         check("Key (ssn)=(123-45) already exists.", "Key (ssn)=(?) already exists.");
         check("Key (a, b)=(x) y, (z)) already exists.", "Key (a, b)=(?) already exists.");
         check("Failing row contains (1, abc, null).", "Failing row contains (?).");
-        check("invalid input syntax for type integer: \"abc\"", "invalid input syntax for type integer: ?");
-        check("invalid input syntax for type integer: \"a\"b\"", "invalid input syntax for type integer: ?");
-        check("value too long for type character varying(5)", "value too long for type character varying(5)");
+        check(
+            "invalid input syntax for type integer: \"abc\"",
+            "invalid input syntax for type integer: ?",
+        );
+        check(
+            "invalid input syntax for type integer: \"a\"b\"",
+            "invalid input syntax for type integer: ?",
+        );
+        check(
+            "value too long for type character varying(5)",
+            "value too long for type character varying(5)",
+        );
         check("syntax error at or near \"secret\"", "syntax error at or near ?");
-        check("function f(integer, text) does not exist", "function f(integer, text) does not exist");
-        check("value \"99999\" is out of range for type smallint", "value ? is out of range for type smallint");
-        check("column \"a\" of relation \"b\" does not exist", "column \"a\" of relation \"b\" does not exist");
-        check("invalid byte sequence for encoding \"UTF8\": 0xff", "invalid byte sequence for encoding \"UTF8\": ?");
+        check(
+            "function f(integer, text) does not exist",
+            "function f(integer, text) does not exist",
+        );
+        check(
+            "value \"99999\" is out of range for type smallint",
+            "value ? is out of range for type smallint",
+        );
+        check(
+            "column \"a\" of relation \"b\" does not exist",
+            "column \"a\" of relation \"b\" does not exist",
+        );
+        check(
+            "invalid byte sequence for encoding \"UTF8\": 0xff",
+            "invalid byte sequence for encoding \"UTF8\": ?",
+        );
         check("customer 4711 doesn't exist", "customer ? doesn't exist");
         check("no such user 'bob'", "no such user ?");
         check("relation t2 does not exist", "relation t2 does not exist");
         check("Relation »kunden« existiert nicht", "Relation ? existiert nicht");
-        check("ungültige Eingabesyntax für Typ integer: „abc“", "ungültige Eingabesyntax für Typ integer: ?");
-        check("syntaxe en entrée invalide pour le type integer : « abc »", "syntaxe en entrée invalide pour le type integer : ?");
-        check("password authentication failed for user \"bob\"", "password authentication failed for user \"bob\"");
-        check("no pg_hba.conf entry for host \"10.0.0.1\", user \"bob\"", "no pg_hba.conf entry for host ?");
+        check(
+            "ungültige Eingabesyntax für Typ integer: „abc“",
+            "ungültige Eingabesyntax für Typ integer: ?",
+        );
+        check(
+            "syntaxe en entrée invalide pour le type integer : « abc »",
+            "syntaxe en entrée invalide pour le type integer : ?",
+        );
+        check(
+            "password authentication failed for user \"bob\"",
+            "password authentication failed for user \"bob\"",
+        );
+        check(
+            "no pg_hba.conf entry for host \"10.0.0.1\", user \"bob\"",
+            "no pg_hba.conf entry for host ?",
+        );
         check("quote \"never closed", "quote ?");
         check("", "");
     }

@@ -56,7 +56,10 @@ fn is_constant(word: &str) -> bool {
 
 /// `-5` in a list or in a comparison is a value like `5`.
 fn drop_sign(shape: &mut Vec<u8>) {
-    if [b"( - ".as_slice(), b", - ", b"= - ", b"< - ", b"> - "].iter().any(|end| shape.ends_with(end)) {
+    if [b"( - ".as_slice(), b", - ", b"= - ", b"< - ", b"> - "]
+        .iter()
+        .any(|end| shape.ends_with(end))
+    {
         shape.truncate(shape.len() - 2);
     }
 }
@@ -84,7 +87,10 @@ mod tests {
         check("SELECT a FROM t WHERE b = -1", "select a from t where b = ?");
         check("SELECT a - 1", "select a - ?");
         check("SELECT a FROM t WHERE b IN (1,2,-3)", "select a from t where b in ( ? )");
-        check("INSERT INTO t VALUES (1, NULL), (2, 'x'),(DEFAULT, 3)", "insert into t values ( ? )");
+        check(
+            "INSERT INTO t VALUES (1, NULL), (2, 'x'),(DEFAULT, 3)",
+            "insert into t values ( ? )",
+        );
         check("SELECT \"A\" FROM t", "select \"A\" from t");
         check("SELECT a FROM t WHERE b IS NULL", "select a from t where b is null");
     }

@@ -2,7 +2,10 @@
 
 use std::borrow::Cow;
 
-use super::{lexer::{Lexer, Lexing, TokenKind}, literal};
+use super::{
+    lexer::{Lexer, Lexing, TokenKind},
+    literal,
+};
 use crate::event::{Facts, KeyPredicate, KeyValue, Parameter};
 
 /// A column, as in `customers.id`, and the value that it is compared with.
@@ -22,8 +25,7 @@ pub fn key_values<'a>(
     lexing: Lexing,
     parameters: &'a [Parameter],
 ) -> impl Iterator<Item = KeyedValue<'a>> {
-    let needs_literals =
-        facts.keys.iter().any(|key| matches!(key.value, KeyValue::Literal(_)));
+    let needs_literals = facts.keys.iter().any(|key| matches!(key.value, KeyValue::Literal(_)));
     let literals = if needs_literals { literals(text, lexing) } else { Vec::new() };
     facts.keys.iter().filter_map(move |KeyPredicate { table, column, value }| {
         let value = match value {
@@ -73,14 +75,20 @@ mod tests {
             assert_eq!(found, expected, "{text}");
         };
         check("SELECT 1 FROM t WHERE id = 5", &[("t.id", "5")]);
-        check("SELECT 'x' FROM s.t a WHERE a.id = '5'::int AND b = 0x10", &[("s.t.id", "5"), ("s.t.b", "16")]);
+        check(
+            "SELECT 'x' FROM s.t a WHERE a.id = '5'::int AND b = 0x10",
+            &[("s.t.id", "5"), ("s.t.b", "16")],
+        );
         check("DELETE FROM t WHERE -5 = id", &[("t.id", "-5")]);
         check("DELETE FROM t WHERE id = - 5 AND x", &[("t.id", "-5")]);
         check("UPDATE t SET a = 1 WHERE id = $1", &[("t.id", "7")]);
         check("UPDATE t SET a = 1 WHERE id = $2 AND id = $3 AND id = $4 AND id = $0", &[]);
         check("SELECT 1 FROM t WHERE id = 5 OR a = 6", &[]);
         check("SELECT 1 FROM t WHERE id > 5", &[]);
-        check("SELECT 1 FROM t a JOIN u b ON a.id = b.id AND b.x = 'it''s' WHERE a.id = 3", &[("u.x", "it's"), ("t.id", "3")]);
+        check(
+            "SELECT 1 FROM t a JOIN u b ON a.id = b.id AND b.x = 'it''s' WHERE a.id = 3",
+            &[("u.x", "it's"), ("t.id", "3")],
+        );
         check("SELECT 1 FROM t a LEFT JOIN u b ON b.x = 1", &[]);
         check("SELECT 1 FROM t WHERE id = 5 UNION SELECT 1 FROM t", &[]);
         check("SELECT 1; SELECT 2 FROM t WHERE id = 3", &[("t.id", "3")]);

@@ -392,8 +392,22 @@ fn is_name(byte: u8) -> bool {
 fn is_operator(byte: u8) -> bool {
     matches!(
         byte,
-        b'~' | b'!' | b'@' | b'#' | b'^' | b'&' | b'|' | b'`' | b'?' | b'+' | b'-' | b'*' | b'/'
-            | b'%' | b'<' | b'>' | b'='
+        b'~' | b'!'
+            | b'@'
+            | b'#'
+            | b'^'
+            | b'&'
+            | b'|'
+            | b'`'
+            | b'?'
+            | b'+'
+            | b'-'
+            | b'*'
+            | b'/'
+            | b'%'
+            | b'<'
+            | b'>'
+            | b'='
     )
 }
 
@@ -459,11 +473,20 @@ mod tests {
         check("'open", &["s'open"]);
         check("\"open", &["q\"open"]);
         check("$$open$", &["s$$open$"]);
-        check("1 1.5 .5 1. 1e5 1e+5 1e 1.e", &["i1", "f1.5", "f.5", "f1.", "f1e5", "f1e+5", "j1e", "j1.e"]);
-        check("1_000 0x1F 0b1_0 0o17 1__0 0x", &["i1_000", "i0x1F", "i0b1_0", "i0o17", "j1__0", "j0x"]);
+        check(
+            "1 1.5 .5 1. 1e5 1e+5 1e 1.e",
+            &["i1", "f1.5", "f.5", "f1.", "f1e5", "f1e+5", "j1e", "j1.e"],
+        );
+        check(
+            "1_000 0x1F 0b1_0 0o17 1__0 0x",
+            &["i1_000", "i0x1F", "i0b1_0", "i0o17", "j1__0", "j0x"],
+        );
         check("2147483647 2147483648 0x80000000", &["i2147483647", "f2147483648", "f0x80000000"]);
-        check("1..10", &["i1", ".."  , "i10"].map(|t| if t == ".." { "..." } else { t }));
-        check("a.b::c := d[1:2]", &["wa", "..", "wb", ".::", "wc", ".:=", "wd", ".[", "i1", ".:", "i2", ".]"]);
+        check("1..10", &["i1", "..", "i10"].map(|t| if t == ".." { "..." } else { t }));
+        check(
+            "a.b::c := d[1:2]",
+            &["wa", "..", "wb", ".::", "wc", ".:=", "wd", ".[", "i1", ".:", "i2", ".]"],
+        );
         check("größe€", &["wgröße€"]);
         check("a\u{a0}b", &["wa\u{a0}b"]);
         check("1;", &["i1", ".;"]);
@@ -481,12 +504,17 @@ mod tests {
 
     #[test]
     fn tokens_are_the_text_whatever_it_is() {
-        let pieces = ["'", "\"", "$", "$a$", "--", "/*", "*/", "\n", "e'", "\\", "0x", "1", ".", "é", "=", "U&"];
+        let pieces = [
+            "'", "\"", "$", "$a$", "--", "/*", "*/", "\n", "e'", "\\", "0x", "1", ".", "é", "=",
+            "U&",
+        ];
         let mut state = 7_usize;
         for _ in 0..2000 {
             let mut text = String::new();
             for _ in 0..12 {
-                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                state = state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1_442_695_040_888_963_407);
                 text.push_str(pieces[(state >> 33) % pieces.len()]);
             }
             let lexer = Lexer::new(&text, Lexing::default());

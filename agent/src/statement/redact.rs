@@ -70,7 +70,8 @@ pub(super) fn has_readable_code(text: &str, statement: &[Token]) -> bool {
 
 /// Whether the literal at `at` is the code of a `DO`, or of a function or procedure that is created.
 pub(super) fn is_code(text: &str, statement: &[Token], at: usize) -> bool {
-    let is_word = |at: usize, word| statement.get(at).is_some_and(|token| token.is_word(text, word));
+    let is_word =
+        |at: usize, word| statement.get(at).is_some_and(|token| token.is_word(text, word));
     let Some(before) = at.checked_sub(1) else { return false };
     if is_word(0, "do") {
         return !is_word(before, "language");
@@ -111,7 +112,10 @@ mod tests {
         let check = |text: &str, expected: &str| {
             assert_eq!(redact(text, Lexing::default()), expected, "{text}");
         };
-        check("DO $$ BEGIN DELETE FROM t WHERE a = 'x'; END $$", "DO $$BEGIN DELETE FROM t WHERE a = ?; END$$");
+        check(
+            "DO $$ BEGIN DELETE FROM t WHERE a = 'x'; END $$",
+            "DO $$BEGIN DELETE FROM t WHERE a = ?; END$$",
+        );
         check("DO 'BEGIN PERFORM f(''x''); END'", "DO $$BEGIN PERFORM f(?); END$$");
         check("DO LANGUAGE 'plpgsql' $$ x := 1 $$", "DO LANGUAGE ? $$x := ?$$");
         check("DO $$ pass = \"secret\" $$ LANGUAGE plpython3u", "DO ? LANGUAGE plpython3u");
@@ -119,7 +123,10 @@ mod tests {
             "CREATE OR REPLACE FUNCTION f() RETURNS int AS $x$ SELECT 1 -- a\n + 'b' $x$ LANGUAGE SQL",
             "CREATE OR REPLACE FUNCTION f() RETURNS int AS $$SELECT ? + ?$$ LANGUAGE SQL",
         );
-        check("CREATE FUNCTION f() RETURNS int AS 'lib', 'f' LANGUAGE c", "CREATE FUNCTION f() RETURNS int AS ?, ? LANGUAGE c");
+        check(
+            "CREATE FUNCTION f() RETURNS int AS 'lib', 'f' LANGUAGE c",
+            "CREATE FUNCTION f() RETURNS int AS ?, ? LANGUAGE c",
+        );
         check("DO $$ EXECUTE $q$ DROP TABLE x $q$ $$", "DO $$EXECUTE ?$$");
         check("SELECT 1 AS \"function\", 'x'", "SELECT ? AS \"function\", ?");
         check("SELECT 1; DO $$ 'a' $$; SELECT $$ b $$", "SELECT ?; DO $$?$$; SELECT ?");

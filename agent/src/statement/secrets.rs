@@ -99,7 +99,8 @@ impl Place {
         match token.kind {
             TokenKind::Word | TokenKind::QuotedName => {
                 let is = |word: &str| written.eq_ignore_ascii_case(word);
-                let was_identified = std::mem::replace(&mut self.after_identified, is("identified"));
+                let was_identified =
+                    std::mem::replace(&mut self.after_identified, is("identified"));
                 self.after_secret_word = names_secret(written)
                     || is("auth")
                     || is("connection")
@@ -139,27 +140,39 @@ fn takes_secrets(name: &str) -> bool {
     let name = name.trim_matches('"').to_ascii_lowercase();
     name.starts_with("dblink")
         || name.starts_with("pgp_")
-        || ["crypt", "hmac", "encrypt", "decrypt", "encrypt_iv", "decrypt_iv"].contains(&name.as_str())
+        || ["crypt", "hmac", "encrypt", "decrypt", "encrypt_iv", "decrypt_iv"]
+            .contains(&name.as_str())
 }
 
 /// Whether a name is that of a secret, as in `user_password` or `ApiKey`.
 fn names_secret(name: &str) -> bool {
     let name: String = name.chars().filter(|c| *c != '_').flat_map(char::to_lowercase).collect();
-    ["passw", "passphrase", "secret", "token", "apikey", "privatekey", "accesskey", "credential", "conninfo"]
-        .iter()
-        .any(|part| name.contains(part))
+    [
+        "passw",
+        "passphrase",
+        "secret",
+        "token",
+        "apikey",
+        "privatekey",
+        "accesskey",
+        "credential",
+        "conninfo",
+    ]
+    .iter()
+    .any(|part| name.contains(part))
 }
 
 /// Whether a value itself shows that it is a secret: a connection string, a password's hash.
 fn looks_secret(value: &str) -> bool {
     let lower = value.to_ascii_lowercase();
-    let assigns = ["password", "passwd", "pwd", "secret", "token", "api_key", "apikey"].iter().any(|word| {
-        lower.match_indices(word).any(|(at, _)| {
-            let rest = lower.get(at + word.len()..).unwrap_or_default();
-            let rest = rest.trim_start_matches(['"', '\'', ' ']);
-            rest.starts_with(['=', ':'])
-        })
-    });
+    let assigns =
+        ["password", "passwd", "pwd", "secret", "token", "api_key", "apikey"].iter().any(|word| {
+            lower.match_indices(word).any(|(at, _)| {
+                let rest = lower.get(at + word.len()..).unwrap_or_default();
+                let rest = rest.trim_start_matches(['"', '\'', ' ']);
+                rest.starts_with(['=', ':'])
+            })
+        });
     assigns
         || lower.starts_with("scram-sha-256$")
         || lower.len() == 35
@@ -188,27 +201,60 @@ mod tests {
         };
         check("SELECT  'a' -- b", "SELECT  'a' -- b");
         check("CREATE ROLE a LOGIN PASSWORD 's3'", "CREATE ROLE a LOGIN PASSWORD ?");
-        check("ALTER USER a WITH ENCRYPTED PASSWORD 'x' VALID UNTIL '2030-01-01'", "ALTER USER a WITH ENCRYPTED PASSWORD ? VALID UNTIL '2030-01-01'");
+        check(
+            "ALTER USER a WITH ENCRYPTED PASSWORD 'x' VALID UNTIL '2030-01-01'",
+            "ALTER USER a WITH ENCRYPTED PASSWORD ? VALID UNTIL '2030-01-01'",
+        );
         check("ALTER ROLE a PASSWORD NULL", "ALTER ROLE a PASSWORD NULL");
         check("CREATE USER a IDENTIFIED BY 'x'", "CREATE USER a IDENTIFIED BY ?");
-        check("CREATE USER a IDENTIFIED WITH mysql_native_password BY 'x'", "CREATE USER a IDENTIFIED WITH mysql_native_password BY ?");
+        check(
+            "CREATE USER a IDENTIFIED WITH mysql_native_password BY 'x'",
+            "CREATE USER a IDENTIFIED WITH mysql_native_password BY ?",
+        );
         check("AUTH 'x'", "AUTH ?");
         check("SELECT * FROM dblink('host=x', 'SELECT 1') t", "SELECT * FROM dblink(?, ?) t");
-        check("SELECT dblink_connect('c', lower('x')), 'y'", "SELECT dblink_connect(?, lower(?)), 'y'");
-        check("CREATE SERVER s FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host 'h', port '1')", "CREATE SERVER s FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host ?, port ?)");
-        check("CREATE USER MAPPING FOR a SERVER s OPTIONS (user 'u', password 'p')", "CREATE USER MAPPING FOR a SERVER s OPTIONS (user ?, password ?)");
-        check("CREATE SUBSCRIPTION s CONNECTION 'host=h' PUBLICATION p", "CREATE SUBSCRIPTION s CONNECTION ? PUBLICATION p");
+        check(
+            "SELECT dblink_connect('c', lower('x')), 'y'",
+            "SELECT dblink_connect(?, lower(?)), 'y'",
+        );
+        check(
+            "CREATE SERVER s FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host 'h', port '1')",
+            "CREATE SERVER s FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host ?, port ?)",
+        );
+        check(
+            "CREATE USER MAPPING FOR a SERVER s OPTIONS (user 'u', password 'p')",
+            "CREATE USER MAPPING FOR a SERVER s OPTIONS (user ?, password ?)",
+        );
+        check(
+            "CREATE SUBSCRIPTION s CONNECTION 'host=h' PUBLICATION p",
+            "CREATE SUBSCRIPTION s CONNECTION ? PUBLICATION p",
+        );
         check("ALTER SUBSCRIPTION s CONNECTION 'host=h'", "ALTER SUBSCRIPTION s CONNECTION ?");
-        check("ALTER SYSTEM SET primary_conninfo = 'host=h'", "ALTER SYSTEM SET primary_conninfo = ?");
+        check(
+            "ALTER SYSTEM SET primary_conninfo = 'host=h'",
+            "ALTER SYSTEM SET primary_conninfo = ?",
+        );
         check("COPY t FROM PROGRAM 'curl https://u:p@h/x'", "COPY t FROM PROGRAM ?");
-        check("COPY t FROM PROGRAM 'curl https://h/u@x'", "COPY t FROM PROGRAM 'curl https://h/u@x'");
-        check("SELECT set_config('app.token', 'x', false)", "SELECT set_config('app.token', ?, false)");
+        check(
+            "COPY t FROM PROGRAM 'curl https://h/u@x'",
+            "COPY t FROM PROGRAM 'curl https://h/u@x'",
+        );
+        check(
+            "SELECT set_config('app.token', 'x', false)",
+            "SELECT set_config('app.token', ?, false)",
+        );
         check("SET app.secret TO 'x'", "SET app.secret TO ?");
-        check("UPDATE u SET user_password = 'x', name = 'y'", "UPDATE u SET user_password = ?, name = 'y'");
+        check(
+            "UPDATE u SET user_password = 'x', name = 'y'",
+            "UPDATE u SET user_password = ?, name = 'y'",
+        );
         check("SELECT crypt('x', gen_salt('bf'))", "SELECT crypt(?, gen_salt(?))");
         check("SELECT 'SCRAM-SHA-256$4096:a$b:c'", "SELECT ?");
         check("SELECT '{\"password\": \"x\"}'", "SELECT ?");
-        check("DO $$ BEGIN ALTER ROLE a PASSWORD 'x'; PERFORM 'y'; END $$", "DO $$ BEGIN ALTER ROLE a PASSWORD ?; PERFORM 'y'; END $$");
+        check(
+            "DO $$ BEGIN ALTER ROLE a PASSWORD 'x'; PERFORM 'y'; END $$",
+            "DO $$ BEGIN ALTER ROLE a PASSWORD ?; PERFORM 'y'; END $$",
+        );
         check("SELECT 1 /* password=x */ , 2", "SELECT 1 , 2");
         check("ALTER ROLE a PASSWORD 'never closed", "ALTER ROLE a PASSWORD ?");
     }

@@ -94,9 +94,7 @@ pub fn run(args: &Args) -> Result<()> {
             let agent = observer()?;
             (plan, "observe", vec![observe::run(plan, &agent)?, neighbour::run(plan, &agent)?])
         }
-        Subject::Neighbour(plan) => {
-            (plan, "neighbour", vec![neighbour::run(plan, &observer()?)?])
-        }
+        Subject::Neighbour(plan) => (plan, "neighbour", vec![neighbour::run(plan, &observer()?)?]),
         Subject::Statement(plan) => (plan, "statement", vec![statement::run(plan)?]),
     };
     let style = plan.style();

@@ -47,10 +47,11 @@ pub fn run(plan: &Plan) -> Result<Report> {
     // Nothing is captured, so the stand-in for the BPF object will do.
     let agent = build::agent(&mut steps, true)?;
     let example = steps.step("the measuring program", |step| {
-        step.run(cargo().args(["build", "--release", "--package", "dbwarden-tests"]).args([
-            "--example",
-            "statement_costs",
-        ]))?;
+        step.run(
+            cargo()
+                .args(["build", "--release", "--package", "dbwarden-tests"])
+                .args(["--example", "statement_costs"]),
+        )?;
         Ok("built".to_owned())
     });
     example?;
@@ -97,7 +98,8 @@ fn report(plan: &Plan, costs: &[Cost]) -> Report {
         let figures = WAYS.iter().map(|(way, _)| format!("{:.2}", us(mix, way)));
         [(*mix).to_owned(), bytes.to_string()].into_iter().chain(figures).collect()
     });
-    let head: Vec<&str> = ["mix", "bytes"].into_iter().chain(WAYS.map(|(_, title)| title)).collect();
+    let head: Vec<&str> =
+        ["mix", "bytes"].into_iter().chain(WAYS.map(|(_, title)| title)).collect();
     let title = "Microseconds a statement (medians over the rounds)";
     let text = table(plan.style(), title, &head, rows.collect());
 
@@ -110,7 +112,9 @@ fn report(plan: &Plan, costs: &[Cost]) -> Report {
             met: known <= TEMPLATE_US,
         },
         Target {
-            what: format!("one not seen before: at most {COLD_RATIO} of pg_query's parse and fingerprint"),
+            what: format!(
+                "one not seen before: at most {COLD_RATIO} of pg_query's parse and fingerprint"
+            ),
             measured: format!("{against_bare:.2}"),
             met: against_bare <= COLD_RATIO,
         },

@@ -40,7 +40,8 @@ fn depth(bytes: &[u8], left: usize) -> Depth {
         };
         let Some((inside, after)) = rest.split_at_checked(len) else { return Depth::None };
         // Only what is a message to its end counts, so the rest has to be looked at first.
-        is_over |= tag & 7 == 2 && !inside.is_empty() && matches!(depth(inside, left - 1), Depth::Over);
+        is_over |=
+            tag & 7 == 2 && !inside.is_empty() && matches!(depth(inside, left - 1), Depth::Over);
         rest = after;
     }
     if is_over { Depth::Over } else { Depth::Fine }

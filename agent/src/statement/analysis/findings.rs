@@ -5,9 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use crate::event::{
-    Access, Analysis, Effect, Effects, Facts, KeyPredicate, KeyValue, TableAccess,
-};
+use crate::event::{Access, Analysis, Effect, Effects, Facts, KeyPredicate, KeyValue, TableAccess};
 
 /// OpenTelemetry's bound for a summary, in bytes.
 const SUMMARY_BYTES: usize = 255;

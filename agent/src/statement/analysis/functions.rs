@@ -58,15 +58,21 @@ pub(super) fn known(schema: Option<&str>, name: &str) -> Known {
         "ts_rewrite" => Known::RunsText(1),
         "table_to_xml" | "table_to_xmlschema" | "table_to_xml_and_xmlschema" => Known::ReadsTable,
         "cursor_to_xml" | "cursor_to_xmlschema" => Known::Does(&[Read]),
-        "schema_to_xml" | "schema_to_xmlschema" | "schema_to_xml_and_xmlschema"
-        | "database_to_xml" | "database_to_xmlschema" | "database_to_xml_and_xmlschema" => {
-            Known::Does(&[Read, Call])
-        }
-        "set_config" | "pg_notify" | "pg_export_snapshot" | "setseed" | "pg_stat_clear_snapshot"
-        | "pg_replication_origin_session_setup" | "pg_replication_origin_session_reset"
-        | "pg_replication_origin_xact_setup" | "pg_replication_origin_xact_reset" => {
-            Known::Does(&[Session])
-        }
+        "schema_to_xml"
+        | "schema_to_xmlschema"
+        | "schema_to_xml_and_xmlschema"
+        | "database_to_xml"
+        | "database_to_xmlschema"
+        | "database_to_xml_and_xmlschema" => Known::Does(&[Read, Call]),
+        "set_config"
+        | "pg_notify"
+        | "pg_export_snapshot"
+        | "setseed"
+        | "pg_stat_clear_snapshot"
+        | "pg_replication_origin_session_setup"
+        | "pg_replication_origin_session_reset"
+        | "pg_replication_origin_xact_setup"
+        | "pg_replication_origin_xact_reset" => Known::Does(&[Session]),
         "lo_get" | "loread" | "lo_open" | "lo_close" | "lo_lseek" | "lo_lseek64" | "lo_tell"
         | "lo_tell64" | "currtid2" => Known::Does(&[Read]),
         "lo_creat" | "lo_create" | "lo_from_bytea" => Known::Does(&[Insert]),
@@ -74,18 +80,37 @@ pub(super) fn known(schema: Option<&str>, name: &str) -> Known {
         "lo_unlink" => Known::Does(&[Delete]),
         "lo_import" => Known::Does(&[Program, Insert]),
         "lo_export" => Known::Does(&[Program, Read]),
-        "pg_stat_file" | "pg_file_settings" | "pg_hba_file_rules" | "pg_ident_file_mappings"
-        | "pg_show_all_file_settings" | "pg_current_logfile" => Known::Does(&[Program, Read]),
+        "pg_stat_file"
+        | "pg_file_settings"
+        | "pg_hba_file_rules"
+        | "pg_ident_file_mappings"
+        | "pg_show_all_file_settings"
+        | "pg_current_logfile" => Known::Does(&[Program, Read]),
         "pg_import_system_collations" | "pg_extension_config_dump" => Known::Does(&[Define]),
-        "pg_create_restore_point" | "pg_logical_emit_message" | "gin_clean_pending_list"
-        | "pg_cancel_backend" | "pg_terminate_backend" | "pg_reload_conf" | "pg_rotate_logfile"
-        | "pg_rotate_logfile_old" | "pg_promote" | "pg_switch_wal" | "pg_wal_replay_pause"
-        | "pg_wal_replay_resume" | "pg_backup_start" | "pg_backup_stop" | "pg_start_backup"
-        | "pg_stop_backup" | "pg_log_backend_memory_contexts" | "pg_nextoid"
-        | "pg_stop_making_pinned_objects" | "pg_stat_force_next_flush" | "pg_clear_relation_stats"
-        | "pg_restore_relation_stats" | "pg_clear_attribute_stats" | "pg_restore_attribute_stats" => {
-            Known::Does(&[Configure])
-        }
+        "pg_create_restore_point"
+        | "pg_logical_emit_message"
+        | "gin_clean_pending_list"
+        | "pg_cancel_backend"
+        | "pg_terminate_backend"
+        | "pg_reload_conf"
+        | "pg_rotate_logfile"
+        | "pg_rotate_logfile_old"
+        | "pg_promote"
+        | "pg_switch_wal"
+        | "pg_wal_replay_pause"
+        | "pg_wal_replay_resume"
+        | "pg_backup_start"
+        | "pg_backup_stop"
+        | "pg_start_backup"
+        | "pg_stop_backup"
+        | "pg_log_backend_memory_contexts"
+        | "pg_nextoid"
+        | "pg_stop_making_pinned_objects"
+        | "pg_stat_force_next_flush"
+        | "pg_clear_relation_stats"
+        | "pg_restore_relation_stats"
+        | "pg_clear_attribute_stats"
+        | "pg_restore_attribute_stats" => Known::Does(&[Configure]),
         _ => by_prefix(name),
     }
 }

@@ -416,8 +416,14 @@ impl Walk<'_> {
     }
 
     pub(super) fn range_function(&mut self, range: &RangeFunction) {
-        let RangeFunction { lateral: _, ordinality: _, is_rowsfrom: _, functions, alias, coldeflist } =
-            range;
+        let RangeFunction {
+            lateral: _,
+            ordinality: _,
+            is_rowsfrom: _,
+            functions,
+            alias,
+            coldeflist,
+        } = range;
         visit(self, functions);
         visit(self, coldeflist);
         self.derived(alias.as_ref());

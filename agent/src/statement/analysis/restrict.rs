@@ -98,8 +98,10 @@ impl Judge {
                     Some(NodeEnum::CaseWhen(when)) => when.result.as_deref(),
                     _ => None,
                 });
-                let results: Vec<Truth> =
-                    when.chain(case.defresult.as_deref()).map(|result| self.truth(result)).collect();
+                let results: Vec<Truth> = when
+                    .chain(case.defresult.as_deref())
+                    .map(|result| self.truth(result))
+                    .collect();
                 match case.defresult.is_some() && results.iter().all(|t| *t == Truth::Always) {
                     true => Truth::Always,
                     false => by_columns(node),
@@ -148,7 +150,8 @@ impl Judge {
                     Some(NodeEnum::List(list)) => list.items.as_slice(),
                     _ => &[],
                 };
-                match left.is_some_and(|left| list.iter().any(|item| self.same_column(left, item))) {
+                match left.is_some_and(|left| list.iter().any(|item| self.same_column(left, item)))
+                {
                     true => Truth::Always,
                     false => by_columns(node),
                 }
@@ -158,7 +161,9 @@ impl Judge {
                     Some(NodeEnum::List(list)) => list.items.as_slice(),
                     _ => &[],
                 };
-                match left.is_some_and(|left| bounds.iter().all(|bound| self.same_column(left, bound))) {
+                match left
+                    .is_some_and(|left| bounds.iter().all(|bound| self.same_column(left, bound)))
+                {
                     true => Truth::Always,
                     false => by_columns(node),
                 }

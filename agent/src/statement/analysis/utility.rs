@@ -14,8 +14,7 @@ use pg_query::{
 
 use super::{
     names::{qualified, strings},
-    objects,
-    restrict,
+    objects, restrict,
     walk::{Mode, Walk, visit},
 };
 use crate::event::{Access, Analysis, Effect};
@@ -113,7 +112,10 @@ impl Walk<'_> {
             }
             N::CreateForeignTableStmt(it) => {
                 let table = it.base_stmt.as_ref();
-                self.defines("CREATE FOREIGN TABLE", table.and_then(|table| table.relation.as_ref()));
+                self.defines(
+                    "CREATE FOREIGN TABLE",
+                    table.and_then(|table| table.relation.as_ref()),
+                );
                 self.as_mode(Mode::Kept, |walk| {
                     if let Some(table) = table {
                         visit(walk, &table.table_elts);
@@ -227,7 +229,8 @@ impl Walk<'_> {
                 self.does(verb, &[Effect::Session]);
             }
             N::VariableSetStmt(it) => {
-                let is_reset = matches!(it.kind(), VariableSetKind::VarReset | VariableSetKind::VarResetAll);
+                let is_reset =
+                    matches!(it.kind(), VariableSetKind::VarReset | VariableSetKind::VarResetAll);
                 self.set(if is_reset { "RESET" } else { "SET" }, Effect::Session, it);
             }
             N::VariableShowStmt(it) => {
@@ -417,7 +420,8 @@ impl Walk<'_> {
     }
 
     fn create_table_as(&mut self, create: &CreateTableAsStmt) {
-        let CreateTableAsStmt { query, into, objtype, is_select_into: _, if_not_exists: _ } = create;
+        let CreateTableAsStmt { query, into, objtype, is_select_into: _, if_not_exists: _ } =
+            create;
         let is_view = *objtype == ObjectType::ObjectMatview as i32;
         self.does(if is_view { "CREATE MATERIALIZED VIEW" } else { "CREATE TABLE" }, &[]);
         if let Some(into) = into {
@@ -453,7 +457,10 @@ impl Walk<'_> {
             options: _,
             sql_body,
         } = create;
-        self.does(if *is_procedure { "CREATE PROCEDURE" } else { "CREATE FUNCTION" }, &[Effect::Define]);
+        self.does(
+            if *is_procedure { "CREATE PROCEDURE" } else { "CREATE FUNCTION" },
+            &[Effect::Define],
+        );
         self.findings.say(&qualified(strings(funcname).into_iter()));
         self.as_mode(Mode::Kept, |walk| {
             visit(walk, parameters);
@@ -503,7 +510,9 @@ impl Walk<'_> {
         let _: &Option<RoleSpec> = newowner;
         match def.as_deref().and_then(|def| def.node.as_ref()) {
             // A new default fills the rows that are there, a new check looks at them, a type is cast to.
-            Some(NodeEnum::PartitionCmd(part)) => self.maybe_touch(part.name.as_ref(), Access::Define),
+            Some(NodeEnum::PartitionCmd(part)) => {
+                self.maybe_touch(part.name.as_ref(), Access::Define)
+            }
             Some(NodeEnum::RangeVar(relation)) => drop(self.touch(relation, Access::Define)),
             Some(_) => visit(self, def),
             None => {}
@@ -515,7 +524,11 @@ impl Walk<'_> {
         if let Some(NodeEnum::List(list)) = object.and_then(|object| object.node.as_ref()) {
             let parts = strings(&list.items);
             // The last part is the column.
-            let len = if kind == ObjectType::ObjectColumn { parts.len().saturating_sub(1) } else { parts.len() };
+            let len = if kind == ObjectType::ObjectColumn {
+                parts.len().saturating_sub(1)
+            } else {
+                parts.len()
+            };
             if objects::is_relation(kind) || kind == ObjectType::ObjectColumn {
                 let name = qualified(parts.into_iter().take(len));
                 self.touch_named(&name, Access::Define);
@@ -524,7 +537,8 @@ impl Walk<'_> {
     }
 
     fn drop_objects(&mut self, statement: &DropStmt) {
-        let DropStmt { objects, remove_type, behavior: _, missing_ok: _, concurrent: _ } = statement;
+        let DropStmt { objects, remove_type, behavior: _, missing_ok: _, concurrent: _ } =
+            statement;
         let kind = ObjectType::try_from(*remove_type).unwrap_or(ObjectType::Undefined);
         self.does(&format!("DROP {}", objects::title(kind)), &[Effect::Drop]);
         for object in objects {
@@ -550,7 +564,9 @@ impl Walk<'_> {
     fn grant(&mut self, grant: &GrantStmt) {
         self.does(grant_verb(grant.is_grant), &[Effect::Grant]);
         let is_named = grant.targtype == GrantTargetType::AclTargetObject as i32;
-        if is_named && matches!(grant.objtype(), ObjectType::ObjectTable | ObjectType::ObjectSequence) {
+        if is_named
+            && matches!(grant.objtype(), ObjectType::ObjectTable | ObjectType::ObjectSequence)
+        {
             self.relations(&grant.objects, Access::Grant);
         }
     }

@@ -184,10 +184,13 @@ impl<'a> Walk<'a> {
         self.findings.is_literal_sensitive = true;
         match call.args.first().and_then(string_constant) {
             Some(text) => {
-                let parts: Vec<String> = text.split('.').map(|part| match part.strip_prefix('"') {
-                    Some(part) => part.trim_end_matches('"').to_owned(),
-                    None => part.trim().to_lowercase(),
-                }).collect();
+                let parts: Vec<String> = text
+                    .split('.')
+                    .map(|part| match part.strip_prefix('"') {
+                        Some(part) => part.trim_end_matches('"').to_owned(),
+                        None => part.trim().to_lowercase(),
+                    })
+                    .collect();
                 let name = qualified(parts.iter().map(String::as_str));
                 self.access(&name, access);
                 self.findings.refer(&name);
@@ -202,7 +205,8 @@ impl<'a> Walk<'a> {
         if self.mode != Mode::Runs {
             return;
         }
-        let Some(text) = argument.and_then(string_constant).filter(|_| self.n_texts < MAX_TEXTS) else {
+        let Some(text) = argument.and_then(string_constant).filter(|_| self.n_texts < MAX_TEXTS)
+        else {
             self.opaque();
             return self.findings.unknown(Analysis::CallsCode);
         };
@@ -212,7 +216,10 @@ impl<'a> Walk<'a> {
         inner.n_texts = self.n_texts + 1;
         match grammar::parse(text, self.lexing) {
             Ok(tree) => {
-                tree.stmts.iter().filter_map(|raw| raw.stmt.as_deref()).for_each(|s| inner.statement(s));
+                tree.stmts
+                    .iter()
+                    .filter_map(|raw| raw.stmt.as_deref())
+                    .for_each(|s| inner.statement(s));
                 self.findings.absorb(inner.findings);
             }
             Err(_) => self.findings.unknown(Analysis::CallsCode),
@@ -229,7 +236,8 @@ impl<'a> Walk<'a> {
                 bool.args.iter().for_each(|arg| self.keys(Some(arg)));
             }
             Some(NodeEnum::AExpr(expression))
-                if expression.kind() == AExprKind::AexprOp && strings(&expression.name) == ["="] =>
+                if expression.kind() == AExprKind::AexprOp
+                    && strings(&expression.name) == ["="] =>
             {
                 let (left, right) = (expression.lexpr.as_deref(), expression.rexpr.as_deref());
                 let (Some(left), Some(right)) = (left, right) else { return };
@@ -359,7 +367,8 @@ impl Walk<'_> {
             }
             NodeEnum::AExpr(expression) => {
                 // `BETWEEN` has its own name where others have an operator's.
-                if !matches!(strings(&expression.name).as_slice(), [name] if name.contains("BETWEEN")) {
+                if !matches!(strings(&expression.name).as_slice(), [name] if name.contains("BETWEEN"))
+                {
                     self.operator(&expression.name);
                 }
                 descend(node, self);
