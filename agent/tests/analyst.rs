@@ -36,6 +36,22 @@ fn child(analyst: &Analyst) -> Pid {
     Pid::from_raw(analyst.child().expect("a child runs").try_into().unwrap())
 }
 
+/// Stops a process, and waits until all its threads have.
+fn stop(pid: Pid) {
+    kill(pid, Signal::SIGSTOP).unwrap();
+    let is_stopped =
+        |stat: String| stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" T"));
+    let all_stopped = || {
+        let mut threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+        threads.all(|thread| {
+            fs::read_to_string(thread.unwrap().path().join("stat")).is_ok_and(is_stopped)
+        })
+    };
+    while !all_stopped() {
+        std::thread::yield_now();
+    }
+}
+
 /// Asks for new texts until one is answered, as a busy service does; at most ten seconds.
 fn until_answered(analyst: &mut Analyst) {
     let begun = Instant::now();
@@ -159,7 +175,7 @@ fn a_child_that_hangs_is_given_up_and_its_text_is_left_alone() {
     let mut analyst = Analyst::new(Bounds { time_limit: Duration::from_millis(50), ..bounds() });
     ask(&mut analyst, "SELECT 1");
     let stopped = child(&analyst);
-    kill(stopped, Signal::SIGSTOP).unwrap();
+    stop(stopped);
     let begun = Instant::now();
     assert_eq!(ask(&mut analyst, "SELECT a FROM hangs"), Analysis::Unavailable);
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());

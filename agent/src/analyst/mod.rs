@@ -17,7 +17,7 @@ use std::{
 
 use crate::{
     event::{Analysis, Facts},
-    statement::{Analysed, Lexing, Template},
+    statement::{Analysed, Lexing, MAX_TEXT_BYTES, Template},
 };
 use cache::Cache;
 use parser::Parser;
@@ -117,9 +117,10 @@ impl Analyst {
             self.counters.text_hits += 1;
             return known.clone();
         }
-        if text.len() > self.bounds.text_bytes {
+        let max_bytes = self.bounds.text_bytes.min(MAX_TEXT_BYTES);
+        if text.len() > max_bytes {
             self.counters.too_long += 1;
-            let start = text.floor_char_boundary(self.bounds.text_bytes);
+            let start = text.floor_char_boundary(max_bytes);
             let start = text.get(..start).unwrap_or_default();
             return Arc::new(Analysed::unparsed(start, lexing, Analysis::TooLong));
         }

@@ -66,9 +66,6 @@ impl Parser {
 
     /// Waits for at most the time limit; after a failure the child is gone.
     pub fn ask(&mut self, text: &str, lexing: Lexing) -> Result<Analysed, Failure> {
-        if text.len() > wire::MAX_TEXT_BYTES {
-            return Err(Failure::Broken);
-        }
         let is_new = self.running.is_none();
         if is_new {
             self.start()?;

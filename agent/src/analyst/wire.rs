@@ -2,10 +2,7 @@
 
 use std::io::{self, Read, Write};
 
-use crate::statement::{Analysed, Lexing};
-
-/// No text that is longer is asked about, whatever the configuration says.
-pub const MAX_TEXT_BYTES: usize = 1 << 20;
+use crate::statement::{Analysed, Lexing, MAX_TEXT_BYTES};
 
 /// No answer is longer.
 pub const MAX_ANSWER_BYTES: usize = 1 << 20;

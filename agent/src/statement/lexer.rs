@@ -320,7 +320,7 @@ impl<'a> Lexer<'a> {
                 }
             }
         }
-        if is_name_start(self.byte(end)) {
+        if is_name_start(self.byte(end)) || radix != 10 && end == start + 2 {
             return (TokenKind::Junk, self.end_of(end, is_name));
         }
         let digits = self.bytes.get(start..end).unwrap_or_default();

@@ -14,7 +14,7 @@ mod redact;
 mod secrets;
 mod template;
 
-pub use analysis::{Analysed, STACK_BYTES, analyse};
+pub use analysis::{Analysed, MAX_TEXT_BYTES, STACK_BYTES, analyse};
 pub use complaint::redact_error;
 pub use fingerprint::fingerprint;
 pub use keys::{KeyedValue, key_values};

@@ -1,7 +1,9 @@
 //! What a text does, by PostgreSQL's own grammar.
 
+mod depth;
 mod findings;
 mod functions;
+mod grammar;
 mod names;
 mod objects;
 mod parts;
@@ -12,23 +14,19 @@ mod tests;
 mod utility;
 mod walk;
 
-use std::{borrow::Cow, sync::Arc};
+use std::sync::Arc;
 
-use pg_query::{ParserOptions, protobuf::ParseResult};
 use serde::{Deserialize, Serialize};
 
 use super::{
     fingerprint::fingerprint,
-    lexer::{Lexer, Lexing, TokenKind},
+    lexer::{Lexer, Lexing},
     redact::redact,
     template::Template,
 };
 use crate::event::{Analysis, Effect, Effects, Facts};
+pub use grammar::{MAX_TEXT_BYTES, STACK_BYTES};
 use walk::Walk;
-
-/// How much stack [`analyse`] may use: the C parser stops at 100 KiB of its own, and what it has built
-/// until then is decoded and walked recursively.
-pub const STACK_BYTES: usize = 64 << 20;
 
 /// The facts of a text, statement by statement and together.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,7 +96,7 @@ fn leading_keyword(text: &str, lexing: Lexing) -> Option<&'static str> {
 ///
 /// Never fails and never panics; wants [`STACK_BYTES`] of stack.
 pub fn analyse(text: &str, lexing: Lexing) -> Analysed {
-    let tree = match parse(text, lexing) {
+    let tree = match grammar::parse(text, lexing) {
         Ok(tree) => tree,
         Err(reason) => return Analysed::unparsed(text, lexing, reason),
     };
@@ -132,51 +130,5 @@ fn own_text(text: &str, location: i32, len: i32) -> &str {
     match usize::try_from(len) {
         Ok(len) if len > 0 => rest.get(..len).unwrap_or(rest),
         _ => rest,
-    }
-}
-
-/// An operator's name has at most 63 bytes; a run of them is longer where signs stand together.
-const MAX_OPERATORS: usize = 256;
-
-/// The same to the parser, position by position, without what its scanner takes quadratic time for: nested
-/// comments, and runs of operators.
-fn easy_to_scan(text: &str, lexing: Lexing) -> Result<Cow<'_, str>, Analysis> {
-    let mut easy = Cow::Borrowed(text);
-    let mut run = 0..0;
-    for token in Lexer::new(text, lexing) {
-        match token.kind {
-            TokenKind::Comment => {
-                easy.to_mut().replace_range(token.range(), &" ".repeat(token.end - token.start));
-            }
-            TokenKind::Operator => {
-                let start = if run.end == token.start { run.start } else { token.start };
-                run = start..token.end;
-                if run.len() > MAX_OPERATORS {
-                    return Err(Analysis::TooDeep);
-                }
-            }
-            _ => {}
-        }
-    }
-    Ok(easy)
-}
-
-/// The parse tree, or why there is none.
-fn parse(text: &str, lexing: Lexing) -> Result<ParseResult, Analysis> {
-    let text = &*easy_to_scan(text, lexing)?;
-    let options = match lexing.standard_conforming_strings {
-        true => ParserOptions::DEFAULT,
-        false => ParserOptions::DISABLE_STANDARD_CONFORMING_STRINGS,
-    };
-    match pg_query::parse(text, options) {
-        Ok(result) => Ok(result.protobuf),
-        // The parser's own bounds, in its own words.
-        Err(pg_query::Error::Parse(message))
-            if message.contains("stack depth limit") || message.contains("memory exhausted") =>
-        {
-            Err(Analysis::TooDeep)
-        }
-        Err(pg_query::Error::Decode(_)) => Err(Analysis::UnknownSyntax),
-        Err(_) => Err(Analysis::SyntaxError),
     }
 }

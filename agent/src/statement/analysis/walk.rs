@@ -12,6 +12,7 @@ use pg_query::{
 use super::{
     findings::Findings,
     functions::{self, Known},
+    grammar,
     names::{Column, Relation, Scopes, qualified, relation_name, strings},
     parts::{Parts, Visitor, descend},
     restrict,
@@ -21,8 +22,7 @@ use crate::{
     statement::{lexer::Lexing, template::Template},
 };
 
-/// Deeper trees are not looked into. PostgreSQL's own limit (`max_stack_depth`) lies far higher, what
-/// people and programs write far lower.
+/// Deeper trees are not looked into; the parser's bound on messages comes to about the same.
 const MAX_DEPTH: usize = 500;
 
 /// SQL in a string of SQL in a string of SQL.
@@ -214,7 +214,7 @@ impl<'a> Walk<'a> {
         template.fill(text, self.lexing);
         let mut inner = Walk::new(&template, self.lexing);
         inner.n_texts = self.n_texts + 1;
-        match super::parse(text, self.lexing) {
+        match grammar::parse(text, self.lexing) {
             Ok(tree) => {
                 tree.stmts
                     .iter()
