@@ -202,7 +202,7 @@ fn servers(servers: &[ServerStatus]) -> Table {
 mod tests {
     use super::{Paint, render};
     use crate::control::{
-        AbsentServer, Agent, Hooks, Ring, ServerStatus, Snapshot, Status, Totals,
+        AbsentServer, Agent, Hooks, LedgerStatus, Ring, ServerStatus, Snapshot, Status, Totals,
     };
 
     fn busy() -> Status {

@@ -88,6 +88,7 @@ struct LogSize {
 /// Entries that were refused in a row.
 #[derive(Clone, Copy, Debug)]
 struct Missed {
+    why: &'static str,
     n_rows: u64,
     from: WallTime,
     to: WallTime,
@@ -138,13 +139,13 @@ impl Ledger {
     /// Appends a row. Costs about a microsecond, and never waits.
     pub fn append(&mut self, entry: &Entry) -> Appended {
         if !self.has_room() {
-            self.miss();
+            self.miss("The ledger could not be written.");
             return Appended::Full;
         }
         self.tell_missed();
         let appended = self.push(entry);
         if appended == Appended::TooLarge {
-            self.miss();
+            self.miss("An entry was larger than the ledger's log can hold.");
         }
         if self.encoder.n_bytes() >= HAND_OVER_BYTES {
             self.hand_over();
@@ -236,9 +237,9 @@ impl Ledger {
                 .is_some_and(|since| has_passed(self.options.seal_age, since, self.now))
     }
 
-    fn miss(&mut self) {
+    fn miss(&mut self, why: &'static str) {
         let now = self.now;
-        let missed = self.missed.get_or_insert(Missed { n_rows: 0, from: now, to: now });
+        let missed = self.missed.get_or_insert(Missed { why, n_rows: 0, from: now, to: now });
         missed.n_rows += 1;
         missed.to = now;
     }
@@ -252,7 +253,7 @@ impl Ledger {
             kind: OccurrenceKind::Gap,
             action: "not-kept",
             origin: self.origin.clone(),
-            message: Some("The ledger could not be written.".to_owned()),
+            message: Some(missed.why.to_owned()),
             counts: vec![
                 ("lost_rows".into(), missed.n_rows),
                 ("from_us".into(), missed.from.0.max(0) as u64),
