@@ -6,7 +6,9 @@ mod hooks;
 mod load;
 mod offsets;
 mod records;
+mod refusal;
 mod tls;
+mod trial;
 
 use std::{
     os::fd::{AsFd, BorrowedFd},
@@ -27,6 +29,7 @@ pub use self::{
     load::{LoadError, object_bytes},
     records::{Control, DataRecord, Ends, Opened, RecordError},
     tls::{TlsLibrary, TlsProbeError},
+    trial::{Attached, Outcome, ProgramSet, Refused, Tried, trial},
 };
 
 /// A table of the kernel side could not be changed.

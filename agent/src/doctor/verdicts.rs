@@ -2,11 +2,16 @@
 
 use serde::Serialize;
 
-use super::{CgroupLayout, Host, Kernel, Lockdown, Tracefs};
+use super::{
+    CgroupLayout, Host, Kernel, Lockdown, Tracefs,
+    programs::{Trial, programs, works},
+};
+use crate::capture::ProgramSet;
 
 /// One thing that was looked at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Check {
+    pub about: About,
     pub name: &'static str,
     pub verdict: Verdict,
     /// What is there.
@@ -15,6 +20,14 @@ pub struct Check {
     pub cost: String,
     /// What to do about it.
     pub todo: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum About {
+    Host,
+    /// One of the BPF programs, which was tried.
+    Program,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -30,8 +43,15 @@ pub enum Verdict {
 }
 
 impl Check {
-    fn new(name: &'static str, verdict: Verdict, found: impl Into<String>) -> Self {
-        Self { name, verdict, found: found.into(), cost: String::new(), todo: None }
+    pub fn new(name: &'static str, verdict: Verdict, found: impl Into<String>) -> Self {
+        let found = found.into();
+        Self { about: About::Host, name, verdict, found, cost: String::new(), todo: None }
+    }
+
+    #[must_use]
+    pub fn of_programs(mut self) -> Self {
+        self.about = About::Program;
+        self
     }
 
     pub fn fine(name: &'static str, found: impl Into<String>) -> Self {
@@ -63,16 +83,17 @@ impl Check {
     }
 }
 
-/// All checks, what everything rests on first.
-pub fn verdicts(host: &Host) -> Vec<Check> {
-    vec![
+/// All checks, what everything rests on first, the programs last.
+pub fn verdicts(host: &Host, trial: &Trial) -> Vec<Check> {
+    let typed = works(trial, ProgramSet::TpBtf);
+    let mut checks = vec![
         object(host),
         kernel(host),
         btf(host),
         tracefs(host),
         lockdown(host),
         capabilities(host),
-        socket_hooks(host),
+        socket_hooks(host, typed),
         tls_probes(host),
         pid_namespace(host),
         login_uid(host),
@@ -82,7 +103,9 @@ pub fn verdicts(host: &Host) -> Vec<Check> {
         unprivileged_bpf(host),
         perf_events(host),
         bpffs(),
-    ]
+    ];
+    checks.extend(programs(trial, host.root));
+    checks
 }
 
 /// `bpf_task_pt_regs`, without which a program can't read a system call's arguments on its exit.
@@ -127,16 +150,20 @@ fn btf(host: &Host) -> Check {
 
 fn tracefs(host: &Host) -> Check {
     let name = "tracefs";
-    let cost = "process and TLS probes are attached through it";
-    match host.tracefs {
-        Tracefs::Mounted => Check::fine(name, "mounted"),
-        Tracefs::NotMounted => Check::lacking(name, "not mounted")
-            .costs(cost)
-            .todo("mount -t tracefs tracefs /sys/kernel/tracing"),
-        Tracefs::Absent => Check::lacking(name, "this kernel has none")
-            .costs(cost)
-            .todo("run a kernel built with CONFIG_FTRACE=y and CONFIG_BPF_EVENTS=y"),
-    }
+    let (found, todo) = match host.tracefs {
+        Tracefs::Mounted => return Check::fine(name, "mounted"),
+        Tracefs::NotMounted => ("not mounted", "mount -t tracefs tracefs /sys/kernel/tracing"),
+        Tracefs::Absent => (
+            "this kernel has none",
+            "run a kernel built with CONFIG_FTRACE=y and CONFIG_BPF_EVENTS=y",
+        ),
+    };
+    let check = match host.socket_length_tracepoints {
+        Some(true) => Check::notable(name, found)
+            .costs("only the hooks on system calls, which this kernel does not need, want it"),
+        _ => Check::lacking(name, found).costs("the hooks on system calls are attached through it"),
+    };
+    check.todo(todo)
 }
 
 fn lockdown(host: &Host) -> Check {
@@ -191,10 +218,16 @@ fn capabilities(host: &Host) -> Check {
     check.costs("nothing can be captured without them")
 }
 
-fn socket_hooks(host: &Host) -> Check {
+/// `typed`: whether the better programs work, where that could be tried.
+fn socket_hooks(host: &Host, typed: Option<bool>) -> Check {
     let name = "socket hooks";
     let on_fallback = "about 50 ns on every system call of the host, and more on databases'";
     match (host.socket_length_tracepoints, host.kernel) {
+        (Some(true), _) if typed == Some(false) => {
+            Check::notable(name, "system call exits: the better programs are refused, see below")
+                .costs(on_fallback)
+                .todo("please report the verifier's words with the kernel's version")
+        }
         (Some(true), _) => Check::fine(name, "tp_btf on sock_send_length and sock_recv_length")
             .costs("costs nothing where no database is"),
         (_, Some(kernel)) if kernel < PT_REGS => {
@@ -333,7 +366,10 @@ fn bpffs() -> Check {
 #[cfg(test)]
 mod tests {
     use super::{Verdict, verdicts};
-    use crate::doctor::{CgroupLayout, Host, Kernel, Lockdown, Tracefs};
+    use crate::{
+        capture::{Attached, Outcome, ProgramSet, Refused, Tried},
+        doctor::{CgroupLayout, Host, Kernel, Lockdown, Tracefs, Trial},
+    };
 
     /// Debian 13 with everything in place.
     fn good() -> Host {
@@ -357,9 +393,21 @@ mod tests {
         }
     }
 
+    /// Both sets of hooks and the TLS probes.
+    fn good_trial() -> Trial {
+        let accepted = |set| Tried {
+            name: "probe",
+            set,
+            outcome: Outcome::Accepted { instructions: Some(800), attached: Attached::Yes },
+        };
+        Ok([ProgramSet::Lives, ProgramSet::TpBtf, ProgramSet::Syscalls, ProgramSet::Tls]
+            .map(accepted)
+            .into())
+    }
+
     #[test]
     fn a_good_host_lacks_nothing() {
-        for check in verdicts(&good()) {
+        for check in verdicts(&good(), &good_trial()) {
             assert_eq!(check.verdict, Verdict::Fine, "{check:?}");
             assert_eq!(check.todo, None, "{check:?}");
         }
@@ -377,8 +425,17 @@ mod tests {
             (|h| h.kernel = Some(Kernel(5, 10, 0)), "kernel", Lacking, "6.12"),
             (|h| h.kernel = None, "kernel", Unknown, "no version"),
             (|h| h.btf_bytes = 0, "BTF", Lacking, "absent"),
-            (|h| h.tracefs = Tracefs::NotMounted, "tracefs", Lacking, "not mounted"),
-            (|h| h.tracefs = Tracefs::Absent, "tracefs", Lacking, "has none"),
+            (|h| h.tracefs = Tracefs::NotMounted, "tracefs", Notable, "not mounted"),
+            (|h| h.tracefs = Tracefs::Absent, "tracefs", Notable, "has none"),
+            (
+                |h| {
+                    h.tracefs = Tracefs::NotMounted;
+                    h.socket_length_tracepoints = Some(false);
+                },
+                "tracefs",
+                Lacking,
+                "not mounted",
+            ),
             (|h| h.lockdown = Some(Lockdown::Integrity), "lockdown", Fine, "integrity"),
             (
                 |h| h.lockdown = Some(Lockdown::Confidentiality),
@@ -444,7 +501,7 @@ mod tests {
         for (change, name, verdict, words) in cases {
             let mut host = good();
             change(&mut host);
-            let checks = verdicts(&host);
+            let checks = verdicts(&host, &good_trial());
             let check = checks.iter().find(|check| check.name == *name).unwrap();
             assert_eq!(check.verdict, *verdict, "{check:?}");
             assert!(check.found.contains(words), "{check:?}");
@@ -455,9 +512,22 @@ mod tests {
     }
 
     #[test]
+    fn programs_that_are_refused_count_more_than_names_in_btf() {
+        let mut trial = good_trial();
+        for tried in trial.iter_mut().flatten().filter(|tried| tried.set == ProgramSet::TpBtf) {
+            let why = "the verifier says: no".to_owned();
+            tried.outcome = Outcome::Refused(Refused { why, for_lack_of_rights: false });
+        }
+        let checks = verdicts(&good(), &trial);
+        let hooks = checks.iter().find(|check| check.name == "socket hooks").unwrap();
+        assert_eq!(hooks.verdict, Verdict::Notable, "{hooks:?}");
+        assert!(hooks.found.contains("system call exits"), "{hooks:?}");
+    }
+
+    #[test]
     fn this_machine_can_be_judged() {
-        let checks = verdicts(&Host::of_this_machine(1));
-        assert_eq!(checks.len(), verdicts(&good()).len());
+        let checks = verdicts(&Host::of_this_machine(1), &good_trial());
+        assert_eq!(checks.len(), verdicts(&good(), &good_trial()).len());
         assert!(
             checks.iter().any(|check| check.name == "kernel" && check.verdict != Verdict::Unknown)
         );
