@@ -369,7 +369,7 @@ fn doctor_says_what_becomes_of_each_program() -> Result<()> {
             host()?.with_tracefs().with_btf(&btf_with_another_typed_hook()?)?,
             "syscall_exit_write",
             "fine",
-            "verified), attached",
+            "instructions), attached",
         ),
         (host()?.without_tracefs(), "syscall_exit_read", "notable", "tracefs is not mounted"),
         (host()?.without("/sys/kernel/btf"), "all", "unknown", "vmlinux cannot be read"),

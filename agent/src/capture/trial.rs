@@ -110,15 +110,15 @@ pub fn trial(return_probes: bool) -> Result<Vec<Tried>, LoadError> {
             (Ok(_), [call, ..]) if needed => {
                 try_one(&mut ebpf, &btf, name, Ok(Target::Return(call)))
             }
-            (Ok(_), _) => try_one(&mut ebpf, &btf, name, Err("not needed")),
+            (Ok(_), _) => try_one(&mut ebpf, &btf, name, Err("spare")),
             (Err(error), _) => Outcome::NotTried(without_advice(error)),
         };
         tried.push(Tried { name, set: ProgramSet::Syscalls, outcome });
     }
-    let own_code = own_code().ok_or("this program's own code can't be found");
+    let own_code = own_code().ok_or("not attached: this program's own code can't be found");
     for name in tls::PROGRAMS {
         let target = match name.ends_with("_return") && !return_probes {
-            true => Err("return probes are dangerous on this kernel"),
+            true => Err("not attached: return probes are dangerous on this kernel"),
             false => own_code.map(Target::OwnCode),
         };
         let outcome = try_one(&mut ebpf, &btf, name, target);

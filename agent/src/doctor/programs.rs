@@ -85,12 +85,12 @@ fn told(outcome: &Outcome) -> String {
         Outcome::NotTried(why) => format!("not tried; {why}"),
         Outcome::Accepted { instructions, attached } => {
             let accepted = match instructions {
-                Some(n) => format!("accepted ({n} instructions verified)"),
+                Some(n) => format!("accepted ({n} instructions)"),
                 None => "accepted".to_owned(),
             };
             match attached {
                 Attached::Yes => format!("{accepted}, attached"),
-                Attached::NotTried(why) => format!("{accepted}, not attached: {why}"),
+                Attached::NotTried(why) => format!("{accepted}, {why}"),
                 Attached::Refused(refused) => {
                     format!("{accepted}, but not attached; {}", refused.why)
                 }
@@ -125,14 +125,8 @@ mod tests {
         let absent = || Outcome::NotTried("no such tracepoint".to_owned());
         let half = || accepted(Attached::Refused(refusal(false)));
         for (set, outcome, who, expected, words) in [
-            (
-                Lives,
-                accepted(Attached::Yes),
-                root,
-                Fine,
-                "accepted (812 instructions verified), attached",
-            ),
-            (Tls, accepted(Attached::NotTried("dangerous")), root, Fine, "not attached: dangerous"),
+            (Lives, accepted(Attached::Yes), root, Fine, "accepted (812 instructions), attached"),
+            (Tls, accepted(Attached::NotTried("spare")), root, Fine, "(812 instructions), spare"),
             (Lives, verifiers(), root, Lacking, "processes: refused; because"),
             (Lives, rights(), root, Lacking, "refused; because"),
             (Lives, rights(), user, Unknown, "refused; because"),
