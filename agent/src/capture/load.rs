@@ -165,6 +165,7 @@ pub fn start(settings: &CaptureSettings) -> Result<Capture, LoadError> {
         },
         tracked: take(&mut ebpf, "TRACKED", HashMap::try_from)?,
         listeners: take(&mut ebpf, "LISTENERS", HashMap::try_from)?,
+        connections: take(&mut ebpf, "CONNECTIONS", HashMap::try_from)?,
         counters: take(&mut ebpf, "COUNTERS", PerCpuArray::try_from)?,
         quota: take(&mut ebpf, "QUOTA", Array::try_from)?,
         asleep: take(&mut ebpf, "ASLEEP", Array::try_from)?,

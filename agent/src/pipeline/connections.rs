@@ -15,7 +15,7 @@ use crate::{
     control::{Hub, Notice, Totals},
     discovery::Residents,
     event::{
-        BootTime, Client, Clock, ConnectionId, Direction, Endpoint, Layer, Origin, Piece,
+        BootTime, Client, Clock, ConnectionId, Direction, Endpoint, Extent, Layer, Origin, Piece,
         ProcessEvent, SessionEvent, SocketId,
     },
     identity::{Peer, ProcessTable},
@@ -80,6 +80,8 @@ struct Connection {
     blind: bool,
     /// Its sync losses that are counted in the totals already.
     sync_lost: u64,
+    /// How far it has come, once the kernel has told of its end.
+    extent: Option<Extent>,
 }
 
 /// Connections of one server.
@@ -267,6 +269,7 @@ impl Connections {
             plaintext: [false; 2],
             blind: false,
             sync_lost: 0,
+            extent: None,
         };
         self.open.insert(socket, connection);
     }
@@ -292,7 +295,10 @@ impl Connections {
     }
 
     /// The kernel says that a socket is gone.
-    pub fn closed(&mut self, socket: SocketId) {
+    pub fn closed(&mut self, socket: SocketId, extent: Extent) {
+        if let Some(connection) = self.open.get_mut(&socket) {
+            connection.extent = Some(extent);
+        }
         self.ends.push(socket);
     }
 
@@ -317,6 +323,17 @@ impl Connections {
         std::mem::take(&mut self.ends)
     }
 
+    /// Finds out how far those have come whose process has ended: the kernel tells of the end of a unix
+    /// socket nowhere, and of a TCP socket's a little later.
+    pub fn measure(&mut self, ends: &[SocketId], known: impl Fn(SocketId) -> Option<Extent>) {
+        for socket in ends {
+            if let Some(connection) = self.open.get_mut(socket) {
+                connection.extent = connection.extent.or_else(|| known(*socket));
+            }
+        }
+    }
+
+    /// Ends connections whose last bytes have been read.
     pub fn end(&mut self, ends: Vec<SocketId>, at: BootTime) {
         for socket in ends {
             if let Some(connection) = self.remove(socket) {
@@ -376,23 +393,29 @@ impl Connections {
 }
 
 impl Connection {
-    /// Encrypted, and nothing of it readable: a state that users see, never silence.
     fn watch_for_blindness(&mut self, shared: &mut Shared, at: BootTime) {
-        if self.blind || !self.profile.is_encrypted() || self.plaintext.contains(&true) {
-            return;
+        if self.is_dark() && self.session.stats().skipped_bytes > BLIND_AFTER {
+            self.blinded(shared, at);
         }
-        if self.session.stats().skipped_bytes > BLIND_AFTER {
-            self.blind = true;
-            shared.totals.blind_connections += 1;
-            let (time, server) = (shared.clock.wall(at), self.profile.server.name.clone());
-            let id = self.profile.id;
-            shared.live.notice(|| Notice {
-                time,
-                notice: "blind",
-                server: Some(server),
-                message: format!("connection {id} is encrypted and can't be observed"),
-            });
-        }
+    }
+
+    /// Encrypted, and nothing of it readable so far.
+    fn is_dark(&self) -> bool {
+        self.profile.is_encrypted() && !self.blind && !self.plaintext.contains(&true)
+    }
+
+    /// A state that users see, never silence.
+    fn blinded(&mut self, shared: &mut Shared, at: BootTime) {
+        self.blind = true;
+        shared.totals.blind_connections += 1;
+        let (time, server) = (shared.clock.wall(at), self.profile.server.name.clone());
+        let id = self.profile.id;
+        shared.live.notice(|| Notice {
+            time,
+            notice: "blind",
+            server: Some(server),
+            message: format!("connection {id} is encrypted and can't be observed"),
+        });
     }
 
     fn count_sync_losses(&mut self, shared: &mut Shared) {
@@ -404,12 +427,20 @@ impl Connection {
 
 impl Shared {
     fn finish(&mut self, mut connection: Connection, at: BootTime) {
-        let Connection { profile, assembler, session, plaintext, .. } = &mut connection;
-        assembler.flush(at, &mut |direction, layer, at, piece| {
+        let Connection { profile, assembler, session, plaintext, extent, .. } = &mut connection;
+        let mut sink = |direction, layer, at, piece: Piece<'_>| {
             feed(profile, session, plaintext, self, direction, layer, at, piece);
-        });
+        };
+        match extent {
+            Some(extent) => assembler.end(at, extent, &mut sink),
+            None => assembler.flush(at, &mut sink),
+        }
         session.close(at, &mut |event| understand(profile, self, event));
         connection.count_sync_losses(self);
+        // One that was too short to be sure of is one all the same.
+        if connection.is_dark() && connection.session.stats().skipped_bytes > 0 {
+            connection.blinded(self, at);
+        }
     }
 }
 

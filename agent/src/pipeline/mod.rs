@@ -151,6 +151,11 @@ impl State {
             }
             control += capture.control().drain(|record| self.control(record));
         }
+        if !ends.is_empty() {
+            self.connections.measure(&ends, |socket| capture.extent(socket));
+            // One that isn't known any more has been told of by now.
+            control += capture.control().drain(|record| self.control(record));
+        }
         self.connections.end(ends, now());
         self.data_peak = self.data_peak.max(data.bytes);
         self.control_peak = self.control_peak.max(control.bytes);
@@ -183,7 +188,9 @@ impl State {
             Ok(Control::Opened(opened)) => {
                 self.servers.outbound(&opened, self.connections.shared.clock)
             }
-            Ok(Control::Closed { socket, gone: true, .. }) => self.connections.closed(socket),
+            Ok(Control::Closed { socket, gone: true, extent, .. }) => {
+                self.connections.closed(socket, extent);
+            }
             // The client says no more; the socket's owner will follow.
             Ok(Control::Closed { .. }) => {}
             Ok(Control::Connected { time, pid, key, uid, netns, ends }) => {
