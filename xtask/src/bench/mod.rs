@@ -1,6 +1,7 @@
 //! Benchmarks: ratios against a baseline and a peer, measured in the same run.
 
 mod cost;
+mod decode;
 mod figures;
 mod host;
 mod neighbour;
@@ -8,7 +9,7 @@ mod observe;
 mod servers;
 mod table;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use dbwarden_tests::{Agent, is_root};
@@ -31,6 +32,10 @@ enum Subject {
     Observe(Plan),
     /// What dbwarden costs a busy process that is no database, on each hook set
     Neighbour(Plan),
+    /// What decoding a PostgreSQL statement costs: of recorded connections and of pgbench's
+    ///
+    /// Needs neither root nor a server.
+    Decode(Plan),
 }
 
 /// How much is measured, and how it is told.
@@ -86,6 +91,22 @@ struct Target {
 }
 
 pub fn run(args: &Args) -> Result<()> {
+    match &args.subject {
+        Subject::Observe(plan) => {
+            let agent = release_agent()?;
+            let reports = [observe::run(plan, &agent)?, neighbour::run(plan, &agent)?];
+            tell_all(plan, "observe", &reports)
+        }
+        Subject::Neighbour(plan) => {
+            let report = neighbour::run(plan, &release_agent()?)?;
+            tell_all(plan, "neighbour", &[report])
+        }
+        Subject::Decode(plan) => tell_all(plan, "decode", &[decode::run(plan)?]),
+    }
+}
+
+/// Sets up and builds; an error where nobody could load its programs.
+fn release_agent() -> Result<PathBuf> {
     if !is_root() {
         bail!(
             "loading BPF programs needs root: run `cargo xtask bench` as root, with the cargo that \
@@ -95,21 +116,20 @@ pub fn run(args: &Args) -> Result<()> {
     }
     let mut steps = Steps::new(setup::STEPS + build::STEPS)?;
     let toolchain = setup::all(&mut steps)?;
-    let agent = build::build(&mut steps, &toolchain, true)?.agent;
+    Ok(build::build(&mut steps, &toolchain, true)?.agent)
+}
 
-    let (plan, subject, reports) = match &args.subject {
-        Subject::Observe(plan) => {
-            (plan, "observe", vec![observe::run(plan, &agent)?, neighbour::run(plan, &agent)?])
-        }
-        Subject::Neighbour(plan) => (plan, "neighbour", vec![neighbour::run(plan, &agent)?]),
-    };
+/// The machine, the figures, how they stand against the targets, and how to repeat them.
+fn tell_all(plan: &Plan, subject: &str, reports: &[Report]) -> Result<()> {
     let style = plan.style();
     println!("\n{}", host::facts(style)?);
-    for report in &reports {
+    for report in reports {
         println!("{}", report.text);
     }
     let targets: Vec<&Target> = reports.iter().flat_map(|report| &report.targets).collect();
-    println!("{}", verdicts(&targets, style));
+    if !targets.is_empty() {
+        println!("{}", verdicts(&targets, style));
+    }
     println!("{}", style.code(&plan.command(subject)));
     let n_missed = targets.iter().filter(|target| !target.met).count();
     if plan.check && n_missed > 0 {
