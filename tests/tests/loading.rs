@@ -375,6 +375,12 @@ fn doctor_says_what_becomes_of_each_program() -> Result<()> {
         (host()?.without("/sys/kernel/btf"), "all", "unknown", "vmlinux cannot be read"),
         (host()?.with_only(&[]), "all", "unknown", "this process lacks CAP_BPF and CAP_PERFMON"),
         (host()?.with_only(&["bpf"]), "ssl_call", "unknown", "this process lacks CAP_PERFMON"),
+        (
+            host()?.with_tracefs().with_only(&["bpf", "perfmon"]),
+            "syscall_exit_read",
+            "unknown",
+            "is closed to this process",
+        ),
     ] {
         let case = format!("{:?} {}", host.mounts, host.rights);
         let (checks, _) = host.doctor()?;

@@ -111,7 +111,11 @@ pub fn trial(return_probes: bool) -> Result<Vec<Tried>, LoadError> {
                 try_one(&mut ebpf, &btf, name, Ok(Target::Return(call)))
             }
             (Ok(_), _) => try_one(&mut ebpf, &btf, name, Err("spare")),
-            (Err(error), _) => Outcome::NotTried(without_advice(error)),
+            (Err(error @ LoadError::ClosedTracefs { .. }), _) => Outcome::Refused(Refused {
+                why: without_advice(&error.to_string()),
+                for_lack_of_rights: true,
+            }),
+            (Err(error), _) => Outcome::NotTried(without_advice(&error.to_string())),
         };
         tried.push(Tried { name, set: ProgramSet::Syscalls, outcome });
     }
@@ -128,9 +132,8 @@ pub fn trial(return_probes: bool) -> Result<Vec<Tried>, LoadError> {
 }
 
 /// What to do about it is said once, where the host is judged, and not for each program.
-fn without_advice(error: &LoadError) -> String {
-    let words = error.to_string();
-    words.split_once(';').map_or(words.as_str(), |(what, _)| what).to_owned()
+fn without_advice(words: &str) -> String {
+    words.split_once(';').map_or(words, |(what, _)| what).to_owned()
 }
 
 /// What a program is attached to.
@@ -214,7 +217,7 @@ impl Refused {
         let why = match refusal.last_words() {
             Some(words) if refusal.is_the_verifiers() => format!("the verifier says: {words}"),
             _ => match explained(error).strip_prefix(": ") {
-                Some(why) => why.to_owned(),
+                Some(why) => without_advice(why),
                 None => error.to_string(),
             },
         };

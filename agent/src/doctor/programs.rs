@@ -16,7 +16,8 @@ pub(super) fn works(trial: &Trial, set: ProgramSet) -> Option<bool> {
     (some && !unclear).then(|| of_set().all(Tried::works))
 }
 
-/// A check for each program. Who is not root may have been refused what the service is granted.
+/// A check for each program. Who is not root may have been refused what the service is granted; that he
+/// lacks rights, and what to do, is said by the check of his capabilities.
 pub(super) fn programs(trial: &Trial, root: bool) -> Vec<Check> {
     match trial {
         Ok(tried) => {
@@ -30,11 +31,10 @@ pub(super) fn programs(trial: &Trial, root: bool) -> Vec<Check> {
 
 /// What stands in the way of all programs is judged by the check that is about it; rights are judged here.
 fn none(error: &LoadError, root: bool) -> Check {
-    let check = match error {
+    match error {
         LoadError::Object { .. } if root => Check::lacking("all", with_cause(error)),
         _ => Check::unknown("all", format!("not tried: {}", with_cause(error))),
-    };
-    if root { check } else { check.todo(ASK_AGAIN) }
+    }
 }
 
 fn with_cause(error: &LoadError) -> String {
@@ -43,8 +43,6 @@ fn with_cause(error: &LoadError) -> String {
         None => error.to_string(),
     }
 }
-
-const ASK_AGAIN: &str = "the service must be allowed to; ask again with sudo";
 
 /// `sockets`: at least one of the two sets of socket hooks works.
 fn program(tried: &Tried, root: bool, sockets: bool) -> Check {
@@ -60,7 +58,7 @@ fn program(tried: &Tried, root: bool, sockets: bool) -> Check {
         return Check::fine(name, found);
     }
     if !root && refused(tried).is_some_and(|refused| refused.for_lack_of_rights) {
-        return Check::unknown(name, found).todo(ASK_AGAIN);
+        return Check::unknown(name, found);
     }
     let verdict = match set {
         ProgramSet::Tls => Verdict::Notable,
