@@ -86,14 +86,16 @@ impl Check {
 /// All checks, what everything rests on first, the programs last.
 pub fn verdicts(host: &Host, trial: &Trial) -> Vec<Check> {
     let typed = works(trial, ProgramSet::TpBtf);
+    let syscalls = works(trial, ProgramSet::Syscalls);
+    let proven = typed == Some(true) || syscalls == Some(true);
     let mut checks = vec![
         object(host),
-        kernel(host),
+        kernel(host, proven),
         btf(host),
         tracefs(host),
         lockdown(host),
         capabilities(host),
-        socket_hooks(host, typed),
+        socket_hooks(host, typed, proven),
         tls_probes(host),
         pid_namespace(host),
         login_uid(host),
@@ -108,8 +110,9 @@ pub fn verdicts(host: &Host, trial: &Trial) -> Vec<Check> {
     checks
 }
 
-/// `bpf_task_pt_regs`, without which a program can't read a system call's arguments on its exit.
-const PT_REGS: Kernel = Kernel(5, 15, 0);
+/// `bpf_loop`, by which the programs walk over a call's memory. Distributions bring it to older kernels:
+/// where the programs were tried, that counts.
+const OLDEST: Kernel = Kernel(5, 17, 0);
 /// The tracepoints on `sock_send_length` and `sock_recv_length`.
 const SOCKET_LENGTHS: Kernel = Kernel(6, 3, 0);
 /// BPF memory is charged to the cgroup and no longer to `RLIMIT_MEMLOCK`.
@@ -125,15 +128,16 @@ fn object(host: &Host) -> Check {
     }
 }
 
-fn kernel(host: &Host) -> Check {
+/// `proven`: one set of the programs for sockets works.
+fn kernel(host: &Host, proven: bool) -> Check {
     let name = "kernel";
     match host.kernel {
         None => {
             Check::unknown(name, format!("{:?} is no version that is understood", host.release))
         }
-        Some(kernel) if kernel < PT_REGS => Check::lacking(name, host.release.clone())
-            .costs("the programs read system call arguments in a way that 5.15 brought")
-            .todo("run a kernel from 5.15 on; one from 6.3 on is best"),
+        Some(kernel) if kernel < OLDEST && !proven => Check::lacking(name, host.release.clone())
+            .costs("the programs walk over a call's memory in a way that 5.17 brought")
+            .todo("run a kernel from 5.17 on; one from 6.3 on is best"),
         Some(_) => Check::fine(name, host.release.clone()),
     }
 }
@@ -219,7 +223,7 @@ fn capabilities(host: &Host) -> Check {
 }
 
 /// `typed`: whether the better programs work, where that could be tried.
-fn socket_hooks(host: &Host, typed: Option<bool>) -> Check {
+fn socket_hooks(host: &Host, typed: Option<bool>, proven: bool) -> Check {
     let name = "socket hooks";
     let on_fallback = "about 50 ns on every system call of the host, and more on databases'";
     match (host.socket_length_tracepoints, host.kernel) {
@@ -230,7 +234,7 @@ fn socket_hooks(host: &Host, typed: Option<bool>) -> Check {
         }
         (Some(true), _) => Check::fine(name, "tp_btf on sock_send_length and sock_recv_length")
             .costs("costs nothing where no database is"),
-        (_, Some(kernel)) if kernel < PT_REGS => {
+        (_, Some(kernel)) if kernel < OLDEST && !proven => {
             Check::lacking(name, "neither set of hooks works on this kernel")
         }
         (Some(false), Some(kernel)) if kernel >= SOCKET_LENGTHS => {
@@ -367,7 +371,7 @@ fn bpffs() -> Check {
 mod tests {
     use super::{Verdict, verdicts};
     use crate::{
-        capture::{Attached, Outcome, ProgramSet, Refused, Tried},
+        capture::{Attached, LoadError, Outcome, ProgramSet, Refused, Tried},
         doctor::{CgroupLayout, Host, Kernel, Lockdown, Tracefs, Trial},
     };
 
@@ -501,13 +505,24 @@ mod tests {
         for (change, name, verdict, words) in cases {
             let mut host = good();
             change(&mut host);
-            let checks = verdicts(&host, &good_trial());
+            // Where nothing could be tried, the facts alone count.
+            let checks = verdicts(&host, &Err(LoadError::NoObject));
             let check = checks.iter().find(|check| check.name == *name).unwrap();
             assert_eq!(check.verdict, *verdict, "{check:?}");
             assert!(check.found.contains(words), "{check:?}");
             if *verdict == Lacking && *name != "socket hooks" {
                 assert!(check.todo.is_some(), "says what to do: {check:?}");
             }
+        }
+    }
+
+    #[test]
+    fn programs_that_work_count_more_than_the_kernels_age() {
+        let mut host = good();
+        host.kernel = Some(Kernel(5, 14, 0));
+        host.socket_length_tracepoints = Some(false);
+        for check in verdicts(&host, &good_trial()) {
+            assert_ne!(check.verdict, Verdict::Lacking, "{check:?}");
         }
     }
 
