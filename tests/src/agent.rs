@@ -25,6 +25,7 @@ pub struct AgentBuilder {
     ledger: String,
     configuration: String,
     arguments: Vec<String>,
+    under: Vec<String>,
 }
 
 impl AgentBuilder {
@@ -54,6 +55,12 @@ impl AgentBuilder {
         self
     }
 
+    /// Starts it by a command that becomes it, as `prlimit` does: its words come before the program's.
+    pub fn under(mut self, command: &[&str]) -> Self {
+        self.under.extend(command.iter().map(|&word| word.to_owned()));
+        self
+    }
+
     /// Starts it and waits until it says that it is ready.
     pub fn start(self) -> Result<Agent> {
         let program = match (std::env::var_os("DBWARDEN_BIN"), self.program) {
@@ -77,20 +84,24 @@ impl AgentBuilder {
         );
         fs::write(&file, configuration)?;
 
-        let (process, ready) = launch(&program, folder.path(), &self.arguments)?;
+        let mut start = self.under;
+        start.push(program.display().to_string());
+        let (process, ready) = launch(&start, folder.path(), &self.arguments)?;
         let arguments = self.arguments;
-        let agent = Agent { process, program, arguments, control, folder };
+        let agent = Agent { process, program, start, arguments, control, folder };
         ready.with_context(|| format!("what dbwarden said:\n{}", agent.log()))?;
         Ok(agent)
     }
 }
 
 /// Starts it in its folder; with it, whether it has become ready.
-fn launch(program: &Path, folder: &Path, arguments: &[String]) -> Result<(Running, Result<()>)> {
+fn launch(start: &[String], folder: &Path, arguments: &[String]) -> Result<(Running, Result<()>)> {
+    let (first, rest) = start.split_first().context("nothing to start")?;
     let notify = Notify::listen(folder)?;
     let log = File::options().create(true).append(true).open(folder.join("log"))?;
-    let mut command = Command::new(program);
+    let mut command = Command::new(first);
     command
+        .args(rest)
         .args(["run", "--config"])
         .arg(folder.join("config.toml"))
         .args(arguments)
@@ -109,6 +120,8 @@ fn launch(program: &Path, folder: &Path, arguments: &[String]) -> Result<(Runnin
 pub struct Agent {
     process: Running,
     program: PathBuf,
+    /// The program, after what it is started under.
+    start: Vec<String>,
     arguments: Vec<String>,
     control: PathBuf,
     folder: TempDir,
@@ -212,7 +225,7 @@ impl Agent {
 
     /// Starts it anew where it was, after [`Self::stop`] or [`Self::kill`].
     pub fn start_again(&mut self) -> Result<()> {
-        let (process, ready) = launch(&self.program, self.folder.path(), &self.arguments)?;
+        let (process, ready) = launch(&self.start, self.folder.path(), &self.arguments)?;
         self.process = process;
         ready.with_context(|| format!("what dbwarden said:\n{}", self.log()))
     }

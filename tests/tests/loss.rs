@@ -258,3 +258,35 @@ fn under_load_a_stopped_agent_never_pairs_an_answer_with_another_request() -> Re
     assert_eq!((&seen[0]["rows"], &seen[0]["lost_bytes"]), (&1.into(), &0.into()));
     Ok(())
 }
+
+/// Nothing comes after the last bytes of a connection that could tell of their loss.
+#[test]
+fn what_is_lost_at_the_very_end_is_counted_to_the_byte() -> Result<()> {
+    need_root!();
+    let postgres = Postgres::builder().start()?;
+    let mut agent = Agent::builder().configuration(RING).start()?;
+    agent.await_server(postgres.port())?;
+    let connect = |n: usize| Wire::connect(&postgres, &format!("wire-{n}"));
+    let mut wires = (0..8).map(connect).collect::<Result<Vec<_>>>()?;
+    await_until("the connections", || Ok((total(&agent, "connections_open")? >= 8).then_some(())))?;
+    assert_eq!(total(&agent, "lost_bytes")?, 0);
+
+    agent.pause()?;
+    for wire in &mut wires {
+        wire.query(&format!("SELECT repeat('a', {}) /* fills the ring */", 1 << 20))?;
+        wire.query("SELECT 'unseen'")?;
+    }
+    // This one is over before anything of it is read.
+    postgres.psql(Via::Tcp, "SELECT repeat('b', 100000)")?;
+    drop(wires);
+    agent.resume()?;
+    await_until("the ends of all connections", || {
+        let open = total(&agent, "connections_open")?;
+        Ok((open == 0 && agent.status()?["stale"] == false).then_some(()))
+    })?;
+    let dropped = dropped_bytes(&agent)?;
+    assert!(dropped > 0);
+    assert_eq!(total(&agent, "lost_bytes")?, dropped);
+    println!("{dropped} bytes were dropped at the ends of 9 connections");
+    Ok(())
+}

@@ -1,6 +1,8 @@
 //! Which kernel hooks see the databases' bytes: chosen from what the kernel has and the operator wants.
 
-use std::{fmt, fs, path::Path};
+use std::{fmt, fs, io, path::Path};
+
+use super::LoadError;
 
 /// What is in use.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,15 +57,30 @@ pub const SYSCALLS: [(&str, &[&str]); 3] = [
 const TRACEFS: [&str; 2] = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
 
 /// Where tracefs is mounted.
-pub fn tracefs() -> Option<&'static Path> {
-    TRACEFS.into_iter().map(Path::new).find(|path| path.join("events").is_dir())
+///
+/// # Errors
+/// It is not mounted, or closed to this process.
+fn tracefs() -> Result<&'static Path, LoadError> {
+    let [usual, debugfs] = TRACEFS.map(Path::new);
+    match fs::read_dir(usual.join("events")) {
+        Ok(_) => Ok(usual),
+        Err(source) if source.kind() == io::ErrorKind::PermissionDenied => {
+            Err(LoadError::ClosedTracefs { path: usual, source })
+        }
+        Err(_) if debugfs.join("events").is_dir() => Ok(debugfs),
+        Err(_) => Err(LoadError::NoTracefs),
+    }
 }
 
 /// Offset of `ret` in the records of the `sys_exit_*` tracepoints, from their format file: it differs
 /// between kernels.
-pub fn syscall_ret_offset(tracefs: &Path) -> Option<u32> {
-    let format = fs::read_to_string(tracefs.join("events/syscalls/sys_exit_read/format")).ok()?;
-    ret_offset_in(&format)
+///
+/// # Errors
+/// The tracepoints of system calls are not there, or can't be looked at.
+pub fn syscall_ret_offset() -> Result<u32, LoadError> {
+    let format = tracefs()?.join("events/syscalls/sys_exit_read/format");
+    let format = fs::read_to_string(format).map_err(|_| LoadError::NoSyscallTracepoints)?;
+    ret_offset_in(&format).ok_or(LoadError::NoSyscallTracepoints)
 }
 
 fn ret_offset_in(format: &str) -> Option<u32> {

@@ -6,7 +6,9 @@ mod hooks;
 mod load;
 mod offsets;
 mod records;
+mod refusal;
 mod tls;
+mod trial;
 
 use std::{
     os::fd::{AsFd, BorrowedFd},
@@ -17,16 +19,22 @@ use aya::{
     Ebpf,
     maps::{Array, HashMap, MapData, MapError, PerCpuArray, RingBuf},
 };
-use dbwarden_common::{Counter, Drop as DropReason, ListenerKey, TRACKED_PROGRAM, Tracked};
+use dbwarden_common::{
+    Connection, Counter, Drop as DropReason, ListenerKey, TRACKED_PROGRAM, Tracked,
+};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::config::HookChoice;
+use crate::{
+    config::HookChoice,
+    event::{Extent, SocketId},
+};
 
 pub use self::{
     hooks::Hooks,
     load::{LoadError, object_bytes},
     records::{Connected, Control, DataRecord, Ends, Opened, RecordError},
     tls::{TlsLibrary, TlsProbeError},
+    trial::{Attached, Outcome, ProgramSet, Refused, Tried, trial},
 };
 
 /// A table of the kernel side could not be changed.
@@ -58,6 +66,7 @@ pub struct Capture {
     control: ControlRing,
     tracked: HashMap<MapData, u32, Tracked>,
     listeners: HashMap<MapData, ListenerKey, u32>,
+    connections: HashMap<MapData, u64, Connection>,
     counters: PerCpuArray<MapData, Counter>,
     quota: Array<MapData, u64>,
     asleep: Array<MapData, u32>,
@@ -112,6 +121,12 @@ impl Capture {
 
     pub fn unlisten(&mut self, netns: u32, port: u16) -> Result<(), TableError> {
         ignore_missing(self.listeners.remove(&ListenerKey { netns, port: port.into() }))
+    }
+
+    /// How far a connection has come, while the kernel side still knows it.
+    pub fn extent(&self, socket: SocketId) -> Option<Extent> {
+        let known = self.connections.get(&socket.sock, 0).ok()?;
+        (known.cookie == socket.cookie).then(|| records::extent(known.position, known.dropped))
     }
 
     /// Sets how many bytes an unverified server may still have copied.

@@ -14,9 +14,16 @@ pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 
 #[derive(Debug, thiserror::Error)]
 pub enum OffsetsError {
-    #[error("the kernel's type information {} cannot be read (CONFIG_DEBUG_INFO_BTF)", path.display())]
+    #[error(
+        "the kernel's type information {} cannot be read; run a kernel built with \
+         CONFIG_DEBUG_INFO_BTF=y, as distributions' kernels are, with /sys mounted",
+        path.display()
+    )]
     Unreadable { path: PathBuf, source: io::Error },
-    #[error("the kernel's type information {} is not in BTF's form", path.display())]
+    #[error(
+        "the kernel's type information {} is not in BTF's form; please report it with the kernel's version",
+        path.display()
+    )]
     Malformed { path: PathBuf, source: btf_rs::Error },
     #[error(
         "this kernel's `struct {structure}` has no field `{field}`: dbwarden does not know this kernel"

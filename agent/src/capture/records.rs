@@ -11,7 +11,9 @@ use std::{
 use bytemuck::AnyBitPattern;
 use dbwarden_common as abi;
 
-use crate::event::{BootTime, Chunk, Direction, Endpoint, Layer, ProcessEvent, SocketId};
+use crate::event::{
+    BootTime, Chunk, Direction, Endpoint, Extent, Layer, ProcessEvent, Reach, SocketId,
+};
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum RecordError {
@@ -41,8 +43,7 @@ pub enum Control<'a> {
         server: u32,
         /// False: the client will send no more, but the socket lives.
         gone: bool,
-        /// Bytes that could not be delivered, over all directions and layers.
-        dropped: u64,
+        extent: Extent,
     },
     Connected(Connected),
     /// A process listens on a port now.
@@ -157,7 +158,7 @@ pub fn control<'a>(bytes: &'a [u8], scratch: &'a mut Vec<u8>) -> Result<Control<
                 socket: SocketId { sock: close.sock, cookie: close.cookie },
                 server: close.server,
                 gone: close.reason != abi::END_OF_STREAM,
-                dropped: close.dropped.iter().flatten().fold(0, |sum, n| n.saturating_add(sum)),
+                extent: extent(close.position, close.dropped),
             }
         }
         abi::CLIENT => {
@@ -177,6 +178,15 @@ pub fn control<'a>(bytes: &'a [u8], scratch: &'a mut Vec<u8>) -> Result<Control<
         }
         kind => return Err(RecordError::UnknownKind(kind)),
     })
+}
+
+/// From the kernel side's arrays, which are by direction, then by layer.
+pub(super) fn extent(position: [[u64; 2]; 2], dropped: [[u64; 2]; 2]) -> Extent {
+    let reach = |direction: usize, layer: usize| Reach {
+        position: position[direction][layer],
+        dropped: dropped[direction][layer],
+    };
+    [[reach(0, 0), reach(0, 1)], [reach(1, 0), reach(1, 1)]]
 }
 
 fn read<T: AnyBitPattern>(what: &'static str, bytes: &[u8]) -> Result<T, RecordError> {

@@ -7,7 +7,10 @@ use aya::{
     programs::{ProgramError, UProbe, uprobe::UProbeScope},
 };
 
-use super::load::{LoadError, program};
+use super::{
+    load::{LoadError, program},
+    refusal::probe_explained,
+};
 
 /// A file with OpenSSL's functions: `libssl`, or a server that has it built in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,20 +26,10 @@ pub struct TlsLibrary {
 
 #[derive(Debug, thiserror::Error)]
 pub enum TlsProbeError {
-    #[error("`{symbol}` of {library} cannot be probed{}", hint(.source))]
-    Symbol { library: String, symbol: &'static str, source: Box<ProgramError> },
+    #[error("`{symbol}` of {library} cannot be probed{why}")]
+    Symbol { library: String, symbol: &'static str, why: String, source: Box<ProgramError> },
     #[error(transparent)]
     Load(#[from] LoadError),
-}
-
-/// What most often stands behind a refusal.
-fn hint(error: &ProgramError) -> &'static str {
-    let text = format!("{error:?}");
-    if text.contains("PermissionDenied") || text.contains("code: 13") {
-        ": not permitted; kernels from 6.16, and older ones with its fixes, want CAP_SYS_ADMIN for it"
-    } else {
-        ""
-    }
 }
 
 /// Program, symbol, and whether the library may lack it.
@@ -52,7 +45,7 @@ const PROBES: [(&str, &str, bool); 9] = [
     ("ssl_free", "SSL_free", false),
 ];
 
-const PROGRAMS: [&str; 5] =
+pub(super) const PROGRAMS: [&str; 5] =
     ["ssl_call", "ssl_call_ex", "ssl_read_return", "ssl_write_return", "ssl_free"];
 
 /// Which libraries are probed.
@@ -65,7 +58,7 @@ pub struct Probes {
 pub fn load(ebpf: &mut Ebpf) -> Result<(), LoadError> {
     for name in PROGRAMS {
         let probe: &mut UProbe = program(ebpf, name)?;
-        probe.load().map_err(|source| LoadError::Program { name, source: Box::new(source) })?;
+        probe.load().map_err(|source| LoadError::program(name, source))?;
     }
     Ok(())
 }
@@ -84,6 +77,7 @@ impl Probes {
                     return Err(TlsProbeError::Symbol {
                         library,
                         symbol,
+                        why: probe_explained(&source),
                         source: Box::new(source),
                     });
                 }

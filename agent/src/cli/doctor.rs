@@ -10,10 +10,12 @@ use super::{
     terminal::{self, Paint, Style, clean, left},
 };
 use crate::capture;
-use crate::doctor::{self, Check, Host, Verdict};
+use crate::doctor::{self, About, Check, Host, Verdict};
 
 pub fn doctor(common: &Common) -> Result<Answer> {
-    let checks = doctor::verdicts(&Host::of_this_machine(capture::object_bytes()));
+    let host = Host::of_this_machine(capture::object_bytes());
+    let trial = capture::trial(doctor::return_probe_danger().is_none());
+    let checks = doctor::verdicts(&host, &trial);
     let mut out = io::stdout().lock();
     match common.format() {
         Format::Json => {
@@ -29,12 +31,19 @@ pub fn doctor(common: &Common) -> Result<Answer> {
     Ok(if lacking { Answer::No } else { Answer::Done })
 }
 
+const PROGRAMS: &str = "The programs in the kernel, tried and taken off again";
+
 fn render(checks: &[Check], width: usize, paint: Paint) -> String {
     let name_width = checks.iter().map(|check| check.name.width()).max().unwrap_or(0);
     let indent = 9 + name_width + 2;
     let room = width.saturating_sub(indent).max(20);
     let mut text = String::new();
+    let mut about = About::Host;
     for check in checks {
+        if check.about != about {
+            about = check.about;
+            text += &format!("\n{}\n", paint.paint(Style::Dim, PROGRAMS));
+        }
         let (word, style) = match check.verdict {
             Verdict::Fine => ("ok", Style::Good),
             Verdict::Notable => ("note", Style::Warning),
@@ -87,11 +96,12 @@ fn folded(text: &str, width: usize) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Check, Paint, Verdict, render};
+    use super::{About, Check, Paint, Verdict, render};
 
     #[test]
     fn checks_as_people_see_them() {
         let check = |name, verdict, found: &str, cost: &str, todo: Option<&str>| Check {
+            about: About::Host,
             name,
             verdict,
             found: found.into(),
@@ -108,6 +118,7 @@ mod tests {
                 Some("mount -t tracefs tracefs /sys/kernel/tracing"),
             ),
             check("lockdown", Verdict::Unknown, "not readable", "", None),
+            check("ssl_call", Verdict::Fine, "TLS: accepted", "", None).of_programs(),
         ];
         let expected = "\
 ok       kernel    6.18.1
@@ -116,6 +127,9 @@ LACKING  tracefs   not mounted
                    → mount -t tracefs tracefs
                    /sys/kernel/tracing
 unknown  lockdown  not readable
+
+The programs in the kernel, tried and taken off again
+ok       ssl_call  TLS: accepted
 
 1 thing that capture needs is lacking (1 could not be looked at)
 ";

@@ -64,6 +64,9 @@ pub enum Command {
     /// Show health, coverage and losses of the running service
     Status,
     /// Check what this host and its kernel allow
+    ///
+    /// Loads the BPF programs, attaches those that cost nobody anything, and takes them off again; a
+    /// service that runs is not disturbed.
     Doctor,
     /// Check that the ledger is whole and unchanged; prove a row of it
     ///

@@ -1,10 +1,12 @@
 //! What capture needs of a host: facts gathered in one file, judged by pure functions in the other.
 
 mod host;
+mod programs;
 mod verdicts;
 
 pub use host::{CgroupLayout, Host, Kernel, Lockdown, Tracefs};
-pub use verdicts::{Check, Verdict, kills_on_return_probes, verdicts};
+pub use programs::Trial;
+pub use verdicts::{About, Check, Verdict, kills_on_return_probes, verdicts};
 
 /// Why return probes must not be attached on the running kernel, if so.
 pub fn return_probe_danger() -> Option<String> {

@@ -2,11 +2,16 @@
 
 use serde::Serialize;
 
-use super::{CgroupLayout, Host, Kernel, Lockdown, Tracefs};
+use super::{
+    CgroupLayout, Host, Kernel, Lockdown, Tracefs,
+    programs::{Trial, programs, works},
+};
+use crate::capture::ProgramSet;
 
 /// One thing that was looked at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Check {
+    pub about: About,
     pub name: &'static str,
     pub verdict: Verdict,
     /// What is there.
@@ -15,6 +20,14 @@ pub struct Check {
     pub cost: String,
     /// What to do about it.
     pub todo: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum About {
+    Host,
+    /// One of the BPF programs, which was tried.
+    Program,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -30,8 +43,15 @@ pub enum Verdict {
 }
 
 impl Check {
-    fn new(name: &'static str, verdict: Verdict, found: impl Into<String>) -> Self {
-        Self { name, verdict, found: found.into(), cost: String::new(), todo: None }
+    pub fn new(name: &'static str, verdict: Verdict, found: impl Into<String>) -> Self {
+        let found = found.into();
+        Self { about: About::Host, name, verdict, found, cost: String::new(), todo: None }
+    }
+
+    #[must_use]
+    pub fn of_programs(mut self) -> Self {
+        self.about = About::Program;
+        self
     }
 
     pub fn fine(name: &'static str, found: impl Into<String>) -> Self {
@@ -63,16 +83,19 @@ impl Check {
     }
 }
 
-/// All checks, what everything rests on first.
-pub fn verdicts(host: &Host) -> Vec<Check> {
-    vec![
+/// All checks, what everything rests on first, the programs last.
+pub fn verdicts(host: &Host, trial: &Trial) -> Vec<Check> {
+    let typed = works(trial, ProgramSet::TpBtf);
+    let syscalls = works(trial, ProgramSet::Syscalls);
+    let proven = typed == Some(true) || syscalls == Some(true);
+    let mut checks = vec![
         object(host),
-        kernel(host),
+        kernel(host, proven),
         btf(host),
         tracefs(host),
         lockdown(host),
         capabilities(host),
-        socket_hooks(host),
+        socket_hooks(host, typed, proven),
         tls_probes(host),
         pid_namespace(host),
         login_uid(host),
@@ -82,11 +105,14 @@ pub fn verdicts(host: &Host) -> Vec<Check> {
         unprivileged_bpf(host),
         perf_events(host),
         bpffs(),
-    ]
+    ];
+    checks.extend(programs(trial, host.root));
+    checks
 }
 
-/// `bpf_task_pt_regs`, without which a program can't read a system call's arguments on its exit.
-const PT_REGS: Kernel = Kernel(5, 15, 0);
+/// `bpf_loop`, by which the programs walk over a call's memory. Distributions bring it to older kernels:
+/// where the programs were tried, that counts.
+const OLDEST: Kernel = Kernel(5, 17, 0);
 /// The tracepoints on `sock_send_length` and `sock_recv_length`.
 const SOCKET_LENGTHS: Kernel = Kernel(6, 3, 0);
 /// BPF memory is charged to the cgroup and no longer to `RLIMIT_MEMLOCK`.
@@ -102,15 +128,16 @@ fn object(host: &Host) -> Check {
     }
 }
 
-fn kernel(host: &Host) -> Check {
+/// `proven`: one set of the programs for sockets works.
+fn kernel(host: &Host, proven: bool) -> Check {
     let name = "kernel";
     match host.kernel {
         None => {
             Check::unknown(name, format!("{:?} is no version that is understood", host.release))
         }
-        Some(kernel) if kernel < PT_REGS => Check::lacking(name, host.release.clone())
-            .costs("the programs read system call arguments in a way that 5.15 brought")
-            .todo("run a kernel from 5.15 on; one from 6.3 on is best"),
+        Some(kernel) if kernel < OLDEST && !proven => Check::lacking(name, host.release.clone())
+            .costs("the programs walk over a call's memory in a way that 5.17 brought")
+            .todo("run a kernel from 5.17 on; one from 6.3 on is best"),
         Some(_) => Check::fine(name, host.release.clone()),
     }
 }
@@ -127,16 +154,20 @@ fn btf(host: &Host) -> Check {
 
 fn tracefs(host: &Host) -> Check {
     let name = "tracefs";
-    let cost = "process and TLS probes are attached through it";
-    match host.tracefs {
-        Tracefs::Mounted => Check::fine(name, "mounted"),
-        Tracefs::NotMounted => Check::lacking(name, "not mounted")
-            .costs(cost)
-            .todo("mount -t tracefs tracefs /sys/kernel/tracing"),
-        Tracefs::Absent => Check::lacking(name, "this kernel has none")
-            .costs(cost)
-            .todo("run a kernel built with CONFIG_FTRACE=y and CONFIG_BPF_EVENTS=y"),
-    }
+    let (found, todo) = match host.tracefs {
+        Tracefs::Mounted => return Check::fine(name, "mounted"),
+        Tracefs::NotMounted => ("not mounted", "mount -t tracefs tracefs /sys/kernel/tracing"),
+        Tracefs::Absent => (
+            "this kernel has none",
+            "run a kernel built with CONFIG_FTRACE=y and CONFIG_BPF_EVENTS=y",
+        ),
+    };
+    let check = match host.socket_length_tracepoints {
+        Some(true) => Check::notable(name, found)
+            .costs("only the hooks on system calls, which this kernel does not need, want it"),
+        _ => Check::lacking(name, found).costs("the hooks on system calls are attached through it"),
+    };
+    check.todo(todo)
 }
 
 fn lockdown(host: &Host) -> Check {
@@ -191,13 +222,19 @@ fn capabilities(host: &Host) -> Check {
     check.costs("nothing can be captured without them")
 }
 
-fn socket_hooks(host: &Host) -> Check {
+/// `typed`: whether the better programs work, where that could be tried.
+fn socket_hooks(host: &Host, typed: Option<bool>, proven: bool) -> Check {
     let name = "socket hooks";
     let on_fallback = "about 50 ns on every system call of the host, and more on databases'";
     match (host.socket_length_tracepoints, host.kernel) {
+        (Some(true), _) if typed == Some(false) => {
+            Check::notable(name, "system call exits: the better programs are refused, see below")
+                .costs(on_fallback)
+                .todo("please report the verifier's words with the kernel's version")
+        }
         (Some(true), _) => Check::fine(name, "tp_btf on sock_send_length and sock_recv_length")
             .costs("costs nothing where no database is"),
-        (_, Some(kernel)) if kernel < PT_REGS => {
+        (_, Some(kernel)) if kernel < OLDEST && !proven => {
             Check::lacking(name, "neither set of hooks works on this kernel")
         }
         (Some(false), Some(kernel)) if kernel >= SOCKET_LENGTHS => {
@@ -333,7 +370,10 @@ fn bpffs() -> Check {
 #[cfg(test)]
 mod tests {
     use super::{Verdict, verdicts};
-    use crate::doctor::{CgroupLayout, Host, Kernel, Lockdown, Tracefs};
+    use crate::{
+        capture::{Attached, LoadError, Outcome, ProgramSet, Refused, Tried},
+        doctor::{CgroupLayout, Host, Kernel, Lockdown, Tracefs, Trial},
+    };
 
     /// Debian 13 with everything in place.
     fn good() -> Host {
@@ -357,9 +397,21 @@ mod tests {
         }
     }
 
+    /// Both sets of hooks and the TLS probes.
+    fn good_trial() -> Trial {
+        let accepted = |set| Tried {
+            name: "probe",
+            set,
+            outcome: Outcome::Accepted { instructions: Some(800), attached: Attached::Yes },
+        };
+        Ok([ProgramSet::Lives, ProgramSet::TpBtf, ProgramSet::Syscalls, ProgramSet::Tls]
+            .map(accepted)
+            .into())
+    }
+
     #[test]
     fn a_good_host_lacks_nothing() {
-        for check in verdicts(&good()) {
+        for check in verdicts(&good(), &good_trial()) {
             assert_eq!(check.verdict, Verdict::Fine, "{check:?}");
             assert_eq!(check.todo, None, "{check:?}");
         }
@@ -377,8 +429,17 @@ mod tests {
             (|h| h.kernel = Some(Kernel(5, 10, 0)), "kernel", Lacking, "6.12"),
             (|h| h.kernel = None, "kernel", Unknown, "no version"),
             (|h| h.btf_bytes = 0, "BTF", Lacking, "absent"),
-            (|h| h.tracefs = Tracefs::NotMounted, "tracefs", Lacking, "not mounted"),
-            (|h| h.tracefs = Tracefs::Absent, "tracefs", Lacking, "has none"),
+            (|h| h.tracefs = Tracefs::NotMounted, "tracefs", Notable, "not mounted"),
+            (|h| h.tracefs = Tracefs::Absent, "tracefs", Notable, "has none"),
+            (
+                |h| {
+                    h.tracefs = Tracefs::NotMounted;
+                    h.socket_length_tracepoints = Some(false);
+                },
+                "tracefs",
+                Lacking,
+                "not mounted",
+            ),
             (|h| h.lockdown = Some(Lockdown::Integrity), "lockdown", Fine, "integrity"),
             (
                 |h| h.lockdown = Some(Lockdown::Confidentiality),
@@ -444,7 +505,8 @@ mod tests {
         for (change, name, verdict, words) in cases {
             let mut host = good();
             change(&mut host);
-            let checks = verdicts(&host);
+            // Where nothing could be tried, the facts alone count.
+            let checks = verdicts(&host, &Err(LoadError::NoObject));
             let check = checks.iter().find(|check| check.name == *name).unwrap();
             assert_eq!(check.verdict, *verdict, "{check:?}");
             assert!(check.found.contains(words), "{check:?}");
@@ -455,9 +517,32 @@ mod tests {
     }
 
     #[test]
+    fn programs_that_work_count_more_than_the_kernels_age() {
+        let mut host = good();
+        host.kernel = Some(Kernel(5, 14, 0));
+        host.socket_length_tracepoints = Some(false);
+        for check in verdicts(&host, &good_trial()) {
+            assert_ne!(check.verdict, Verdict::Lacking, "{check:?}");
+        }
+    }
+
+    #[test]
+    fn programs_that_are_refused_count_more_than_names_in_btf() {
+        let mut trial = good_trial();
+        for tried in trial.iter_mut().flatten().filter(|tried| tried.set == ProgramSet::TpBtf) {
+            let why = "the verifier says: no".to_owned();
+            tried.outcome = Outcome::Refused(Refused { why, for_lack_of_rights: false });
+        }
+        let checks = verdicts(&good(), &trial);
+        let hooks = checks.iter().find(|check| check.name == "socket hooks").unwrap();
+        assert_eq!(hooks.verdict, Verdict::Notable, "{hooks:?}");
+        assert!(hooks.found.contains("system call exits"), "{hooks:?}");
+    }
+
+    #[test]
     fn this_machine_can_be_judged() {
-        let checks = verdicts(&Host::of_this_machine(1));
-        assert_eq!(checks.len(), verdicts(&good()).len());
+        let checks = verdicts(&Host::of_this_machine(1), &good_trial());
+        assert_eq!(checks.len(), verdicts(&good(), &good_trial()).len());
         assert!(
             checks.iter().any(|check| check.name == "kernel" && check.verdict != Verdict::Unknown)
         );

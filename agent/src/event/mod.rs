@@ -19,5 +19,5 @@ pub use record::{Entry, Occurrence, OccurrenceKind, Record};
 pub use session::{SessionEvent, SyncLoss};
 pub use shown::Shown;
 pub use statement::{Outcome, Parameter, Statement, StatementKind, Tag, TransactionStatus};
-pub use stream::{Chunk, Direction, Layer, Piece};
+pub use stream::{Chunk, Direction, Extent, Layer, Piece, Reach};
 pub use time::{BootTime, Clock, WallTime};

@@ -40,6 +40,18 @@ pub struct Chunk<'a> {
     pub dropped_total: u64,
 }
 
+/// How far one direction of one layer has come, as the kernel side counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reach {
+    /// Where the next byte would stand.
+    pub position: u64,
+    /// Bytes before it that could not be delivered.
+    pub dropped: u64,
+}
+
+/// How far a connection has come: by direction (request, response), then by layer (socket, TLS).
+pub type Extent = [[Reach; 2]; 2];
+
 /// What a protocol session is fed, in order and without overlap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Piece<'a> {

@@ -16,7 +16,10 @@ use crate::{
     capture::{Connected, DataRecord, Ends, Opened},
     control::{Hub, Totals},
     discovery::Residents,
-    event::{BootTime, Client, Clock, ConnectionId, Endpoint, Origin, ProcessEvent, SocketId},
+    event::{
+        BootTime, Client, Clock, ConnectionId, Endpoint, Extent, Origin, Piece, ProcessEvent,
+        SocketId,
+    },
     identity::{Peer, ProcessTable},
     protocol::postgres::{Title, cluster_name},
     stream::Assembler,
@@ -59,6 +62,8 @@ struct Connection {
     pid: u32,
     assembler: Assembler,
     dialogue: Dialogue,
+    /// How far it has come, once the kernel has told of its end.
+    extent: Option<Extent>,
 }
 
 /// Connections of one server.
@@ -230,8 +235,12 @@ impl Connections {
         self.shared.totals.connections += 1;
         self.by_pid.entry(pid).or_default().push(socket);
         self.by_address.insert(socket.sock, socket);
-        let connection =
-            Connection { pid, assembler: Assembler::default(), dialogue: Dialogue::new(profile) };
+        let connection = Connection {
+            pid,
+            assembler: Assembler::default(),
+            dialogue: Dialogue::new(profile),
+            extent: None,
+        };
         self.open.insert(socket, connection);
     }
 
@@ -257,7 +266,10 @@ impl Connections {
     }
 
     /// The kernel says that a socket is gone.
-    pub fn closed(&mut self, socket: SocketId) {
+    pub fn closed(&mut self, socket: SocketId, extent: Extent) {
+        if let Some(connection) = self.open.get_mut(&socket) {
+            connection.extent = Some(extent);
+        }
         self.ends.push(socket);
     }
 
@@ -282,6 +294,17 @@ impl Connections {
         std::mem::take(&mut self.ends)
     }
 
+    /// Finds out how far those have come whose process has ended: the kernel tells of the end of a unix
+    /// socket nowhere, and of a TCP socket's a little later.
+    pub fn measure(&mut self, ends: &[SocketId], known: impl Fn(SocketId) -> Option<Extent>) {
+        for socket in ends {
+            if let Some(connection) = self.open.get_mut(socket) {
+                connection.extent = connection.extent.or_else(|| known(*socket));
+            }
+        }
+    }
+
+    /// Ends connections whose last bytes have been read.
     pub fn end(&mut self, ends: Vec<SocketId>, at: BootTime) {
         for socket in ends {
             if let Some(connection) = self.remove(socket) {
@@ -342,10 +365,14 @@ impl Connections {
 
 impl Connection {
     fn finish(mut self, shared: &mut Shared, at: BootTime) {
-        let Self { dialogue, assembler, .. } = &mut self;
-        assembler.flush(at, &mut |direction, layer, at, piece| {
+        let Self { dialogue, assembler, extent, .. } = &mut self;
+        let mut sink = |direction, layer, at, piece: Piece<'_>| {
             dialogue.take(shared, direction, layer, at, piece);
-        });
+        };
+        match extent {
+            Some(extent) => assembler.end(at, extent, &mut sink),
+            None => assembler.flush(at, &mut sink),
+        }
         dialogue.end(shared, at);
     }
 }

@@ -106,7 +106,7 @@ impl Dialogue {
 
         let skipped = stats.skipped_bytes.saturating_sub(self.skipped_bytes);
         self.skipped_bytes = stats.skipped_bytes;
-        let is_ciphertext = self.profile.is_encrypted() && !self.plaintext.contains(&true);
+        let is_ciphertext = self.is_dark();
         let (blind_bytes, skipped_bytes) = if is_ciphertext { (skipped, 0) } else { (0, skipped) };
         let tally = Tally { blind_bytes, skipped_bytes, ..Tally::default() };
         self.profile.server.coverage.add(&tally);
@@ -116,12 +116,14 @@ impl Dialogue {
         }
     }
 
+    /// Encrypted, and nothing of it readable so far.
+    fn is_dark(&self) -> bool {
+        self.profile.is_encrypted() && !self.plaintext.contains(&true)
+    }
+
     /// Cheap enough to be asked after each call: is it time to `settle`?
     pub fn may_be_blind(&self) -> bool {
-        !self.blind
-            && self.profile.is_encrypted()
-            && !self.plaintext.contains(&true)
-            && self.session.stats().skipped_bytes > BLIND_AFTER
+        !self.blind && self.is_dark() && self.session.stats().skipped_bytes > BLIND_AFTER
     }
 
     fn found_blind(&mut self, shared: &mut Shared, at: BootTime) {
@@ -145,6 +147,10 @@ impl Dialogue {
         let mut listener = Listener { profile, tally, opened, shared, at };
         session.close(at, &mut |event| listener.hear(event));
         self.settle(shared, at);
+        // One that was too short to be sure of is one all the same.
+        if !self.blind && self.is_dark() && self.session.stats().skipped_bytes > 0 {
+            self.found_blind(shared, at);
+        }
         let mut row = connection_row(shared, &mut self.profile, at, "closed");
         row.counts = self.tally.counts();
         shared.outbox.push(Entry::Occurrence(row));

@@ -186,6 +186,11 @@ impl State {
             }
             control += capture.control().drain(|record| self.control(record));
         }
+        if !ends.is_empty() {
+            self.connections.measure(&ends, |socket| capture.extent(socket));
+            // One that isn't known any more has been told of by now.
+            control += capture.control().drain(|record| self.control(record));
+        }
         self.connections.end(ends, now());
         self.connections.shared.outbox.flush();
         self.data_peak = self.data_peak.max(data.bytes);
@@ -219,7 +224,9 @@ impl State {
             Ok(Control::Opened(opened)) => {
                 self.servers.outbound(&opened, self.connections.shared.clock)
             }
-            Ok(Control::Closed { socket, gone: true, .. }) => self.connections.closed(socket),
+            Ok(Control::Closed { socket, gone: true, extent, .. }) => {
+                self.connections.closed(socket, extent);
+            }
             // The client says no more; the socket's owner will follow.
             Ok(Control::Closed { .. }) => {}
             Ok(Control::Connected(connected)) => self.connections.connected(connected),

@@ -1,6 +1,6 @@
 //! The assembler: both directions and both layers of one connection, within one byte budget.
 
-use crate::event::{BootTime, Chunk, Direction, Layer, Piece};
+use crate::event::{BootTime, Chunk, Direction, Extent, Layer, Piece, Reach};
 
 /// What one connection may hold back, and for how long.
 #[derive(Clone, Copy, Debug)]
@@ -143,6 +143,22 @@ impl Assembler {
         }
     }
 
+    /// The connection has ended, and has come so far: what was lost after the last chunk is a gap too.
+    pub fn end(&mut self, now: BootTime, extent: &Extent, sink: &mut Sink<'_>) {
+        for (flow, reach) in self.flows.iter_mut().zip(by_flow(extent)) {
+            flow.dropped_total = flow.dropped_total.max(reach.dropped);
+        }
+        self.flush(now, sink);
+        let [_, _, tls_request, tls_response] = &self.flows;
+        // Below TLS there is only ciphertext.
+        let hidden = [tls_request.started, tls_response.started, false, false];
+        for ((flow, reach), hidden) in self.flows.iter_mut().zip(by_flow(extent)).zip(hidden) {
+            if reach.position > flow.next && !hidden {
+                flow.gap(reach.position, now, &mut self.stats, sink);
+            }
+        }
+    }
+
     /// Gives up every hole: the connection has ended.
     pub fn flush(&mut self, now: BootTime, sink: &mut Sink<'_>) {
         for flow in &mut self.flows {
@@ -157,6 +173,11 @@ impl Default for Assembler {
     fn default() -> Assembler {
         Assembler::new(Limits::default())
     }
+}
+
+/// In the order of [`Assembler::flows`].
+fn by_flow(&[[request, tls_request], [response, tls_response]]: &Extent) -> [Reach; 4] {
+    [request, response, tls_request, tls_response]
 }
 
 /// How many bytes of the stream a chunk stands for.

@@ -1,7 +1,7 @@
 //! The cases of the assembler.
 
 use super::{Assembler, Limits};
-use crate::event::{BootTime, Chunk, Direction, Layer, Piece};
+use crate::event::{BootTime, Chunk, Direction, Extent, Layer, Piece, Reach};
 
 /// A chunk of the request direction: position, bytes, call length, offset in the call, dropped.
 type Row = (u64, &'static [u8], u32, u32, u64);
@@ -133,4 +133,46 @@ fn ciphertext_below_plaintext_is_ignored() {
     push(Layer::Socket, (5, b"cipher", 6, 0, 0));
     assert_eq!(pieces, "startplain");
     assert_eq!(assembler.stats().ciphertext_bytes, 6);
+}
+
+#[test]
+fn what_was_lost_after_the_last_chunk_is_a_gap() {
+    let check = |rows: &[Row], position: u64, dropped: u64, expected: &str, lost_bytes: u64| {
+        let mut assembler = Assembler::default();
+        let mut pieces = String::new();
+        for row in rows {
+            assembler.push(chunk(*row), &mut |_, _, _, piece| show(&mut pieces, piece));
+        }
+        let mut extent = Extent::default();
+        extent[0][0] = Reach { position, dropped };
+        assembler.end(BootTime(0), &extent, &mut |_, _, _, piece| show(&mut pieces, piece));
+        assert_eq!(pieces, expected, "{rows:?} up to {position}");
+        assert_eq!(assembler.stats().lost_bytes, lost_bytes, "{rows:?} up to {position}");
+        // All of it has been told.
+        assembler.flush(BootTime(0), &mut |_, _, _, piece| panic!("{piece:?}"));
+    };
+    check(&[(0, b"ab", 2, 0, 0)], 2, 0, "ab", 0);
+    check(&[(0, b"ab", 2, 0, 0)], 7, 5, "ab<5,5>", 5);
+    // The end of the last call was lost, or left out by budget.
+    check(&[(0, b"ab", 6, 0, 0)], 6, 4, "ab<4,4>", 4);
+    check(&[(0, b"ab", 6, 0, 0)], 6, 0, "ab<4,0>", 0);
+    check(&[(0, b"ab", 6, 0, 0)], 9, 3, "ab<4,3><3,0>", 3);
+    // Nothing was delivered at all, or nothing was said.
+    check(&[], 9, 9, "<9,9>", 9);
+    check(&[], 0, 0, "", 0);
+    // What waited for its turn still comes first.
+    check(&[(0, b"ab", 2, 0, 0), (4, b"ef", 2, 0, 0)], 8, 4, "ab<2,2>ef<2,2>", 4);
+}
+
+#[test]
+fn ciphertext_below_tls_is_not_lost_at_the_end() {
+    let mut assembler = Assembler::default();
+    let mut pieces = String::new();
+    let mut plain = chunk((0, b"ab", 2, 0, 0));
+    plain.layer = Layer::Tls;
+    assembler.push(plain, &mut |_, _, _, piece| show(&mut pieces, piece));
+    let end = |position| Reach { position, dropped: 0 };
+    let extent = [[end(500), end(2)], Default::default()];
+    assembler.end(BootTime(0), &extent, &mut |_, _, _, piece| show(&mut pieces, piece));
+    assert_eq!(pieces, "ab");
 }

@@ -114,7 +114,8 @@ impl Seen {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         match record {
             Control::Opened(opened) => self.opened.push(*opened),
-            Control::Closed { socket, gone, dropped, .. } => {
+            Control::Closed { socket, gone, extent, .. } => {
+                let dropped = extent.as_flattened().iter().map(|reach| reach.dropped).sum();
                 self.closed.push((socket, gone, dropped));
             }
             Control::Connected(client) => self.clients.push((client.pid, client.ends.local.1)),

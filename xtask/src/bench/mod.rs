@@ -1,6 +1,7 @@
 //! Benchmarks: ratios against a baseline and a peer, measured in the same run.
 
 mod cost;
+mod decode;
 mod figures;
 mod host;
 mod neighbour;
@@ -35,6 +36,10 @@ enum Subject {
     Neighbour(Plan),
     /// What knowing a statement's facts costs: parsed and found again, beside pg_query and sqlparser
     Statement(Plan),
+    /// What decoding a PostgreSQL statement costs: of recorded connections and of pgbench's
+    ///
+    /// Needs neither root nor a server.
+    Decode(Plan),
 }
 
 /// How much is measured, and how it is told.
@@ -90,31 +95,23 @@ struct Target {
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    let (plan, subject, reports) = match &args.subject {
+    match &args.subject {
         Subject::Observe(plan) => {
-            let agent = observer()?;
-            (plan, "observe", vec![observe::run(plan, &agent)?, neighbour::run(plan, &agent)?])
+            let agent = release_agent()?;
+            let reports = [observe::run(plan, &agent)?, neighbour::run(plan, &agent)?];
+            tell_all(plan, "observe", &reports)
         }
-        Subject::Neighbour(plan) => (plan, "neighbour", vec![neighbour::run(plan, &observer()?)?]),
-        Subject::Statement(plan) => (plan, "statement", vec![statement::run(plan)?]),
-    };
-    let style = plan.style();
-    println!("\n{}", host::facts(style)?);
-    for report in &reports {
-        println!("{}", report.text);
+        Subject::Neighbour(plan) => {
+            let report = neighbour::run(plan, &release_agent()?)?;
+            tell_all(plan, "neighbour", &[report])
+        }
+        Subject::Statement(plan) => tell_all(plan, "statement", &[statement::run(plan)?]),
+        Subject::Decode(plan) => tell_all(plan, "decode", &[decode::run(plan)?]),
     }
-    let targets: Vec<&Target> = reports.iter().flat_map(|report| &report.targets).collect();
-    println!("{}", verdicts(&targets, style));
-    println!("{}", style.code(&plan.command(subject)));
-    let n_missed = targets.iter().filter(|target| !target.met).count();
-    if plan.check && n_missed > 0 {
-        bail!("{n_missed} of {} targets missed", targets.len());
-    }
-    Ok(())
 }
 
-/// The release build of the agent, with the programs that it loads; that takes root.
-fn observer() -> Result<PathBuf> {
+/// Sets up and builds; an error where nobody could load its programs.
+fn release_agent() -> Result<PathBuf> {
     if !is_root() {
         bail!(
             "loading BPF programs needs root: run `cargo xtask bench` as root, with the cargo that \
@@ -125,6 +122,25 @@ fn observer() -> Result<PathBuf> {
     let mut steps = Steps::new(setup::STEPS + build::STEPS)?;
     let toolchain = setup::all(&mut steps)?;
     Ok(build::build(&mut steps, &toolchain, true)?.agent)
+}
+
+/// The machine, the figures, how they stand against the targets, and how to repeat them.
+fn tell_all(plan: &Plan, subject: &str, reports: &[Report]) -> Result<()> {
+    let style = plan.style();
+    println!("\n{}", host::facts(style)?);
+    for report in reports {
+        println!("{}", report.text);
+    }
+    let targets: Vec<&Target> = reports.iter().flat_map(|report| &report.targets).collect();
+    if !targets.is_empty() {
+        println!("{}", verdicts(&targets, style));
+    }
+    println!("{}", style.code(&plan.command(subject)));
+    let n_missed = targets.iter().filter(|target| !target.met).count();
+    if plan.check && n_missed > 0 {
+        bail!("{n_missed} of {} targets missed", targets.len());
+    }
+    Ok(())
 }
 
 fn verdicts(targets: &[&Target], style: Style) -> String {
