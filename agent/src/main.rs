@@ -13,6 +13,8 @@ fn main() -> ExitCode {
         Command::Watch(watch) => cli::watch(common, watch),
         Command::Status => cli::status(common),
         Command::Doctor => cli::doctor(common),
+        Command::Verify(verify) => cli::verify(common, verify),
+        Command::Keys(keys) => cli::keys(common, keys),
     };
     cli::exit(outcome)
 }

@@ -1,10 +1,12 @@
 //! The command line: one file a subcommand, and what their results mean as exit codes.
 
 mod doctor;
+mod keys;
 mod run;
 mod status;
 mod table;
 mod terminal;
+mod verify;
 mod watch;
 
 use std::{io, io::IsTerminal, path::PathBuf, process::ExitCode};
@@ -12,13 +14,16 @@ use std::{io, io::IsTerminal, path::PathBuf, process::ExitCode};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use doctor::doctor;
+pub use keys::{KeysArguments, keys};
 pub use run::{Run, run};
 pub use status::status;
+pub use verify::{Verify, verify};
 pub use watch::{Watch, watch};
 
 use crate::{
     config,
     control::{AccessError, BindError, ClientError, LockError},
+    ledger::{keys::KeysError, verify::VerifyError},
 };
 
 /// Sees every statement that reaches the databases of this host, and who really sent it.
@@ -58,6 +63,17 @@ pub enum Command {
     Status,
     /// Check what this host and its kernel allow
     Doctor,
+    /// Check that the ledger is whole and unchanged; prove a row of it
+    ///
+    /// Needs no service. Exits with 1 if anything in the ledger isn't what was signed, and names the
+    /// segment, the row and the reason. What a crash tore off before it was signed is told apart.
+    ///
+    /// Whoever owns this host owns its keys too, and can put the whole host back to an earlier state:
+    /// only a checkpoint (`log/checkpoint` in the ledger) or a public key that is kept on another
+    /// machine can show that.
+    Verify(Box<Verify>),
+    /// Show or rotate the key that signs the ledger
+    Keys(KeysArguments),
 }
 
 impl Common {
@@ -77,6 +93,11 @@ pub enum Answer {
     No,
 }
 
+/// What was typed can't be meant.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct UsageError(String);
+
 /// Tells what went wrong, and says it to scripts too: 0 done, 1 the answer is no, 2 usage or
 /// configuration, 3 the service can't be reached.
 pub fn exit(outcome: anyhow::Result<Answer>) -> ExitCode {
@@ -94,6 +115,9 @@ pub fn exit(outcome: anyhow::Result<Answer>) -> ExitCode {
 
 fn code(error: &anyhow::Error) -> u8 {
     if error.is::<config::Error>()
+        || error.is::<UsageError>()
+        || error.is::<VerifyError>()
+        || error.is::<KeysError>()
         || error.is::<LockError>()
         || error.is::<AccessError>()
         || error.is::<BindError>()

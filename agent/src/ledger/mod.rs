@@ -1,20 +1,32 @@
 //! Keeps every statement: what is appended, sealed, proven and found again.
 
+pub mod blocks;
 pub mod canonical;
 pub mod checkpoint;
 pub mod columns;
+pub mod copies;
+mod durable;
 mod encoder;
+pub mod entry;
+pub mod keys;
 pub mod layout;
 pub mod log;
 pub mod merkle;
 pub mod note;
+pub mod prove;
+pub mod root_log;
 #[cfg(test)]
 mod samples;
 pub mod schema;
 pub mod seal;
 mod store;
+pub mod trail;
+pub mod verify;
 mod witness;
 
 pub use canonical::Literals;
 pub use store::{Appended, CloseError, Ledger, LedgerStatus, OpenError, Options};
 pub use witness::{Removal, SealedSegment, Unproven, Witness, WitnessError};
+
+/// Where the service keeps its ledger.
+pub const DEFAULT_FOLDER: &str = "/var/lib/dbwarden/ledger";

@@ -167,6 +167,20 @@ impl Note {
         self.signatures.len()
     }
 
+    /// The first of several notes that stand one after another, and what follows it.
+    pub fn first_of(notes: &str) -> Option<(Self, &str)> {
+        let signatures = notes.find("\n\n— ")? + 2;
+        let mut end = signatures;
+        for line in notes[signatures..].split_inclusive('\n') {
+            if !line.starts_with("— ") {
+                break;
+            }
+            end += line.len();
+        }
+        let (first, rest) = notes.split_at_checked(end)?;
+        Some((first.parse().ok()?, rest))
+    }
+
     /// The text, if one of `keys` has signed it and none of them seems to but hasn't. Signatures of
     /// others, as of witnesses, don't count.
     pub fn verified(&self, keys: &[&PublicKey]) -> Result<&str, NoteError> {
@@ -206,7 +220,7 @@ impl FromStr for Note {
 
 impl fmt::Display for Note {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}\n", self.text)?;
+        writeln!(f, "{}", self.text)?;
         self.signatures.iter().try_for_each(|signature| writeln!(f, "{signature}"))
     }
 }

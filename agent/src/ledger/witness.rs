@@ -2,7 +2,7 @@
 
 use std::{error::Error, path::PathBuf};
 
-use super::{checkpoint::OpenSegment, merkle::Hash};
+use super::{blocks::Block, checkpoint::OpenSegment, merkle::Hash};
 use crate::event::WallTime;
 
 /// Why something could not be proven. Storage says so in its status, keeps what it would have removed,
@@ -34,8 +34,10 @@ pub struct SealedSegment {
     /// Of the rows' times; that of sealing, both, in a segment without rows.
     pub first_time: WallTime,
     pub last_time: WallTime,
-    /// Over the rows in the order of the file.
+    /// Over the rows in the order of the file, as are the blocks: both are what
+    /// [`RowHasher`](super::blocks::RowHasher) makes of their leaf hashes.
     pub root: Hash,
+    pub blocks: Vec<Block>,
     pub file_size: u64,
     pub file_sha256: Hash,
     /// The head of the chain of the log that it was made from.

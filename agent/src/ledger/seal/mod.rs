@@ -18,11 +18,12 @@ use self::{
     rows::{DefinitionSource, RowSource},
 };
 use super::{
+    blocks::RowHasher,
     canonical::{self, GroupHash},
     columns::{BatchBuilder, BuildError},
     layout::{self, Layout},
     log::{NO_FACTS, ScanError, Scanner, Trust},
-    merkle::{self, RootHasher},
+    merkle,
     witness::SealedSegment,
 };
 use crate::event::WallTime;
@@ -79,8 +80,8 @@ fn write(
     while sorter.gather()? {
         writer.write(&sorter.builder.finish()?)?;
     }
-    let root = sorter.root.root();
-    let written = writer.finish(root)?;
+    let hashes = sorter.hasher.finish();
+    let written = writer.finish(hashes.root)?;
     let path = layout.segment(number, first_time, last_time);
     fs::rename(unfinished, &path)?;
     layout::sync_parent(&path)?;
@@ -90,7 +91,8 @@ fn write(
         n_rows,
         first_time,
         last_time,
-        root,
+        root: hashes.root,
+        blocks: hashes.blocks,
         file_size: written.size,
         file_sha256: written.sha256,
         chain: scanner.chain(),
@@ -101,7 +103,7 @@ fn write(
 struct Sorter {
     rows: RowSource,
     builder: BatchBuilder,
-    root: RootHasher,
+    hasher: RowHasher,
     origins: Definitions,
     facts: Definitions,
     row_bytes: Vec<u8>,
@@ -112,7 +114,7 @@ impl Sorter {
         Ok(Self {
             rows: RowSource::open(log, order.rows)?,
             builder: BatchBuilder::new(),
-            root: RootHasher::default(),
+            hasher: RowHasher::default(),
             origins: Definitions::of(DefinitionSource::open(log, order.origins)?),
             facts: Definitions::of(DefinitionSource::open(log, order.facts)?),
             row_bytes: Vec::new(),
@@ -132,7 +134,7 @@ impl Sorter {
             builder.row(origin.place, facts.place, row.group)?;
             built_bytes += origin.len + facts.len + row.group.len();
             canonical::row_bytes(&origin.hash, &facts.hash, row.group, &mut self.row_bytes);
-            self.root.push(merkle::leaf_hash(&self.row_bytes));
+            self.hasher.push(merkle::leaf_hash(&self.row_bytes));
         }
         Ok(self.builder.n_rows() > 0)
     }
