@@ -76,7 +76,7 @@ pub enum Command {
     /// Whoever owns this host owns its keys too, and can put the whole host back to an earlier state:
     /// only a checkpoint (`log/checkpoint` in the ledger) or a public key that is kept on another
     /// machine can show that.
-    Verify(Verify),
+    Verify(Box<Verify>),
     /// Show or rotate the key that signs the ledger
     Keys(KeysArguments),
     /// Parse statements for the service, which starts this itself

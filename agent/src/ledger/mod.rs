@@ -4,6 +4,7 @@ pub mod blocks;
 pub mod canonical;
 pub mod checkpoint;
 pub mod columns;
+pub mod copies;
 mod durable;
 mod encoder;
 pub mod entry;

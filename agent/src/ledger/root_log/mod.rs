@@ -31,7 +31,7 @@ use super::{
     durable::{self, Appended},
     entry::{Entry, EntryError, History, Loss, Removal, Segment},
     keys::{Keys, KeysError},
-    note::{Note, PublicKey, SecretKey},
+    note::{Note, SecretKey},
     trail::Trail,
 };
 use crate::event::WallTime;
@@ -81,7 +81,7 @@ pub enum Offence {
     #[error("the entries aren't those that were signed")]
     Root,
     #[error("it was signed with another key ({0})")]
-    Key(PublicKey),
+    Key(String),
 }
 
 /// Continues the root log of one ledger; no other process does so at the same time.
@@ -302,7 +302,7 @@ fn adopt_key(keys: &mut Keys, found: &Found) -> Result<(), Result<RootLogError, 
     if next.is_some_and(|next| next.public() == signer) {
         return keys.take_next().map_err(|error| Ok(error.into()));
     }
-    Err(Err(Offence::Key(signer.clone())))
+    Err(Err(Offence::Key(signer.to_string())))
 }
 
 fn lock(folder: &Path) -> Result<File, RootLogError> {

@@ -32,7 +32,7 @@ pub(super) fn check(
     let number = segment.number;
     let mut file = File::open(path)?;
     let len = file.metadata()?.len();
-    if sha256(&mut file, read)? == segment.sha256 {
+    if file_sha256(&mut file, read)? == segment.sha256 {
         let mut rows = RowHasher::default();
         let result = rows::of_file(file, &mut |leaf, _| {
             rows.push(leaf);
@@ -80,7 +80,11 @@ fn leaves(file: File, expected: u64) -> (Vec<Hash>, Option<RowsError>) {
     (found, result.unwrap_or(Err(RowsError::Panicked)).err())
 }
 
-fn sha256(file: &mut File, read: &mut dyn FnMut(u64)) -> io::Result<Hash> {
+/// `read` is told how many bytes were read just now.
+pub(in crate::ledger) fn file_sha256(
+    file: &mut File,
+    read: &mut dyn FnMut(u64),
+) -> io::Result<Hash> {
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 1 << 18];
     loop {

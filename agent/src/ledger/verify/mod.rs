@@ -15,6 +15,7 @@ mod tests;
 
 use std::{fs, io, path::Path};
 
+pub(super) use file::file_sha256;
 pub use report::{Anchor, Finding, MAX_FINDINGS, Reason, Report};
 pub use rows::{LeafHasher, RowsError};
 
