@@ -25,6 +25,7 @@ pub(super) fn record() -> Record {
         parameters: None,
         kind: StatementKind::Simple,
         facts: None,
+        keys: Vec::new(),
         rows: Some(1),
         bytes_in: 14,
         bytes_out: 60,

@@ -29,6 +29,8 @@ pub struct Record {
     pub kind: StatementKind,
     /// What the text does; `None` until it has been analysed.
     pub facts: Option<Arc<Facts>>,
+    /// Which rows it names, as `table.column=` and a keyed hash of the value.
+    pub keys: Vec<Arc<str>>,
 
     pub rows: Option<u64>,
     pub bytes_in: u64,

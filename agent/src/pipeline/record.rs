@@ -29,6 +29,7 @@ pub fn record(clock: Clock, origin: Arc<Origin>, statement: &Statement) -> Recor
             .then(|| statement.parameters.iter().map(parameter).collect()),
         kind: statement.kind,
         facts: None,
+        keys: Vec::new(),
 
         rows: match statement.outcome {
             Outcome::Done { rows, .. } | Outcome::Suspended { rows } => rows,
