@@ -12,7 +12,7 @@ use tokio::{
 use super::Common;
 use crate::{
     config,
-    control::{Client, ClientError, Lines},
+    control::{Client, Lines},
     search::{Line, Request},
 };
 

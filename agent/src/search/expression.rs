@@ -3,7 +3,7 @@
 //! Each carries its constants and takes one column, so that it can be pushed down to where columns
 //! are decoded and be evaluated once for each value of a dictionary instead of once a row.
 
-use std::{any::Any, hash::Hash, sync::Arc};
+use std::{hash::Hash, sync::Arc};
 
 use datafusion::{
     arrow::{
@@ -11,7 +11,6 @@ use datafusion::{
             Array, ArrayRef, AsArray, BooleanArray, BooleanBufferBuilder, Scalar, StringArray,
             UInt32Array,
         },
-        buffer::BooleanBuffer,
         compute::kernels::{comparison::ilike, take::take},
         datatypes::{DataType, Int32Type},
     },
@@ -82,10 +81,6 @@ enum Test {
 }
 
 impl ScalarUDFImpl for Function {
-    fn as_any(&self) -> &dyn Any {
-        self
-    }
-
     fn name(&self) -> &str {
         self.name
     }

@@ -5,12 +5,11 @@ use std::{path::Path, sync::Arc};
 use datafusion::{
     common::{DataFusionError, Result},
     execution::{
-        SessionStateBuilder,
+        SessionStateBuilder, SessionStateDefaults,
         disk_manager::{DiskManagerBuilder, DiskManagerMode},
         memory_pool::GreedyMemoryPool,
         object_store::ObjectStoreRegistry,
         runtime_env::RuntimeEnvBuilder,
-        session_state::SessionStateDefaults,
     },
     object_store::{ObjectStore, local::LocalFileSystem},
     prelude::{SessionConfig, SessionContext},
@@ -47,7 +46,6 @@ pub(super) fn session(ledger: &Path, limits: Limits) -> Result<SessionContext, S
     // Decode the rest of a row only where the filter has let it through.
     options.execution.parquet.pushdown_filters = true;
     options.execution.parquet.reorder_filters = true;
-    options.execution.time_zone = Some("UTC".into());
     options.sql_parser.recursion_limit = 64;
     let runtime = RuntimeEnvBuilder::new()
         .with_memory_pool(Arc::new(GreedyMemoryPool::new(limits.memory_bytes)))

@@ -21,7 +21,7 @@ use datafusion::{
     execution::object_store::ObjectStoreUrl,
     logical_expr::{Expr, TableProviderFilterPushDown, TableType, utils::conjunction},
     physical_expr::{LexOrdering, PhysicalSortExpr, expressions},
-    physical_optimizer::pruning::PruningPredicate,
+    physical_optimizer::pruning::PruningPredicateBuilder,
     physical_plan::{ExecutionPlan, empty::EmptyExec, union::UnionExec},
 };
 
@@ -62,7 +62,7 @@ impl Rows {
         let Some(filter) = conjunction(filters.iter().cloned()) else { return Ok(all) };
         let schema = DFSchema::try_from(self.schema.clone())?;
         let predicate = state.create_physical_expr(filter, &schema)?;
-        let predicate = PruningPredicate::try_new(predicate, self.schema.clone())?;
+        let predicate = PruningPredicateBuilder::new().with_file_schema(self.schema.clone()).try_build(predicate)?;
         let kept = predicate.prune(&Spans(&all))?;
         Ok(all.into_iter().zip(kept).filter_map(|(segment, kept)| kept.then_some(segment)).collect())
     }
