@@ -9,6 +9,7 @@
 //! same rows, whole: readers take one of them and never add both.
 
 use std::{
+    fs::File,
     io,
     path::{Path, PathBuf},
 };
@@ -109,6 +110,11 @@ impl LogFile {
         let number = number(path.file_name()?.to_str()?.strip_suffix(".log")?)?;
         Some(Self { number, path: path.to_owned() })
     }
+}
+
+/// Makes durable that a file is there, or gone.
+pub fn sync_parent(path: &Path) -> io::Result<()> {
+    File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
 }
 
 fn list<T: Ord>(folder: &Path, parse: impl Fn(&Path) -> Option<T>) -> io::Result<Vec<T>> {

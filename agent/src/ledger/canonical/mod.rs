@@ -30,6 +30,9 @@ pub use encode::{Literals, TextHalf, encode_facts, encode_origin, encode_row};
 
 use sha2::{Digest as _, Sha256};
 
+use super::schema::Group;
+use crate::event::WallTime;
+
 /// The first byte of [`row_bytes`].
 pub const VERSION: u8 = 1;
 
@@ -64,4 +67,12 @@ pub fn row_bytes(origin: &GroupHash, facts: &GroupHash, row: &[u8], out: &mut Ve
     out.extend_from_slice(origin);
     out.extend_from_slice(facts);
     out.extend_from_slice(row);
+}
+
+/// The `time` of a row's own group; every row has one.
+pub fn time_of(row: &[u8]) -> Option<WallTime> {
+    Fields::new(Group::Row, row).find_map(|field| match field {
+        Ok((_, Value::Time(time))) => Some(WallTime(time)),
+        _ => None,
+    })
 }

@@ -98,15 +98,19 @@ impl<'a> Batch<'a> {
         chain
     }
 
-    /// The batch in `bytes`, which are exactly as many as its head says; `None` unless it is whole and
-    /// follows `previous`.
-    pub fn check(head: BatchHead, bytes: &'a [u8], previous: &Hash) -> Option<Self> {
+    /// The batch in `bytes`, which are exactly as many as its head says; `None` unless it is whole and,
+    /// where that is asked, follows `previous`.
+    pub fn check(head: BatchHead, bytes: &'a [u8], previous: Option<&Hash>) -> Option<Self> {
         let (head_bytes, rest) = bytes.split_first_chunk::<HEAD_LEN>()?;
         let (payload, chain) = rest.split_at_checked(head.payload_len)?;
         let crc = crc32c::crc32c_append(crc32c::crc32c(&head_bytes[CHECKED_FROM..]), payload);
         let found: Hash = chain.try_into().ok()?;
-        let is_whole = crc == head.crc && link(previous, head_bytes, payload) == found;
-        is_whole.then_some(Self { head, payload, chain: found })
+        let follows = |previous| link(previous, head_bytes, payload) == found;
+        (crc == head.crc && previous.is_none_or(follows)).then_some(Self {
+            head,
+            payload,
+            chain: found,
+        })
     }
 }
 

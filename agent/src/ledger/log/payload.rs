@@ -61,7 +61,17 @@ pub struct Payload<'a> {
 
 impl<'a> Payload<'a> {
     pub fn new(bytes: &'a [u8]) -> Self {
-        Self { bytes, at: 0 }
+        Self::from(bytes, 0)
+    }
+
+    /// Goes on where another [stood](Self::place).
+    pub fn from(bytes: &'a [u8], place: usize) -> Self {
+        Self { bytes, at: place }
+    }
+
+    /// Where the next piece begins.
+    pub fn place(&self) -> usize {
+        self.at
     }
 
     /// Whether all of it was pieces.

@@ -1,0 +1,195 @@
+//! A log's rows as Arrow batches, while it is being written or afterwards.
+
+use std::{io, ops::RangeInclusive, path::Path};
+
+use arrow_array::RecordBatch;
+use rustc_hash::FxHashMap;
+use thiserror::Error;
+
+use super::{NO_FACTS, Payload, Piece, ScanError, Scanner, Trust};
+use crate::{
+    event::WallTime,
+    ledger::columns::{BatchBuilder, BuildError},
+};
+
+/// Of one Arrow batch, unless a single row is more than that.
+const MAX_ROWS: usize = 8192;
+const MAX_BYTES: usize = 8 << 20;
+
+#[derive(Debug, Error)]
+pub enum ReadError {
+    #[error("can't read the log")]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    Scan(#[from] ScanError),
+    #[error("batch before byte {position} of the log has a piece that is none")]
+    Payload { position: u64 },
+    #[error("batch before byte {position} of the log can't be read")]
+    Row { position: u64, source: BuildError },
+}
+
+/// Gives the rows of all whole batches, in the order in which they were appended, and stops quietly at
+/// a torn or unfinished tail. Asked again, it goes on from there with what was appended since: whoever
+/// keeps it doesn't read a log twice.
+///
+/// Memory: one batch of the log, one of Arrow, and the definitions that a row may still name, which the
+/// writer bounds.
+pub struct Reader {
+    scanner: Scanner,
+    origins: Definitions,
+    facts: Definitions,
+    builder: BatchBuilder,
+    /// What the rows in `builder` take up once they are written out.
+    built_bytes: usize,
+    /// Where the next piece of the scanner's payload is, and whether its rows are wanted.
+    place: usize,
+    wanted: bool,
+    from: u64,
+    times: RangeInclusive<WallTime>,
+}
+
+impl Reader {
+    pub fn open(path: &Path) -> Result<Self, ReadError> {
+        Ok(Self {
+            scanner: Scanner::open(path, Trust::Checksum)?,
+            origins: Definitions::default(),
+            facts: Definitions::default(),
+            builder: BatchBuilder::new(),
+            built_bytes: 0,
+            place: 0,
+            wanted: true,
+            from: 0,
+            times: WallTime(i64::MIN)..=WallTime(i64::MAX),
+        })
+    }
+
+    /// Passes over the rows of batches that begin before that byte of the file.
+    pub fn from_position(mut self, position: u64) -> Self {
+        self.from = position;
+        self
+    }
+
+    /// Passes over batches that have no row of those times. Rows of other times may still come with
+    /// those that do.
+    pub fn between(mut self, times: RangeInclusive<WallTime>) -> Self {
+        self.times = times;
+        self
+    }
+
+    /// After `None`: the end of what was whole, for [`from_position`](Self::from_position).
+    pub fn position(&self) -> u64 {
+        self.scanner.position()
+    }
+
+    /// The segment that the log belongs to.
+    pub fn segment(&self) -> u64 {
+        self.scanner.header().segment
+    }
+
+    /// The next rows, of the schema [`schema()`](crate::ledger::schema::schema); `None` where the log
+    /// ends for now.
+    pub fn next_batch(&mut self) -> Result<Option<RecordBatch>, ReadError> {
+        loop {
+            if self.gather()? {
+                return self.finish().map(Some);
+            }
+            let begins_at = self.scanner.position();
+            self.place = 0;
+            let Some((batch, _)) = self.scanner.next_batch()? else { break };
+            let (earliest, latest) = (batch.head.earliest, batch.head.latest);
+            self.wanted = begins_at >= self.from
+                && earliest <= *self.times.end()
+                && latest >= *self.times.start();
+        }
+        if self.builder.n_rows() == 0 { Ok(None) } else { self.finish().map(Some) }
+    }
+
+    /// Takes in what is left of the payload; whether an Arrow batch is full before its end.
+    fn gather(&mut self) -> Result<bool, ReadError> {
+        let position = self.scanner.position();
+        let mut payload = Payload::from(self.scanner.payload(), self.place);
+        let failed = |source| ReadError::Row { position, source };
+        while let Some((_, piece)) = payload.next() {
+            match piece {
+                Piece::Origin { number, group } => self.origins.define(number, group),
+                Piece::Facts { number, group } => self.facts.define(number, group),
+                Piece::Forget => {
+                    self.origins.forget();
+                    self.facts.forget();
+                }
+                Piece::Row { .. } if !self.wanted => {}
+                Piece::Row { origin, facts, group } => {
+                    let builder = &mut self.builder;
+                    let (origin, origin_len) = self
+                        .origins
+                        .place(origin, |group| builder.origin(group))
+                        .map_err(failed)?;
+                    let (facts, facts_len) =
+                        self.facts.place(facts, |group| builder.facts(group)).map_err(failed)?;
+                    builder.row(origin, facts, group).map_err(failed)?;
+                    self.built_bytes += origin_len + facts_len + group.len();
+                    if builder.n_rows() >= MAX_ROWS || self.built_bytes >= MAX_BYTES {
+                        self.place = payload.place();
+                        return Ok(true);
+                    }
+                }
+            }
+        }
+        if !payload.is_done() {
+            return Err(ReadError::Payload { position });
+        }
+        self.place = payload.place();
+        Ok(false)
+    }
+
+    fn finish(&mut self) -> Result<RecordBatch, ReadError> {
+        self.built_bytes = 0;
+        self.origins.begin_batch();
+        self.facts.begin_batch();
+        let position = self.scanner.position();
+        self.builder.finish().map_err(|source| ReadError::Row { position, source })
+    }
+}
+
+/// Groups that rows name by number, and where the Arrow batch of now has them.
+#[derive(Default)]
+struct Definitions {
+    groups: FxHashMap<u32, Box<[u8]>>,
+    places: FxHashMap<u32, u32>,
+}
+
+impl Definitions {
+    fn define(&mut self, number: u32, group: &[u8]) {
+        self.groups.insert(number, group.into());
+    }
+
+    fn forget(&mut self) {
+        self.groups = FxHashMap::default();
+    }
+
+    fn begin_batch(&mut self) {
+        self.places.clear();
+    }
+
+    /// Its place in the batch, where `push` puts it if it isn't there yet, and its length.
+    fn place(
+        &mut self,
+        number: u32,
+        push: impl FnOnce(&[u8]) -> Result<u32, BuildError>,
+    ) -> Result<(u32, usize), BuildError> {
+        let group = match self.groups.get(&number) {
+            Some(group) => group,
+            None if number == NO_FACTS => &[][..],
+            None => return Err(BuildError::UnknownDefinition),
+        };
+        let place = match self.places.get(&number) {
+            Some(place) => *place,
+            None => {
+                let place = push(group)?;
+                self.places.insert(number, place);
+                place
+            }
+        };
+        Ok((place, group.len()))
+    }
+}
