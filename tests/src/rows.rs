@@ -14,12 +14,14 @@ use arrow_array::{
 };
 use arrow_schema::{DataType, Field, Fields};
 use arrow_select::take::take;
-use dbwarden::ledger::schema::schema;
-use parquet::{
-    arrow::ArrowWriter,
-    basic::{Compression, ZstdLevel},
-    file::properties::{EnabledStatistics, WriterProperties},
-    schema::types::ColumnPath,
+use dbwarden::{
+    event::WallTime,
+    ledger::{
+        layout::Layout,
+        log::Header,
+        schema::{VERSION, schema},
+        seal::SegmentWriter,
+    },
 };
 
 /// How many rows, over which time, in how many files.
@@ -30,7 +32,6 @@ pub struct Rows {
     pub first_us: i64,
     pub last_us: i64,
     pub segment_rows: u64,
-    pub row_group_rows: usize,
     pub seed: u64,
 }
 
@@ -78,57 +79,43 @@ const TEXTS: [(&str, &str, &str, u64); 9] = [
 impl Rows {
     /// Writes them to `ledger/segments`; the oldest segment is number 1.
     pub fn write(&self, ledger: &Path) -> Result<()> {
-        let folder = ledger.join("segments");
-        fs::create_dir_all(&folder)?;
+        let layout = Layout::new(ledger);
+        fs::create_dir_all(layout.segment_dir())?;
         let (origins, facts) = (origins()?, facts()?);
         let mut random = Random(self.seed | 1);
-        let n_segments = self.n_rows.div_ceil(self.segment_rows.max(1));
         let step = (self.last_us - self.first_us) as f64 / self.n_rows.max(1) as f64;
-        for segment in 0..n_segments {
-            let from = segment * self.segment_rows;
-            let to = (from + self.segment_rows).min(self.n_rows);
-            let time = |row: u64| self.first_us + (row as f64 * step) as i64;
-            let number = segment + 1;
-            let unfinished = folder.join(format!("{number:010}.parquet.tmp"));
-            let file = fs::File::create(&unfinished)?;
-            let mut writer = ArrowWriter::try_new(file, schema(), Some(self.properties()?))?;
+        let time = |row: u64| self.first_us + (row as f64 * step) as i64;
+        let mut from = 0;
+        for number in 1.. {
+            let to = (from + self.segment_rows.max(1)).min(self.n_rows);
+            if from == to {
+                break;
+            }
+            let header = Header {
+                schema_version: VERSION,
+                segment: number,
+                time: WallTime(time(from)),
+                previous: [0; 32],
+                host: "db1".into(),
+            };
+            let unfinished = layout.unfinished_segment(number);
+            let mut writer = SegmentWriter::create(&unfinished, &header)?;
             for start in (from..to).step_by(BATCH) {
                 let rows = start..(start + BATCH as u64).min(to);
                 let times = rows.clone().map(time).collect();
                 writer.write(&batch(times, rows.start, &origins, &facts, &mut random)?)?;
             }
-            writer.close()?;
-            let name = segment_name(number, time(from), time(to.saturating_sub(1)))?;
-            fs::rename(unfinished, folder.join(name))?;
+            writer.finish([0; 32])?;
+            let (first, last) = (WallTime(time(from)), WallTime(time(to - 1)));
+            fs::rename(unfinished, layout.segment(number, first, last))?;
+            from = to;
         }
         Ok(())
-    }
-
-    fn properties(&self) -> Result<WriterProperties> {
-        let mut properties = WriterProperties::builder()
-            .set_compression(Compression::ZSTD(ZstdLevel::try_new(3)?))
-            .set_statistics_enabled(EnabledStatistics::Page)
-            .set_max_row_group_row_count(Some(self.row_group_rows));
-        for column in ["connection", "fingerprint"] {
-            properties =
-                properties.set_column_bloom_filter_enabled(ColumnPath::from(column), true);
-        }
-        Ok(properties.build())
     }
 }
 
 /// Rows made at once.
 const BATCH: usize = 65_536;
-
-/// The name that the ledger gives to a sealed segment with rows of this time, in microseconds.
-pub fn segment_name(number: u64, first_us: i64, last_us: i64) -> Result<String> {
-    let path = dbwarden::ledger::Layout::new("").segment(
-        number,
-        dbwarden::event::WallTime(first_us),
-        dbwarden::event::WallTime(last_us),
-    );
-    Ok(path.file_name().context("a path without a name")?.to_string_lossy().into_owned())
-}
 
 /// One column for each field of the schema; those of a pool are taken from it.
 fn batch(

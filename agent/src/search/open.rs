@@ -13,7 +13,8 @@ use datafusion::{
     },
 };
 
-use super::snapshot::{OpenLog, Snapshot};
+use super::snapshot::Snapshot;
+use crate::ledger::log::{ReadError, Reader};
 
 /// Batches that wait to be looked at.
 const AHEAD: usize = 2;
@@ -51,10 +52,10 @@ impl PartitionStream for Logs {
         let (snapshot, schema) = (self.snapshot.clone(), self.schema.clone());
         stream.spawn_blocking(move || {
             for log in &snapshot.open {
-                for batch in read(log)? {
-                    let batch = batch.and_then(|batch| fitted(&batch, &schema));
+                let mut reader = Reader::open(&log.path()).map_err(unreadable)?;
+                while let Some(batch) = reader.next_batch().map_err(unreadable)? {
                     // Nobody wants more.
-                    if batches.blocking_send(batch).is_err() {
+                    if batches.blocking_send(fitted(&batch, &schema)).is_err() {
                         return Ok(());
                     }
                 }
@@ -71,6 +72,10 @@ impl fmt::Debug for Logs {
     }
 }
 
+fn unreadable(error: ReadError) -> DataFusionError {
+    DataFusionError::External(Box::new(error))
+}
+
 /// The columns that are wanted, in the types of the table.
 fn fitted(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
     let column = |name: &str| {
@@ -84,8 +89,4 @@ fn fitted(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
         .map(|field| Ok(cast(column(field.name())?, field.data_type())?))
         .collect::<Result<_>>()?;
     Ok(RecordBatch::try_new(schema.clone(), columns)?)
-}
-
-fn read(_log: &OpenLog) -> Result<std::vec::IntoIter<Result<RecordBatch>>> {
-    Ok(Vec::new().into_iter())
 }

@@ -46,7 +46,6 @@ pub(super) fn session(ledger: &Path, limits: Limits) -> Result<SessionContext, S
     // Decode the rest of a row only where the filter has let it through.
     options.execution.parquet.pushdown_filters = true;
     options.execution.parquet.reorder_filters = true;
-    options.sql_parser.recursion_limit = 64;
     let runtime = RuntimeEnvBuilder::new()
         .with_memory_pool(Arc::new(GreedyMemoryPool::new(limits.memory_bytes)))
         // A spilled file would hold what people asked about.

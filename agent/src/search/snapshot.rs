@@ -4,28 +4,29 @@ use std::{
     collections::HashSet,
     fs::{self, File},
     io,
+    os::fd::AsRawFd,
     path::{Path, PathBuf},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use super::SearchError;
-use crate::event::WallTime;
+use crate::{
+    event::WallTime,
+    ledger::layout::{Layout, LogFile, SegmentFile},
+};
 
 /// Every row that was recorded before it was taken, each once.
 #[derive(Debug)]
-pub struct Snapshot {
+pub(super) struct Snapshot {
     /// In the order of their numbers, which is that of time.
     pub segments: Vec<Segment>,
     pub open: Vec<OpenLog>,
 }
 
-/// A sealed segment, as its file's name and size tell.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Segment {
-    pub number: u64,
-    pub name: String,
-    pub first: WallTime,
-    pub last: WallTime,
+/// A sealed segment.
+#[derive(Clone, Debug)]
+pub(super) struct Segment {
+    pub file: SegmentFile,
     pub bytes: u64,
     pub sealed: SystemTime,
 }
@@ -33,9 +34,9 @@ pub struct Segment {
 /// A log that was not sealed when the snapshot was taken. The file is open: sealing, which removes
 /// its name, takes nothing from us.
 #[derive(Debug)]
-pub struct OpenLog {
+pub(super) struct OpenLog {
     pub number: u64,
-    pub file: File,
+    file: File,
 }
 
 impl Snapshot {
@@ -43,11 +44,38 @@ impl Snapshot {
     /// loses its own: so a segment that is sealed meanwhile is in one list at least, and where it is
     /// in both the sealed one counts.
     pub fn take(ledger: &Path) -> Result<Self, SearchError> {
-        let folder = ledger.join("segments");
+        Self::take_while(ledger, || {})
+    }
+
+    /// `meanwhile` happens between the two looks.
+    fn take_while(ledger: &Path, meanwhile: impl FnOnce()) -> Result<Self, SearchError> {
+        // A ledger that was never written is empty; one that isn't there is a mistake.
+        fs::metadata(ledger)
+            .map_err(|source| SearchError::Unreadable { path: ledger.to_owned(), source })?;
+        let layout = Layout::new(ledger);
         let failed = |path: PathBuf| move |source| SearchError::Unreadable { path, source };
-        let mut open = open_logs(&ledger.join("open")).map_err(failed(ledger.join("open")))?;
-        let segments = segments(&folder).map_err(failed(folder.clone()))?;
-        let sealed: HashSet<u64> = segments.iter().map(|segment| segment.number).collect();
+        let logs = layout.logs().map_err(failed(layout.open_dir()))?;
+        let mut open = Vec::new();
+        for LogFile { number, path } in logs {
+            let Some(file) = unless_gone(File::open(&path)).map_err(failed(path.clone()))? else {
+                continue;
+            };
+            // It is being begun, and has not even its head.
+            if file.metadata().map_err(failed(path))?.len() > 0 {
+                open.push(OpenLog { number, file });
+            }
+        }
+        meanwhile();
+        let mut segments = Vec::new();
+        for file in layout.segments().map_err(failed(layout.segment_dir()))? {
+            // Retention may have removed it since.
+            let metadata =
+                unless_gone(fs::metadata(&file.path)).map_err(failed(file.path.clone()))?;
+            let Some(metadata) = metadata else { continue };
+            let sealed = metadata.modified().map_err(failed(file.path.clone()))?;
+            segments.push(Segment { file, bytes: metadata.len(), sealed });
+        }
+        let sealed: HashSet<u64> = segments.iter().map(|segment| segment.file.number).collect();
         open.retain(|log| !sealed.contains(&log.number));
         Ok(Self { segments, open })
     }
@@ -65,63 +93,70 @@ impl Snapshot {
     }
 }
 
-fn open_logs(folder: &Path) -> io::Result<Vec<OpenLog>> {
-    let mut logs = Vec::new();
-    for entry in entries(folder)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        let number = name.to_str().and_then(|name| name.strip_suffix(".log")?.parse().ok());
-        let Some(number) = number else { continue };
-        match File::open(entry.path()) {
-            Ok(file) => logs.push(OpenLog { number, file }),
-            // Sealed since it was listed: it will be among the segments.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
+impl OpenLog {
+    /// Opens it again, for a reader with a position of its own, whatever has become of its name.
+    pub fn path(&self) -> PathBuf {
+        format!("/proc/self/fd/{}", self.file.as_raw_fd()).into()
     }
-    logs.sort_by_key(|log| log.number);
-    Ok(logs)
 }
 
-fn segments(folder: &Path) -> io::Result<Vec<Segment>> {
-    let mut segments = Vec::new();
-    for entry in entries(folder)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        let Some((number, first, last)) = name.to_str().and_then(parse_name) else { continue };
-        let metadata = match entry.metadata() {
-            Ok(metadata) => metadata,
-            // Removed by retention since it was listed.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(error),
-        };
-        segments.push(Segment {
-            number,
-            name: name.to_string_lossy().into_owned(),
-            first,
-            last,
-            bytes: metadata.len(),
-            sealed: metadata.modified()?,
-        });
-    }
-    segments.sort_by_key(|segment| segment.number);
-    Ok(segments)
-}
-
-/// Nothing where there is no such folder yet.
-fn entries(folder: &Path) -> io::Result<impl Iterator<Item = io::Result<fs::DirEntry>>> {
-    match fs::read_dir(folder) {
-        Ok(entries) => Ok(Some(entries).into_iter().flatten()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None.into_iter().flatten()),
+fn unless_gone<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-/// `NNNNNNNNNN-<first time>-<last time>.parquet`, times in microseconds since 1970.
-fn parse_name(name: &str) -> Option<(u64, WallTime, WallTime)> {
-    let mut parts = name.strip_suffix(".parquet")?.splitn(3, '-');
-    let number = parts.next()?.parse().ok()?;
-    let first = parts.next()?.parse().ok()?;
-    let last = parts.next()?.parse().ok()?;
-    Some((number, WallTime(first), WallTime(last)))
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::Snapshot;
+    use crate::{event::WallTime, ledger::layout::Layout};
+
+    /// What a snapshot has of segment 2 while it is sealed: the log, the file, never both, never none.
+    #[test]
+    fn a_segment_that_is_sealed_meanwhile_is_there_once() {
+        let sealed = |layout: &Layout| {
+            fs::write(layout.segment(2, WallTime(1), WallTime(2)), "sealed").unwrap();
+        };
+        let removed = |layout: &Layout| fs::remove_file(layout.log(2)).unwrap();
+        let nothing = |_: &Layout| {};
+        type Step<'a> = &'a dyn Fn(&Layout);
+        for (before, meanwhile, segments, open) in [
+            (&nothing as Step<'_>, &nothing as Step<'_>, vec![1], vec![2, 3]),
+            (&nothing, &sealed, vec![1, 2], vec![3]),
+            (&nothing, &|layout: &Layout| { sealed(layout); removed(layout) }, vec![1, 2], vec![3]),
+            (&sealed, &nothing, vec![1, 2], vec![3]),
+            (&sealed, &removed, vec![1, 2], vec![3]),
+            (&|layout: &Layout| { sealed(layout); removed(layout) }, &nothing, vec![1, 2], vec![3]),
+        ] {
+            let ledger = tempfile::tempdir().unwrap();
+            let layout = Layout::new(ledger.path());
+            fs::create_dir(layout.open_dir()).unwrap();
+            fs::create_dir(layout.segment_dir()).unwrap();
+            fs::write(layout.segment(1, WallTime(0), WallTime(1)), "sealed").unwrap();
+            fs::write(layout.log(2), "log").unwrap();
+            fs::write(layout.log(3), "log").unwrap();
+            fs::write(layout.unfinished_segment(3), "unfinished").unwrap();
+            before(&layout);
+            let snapshot =
+                Snapshot::take_while(ledger.path(), || meanwhile(&layout)).unwrap();
+            let numbers: Vec<u64> = snapshot.segments.iter().map(|s| s.file.number).collect();
+            let logs: Vec<u64> = snapshot.open.iter().map(|log| log.number).collect();
+            assert_eq!((numbers, logs), (segments, open));
+            for log in &snapshot.open {
+                assert_eq!(fs::read_to_string(log.path()).unwrap(), "log");
+            }
+        }
+    }
+
+    #[test]
+    fn an_empty_ledger_is_empty_and_none_is_an_error() {
+        let ledger = tempfile::tempdir().unwrap();
+        let snapshot = Snapshot::take(ledger.path()).unwrap();
+        assert!(snapshot.segments.is_empty() && snapshot.open.is_empty());
+        assert!(Snapshot::take(&ledger.path().join("absent")).is_err());
+    }
 }

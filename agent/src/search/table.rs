@@ -101,8 +101,8 @@ impl Rows {
         let columns = self.schema.fields().iter().map(|field| match field.name().as_str() {
             TIME => ColumnStatistics {
                 null_count: Precision::Exact(0),
-                min_value: Precision::Exact(time_value(segment.first.0)),
-                max_value: Precision::Exact(time_value(segment.last.0)),
+                min_value: Precision::Exact(time_value(segment.file.first_time.0)),
+                max_value: Precision::Exact(time_value(segment.file.last_time.0)),
                 ..ColumnStatistics::new_unknown()
             },
             _ => ColumnStatistics::new_unknown(),
@@ -112,7 +112,8 @@ impl Rows {
             total_byte_size: Precision::Absent,
             column_statistics: columns.collect(),
         };
-        PartitionedFile::new(format!("segments/{}", segment.name), segment.bytes)
+        let name = segment.file.path.file_name().unwrap_or_default().to_string_lossy();
+        PartitionedFile::new(format!("segments/{name}"), segment.bytes)
             .with_statistics(Arc::new(statistics))
     }
 }
@@ -207,11 +208,11 @@ fn newest_first(segments: Vec<&Segment>, partitions: usize) -> Vec<Vec<&Segment>
 
 /// As few rows of segments as there can be in which none begins before the one in front of it ends.
 fn chains(mut segments: Vec<&Segment>) -> Vec<Vec<&Segment>> {
-    segments.sort_by_key(|segment| segment.first);
+    segments.sort_by_key(|segment| segment.file.first_time);
     let mut chains: Vec<Vec<&Segment>> = Vec::new();
     for segment in segments {
         let fits = |chain: &&mut Vec<&Segment>| {
-            chain.last().is_none_or(|last| last.last <= segment.first)
+            chain.last().is_none_or(|last| last.file.last_time <= segment.file.first_time)
         };
         match chains.iter_mut().find(fits) {
             Some(chain) => chain.push(segment),
@@ -240,11 +241,11 @@ impl Spans<'_> {
 
 impl PruningStatistics for Spans<'_> {
     fn min_values(&self, column: &Column) -> Option<ArrayRef> {
-        self.times(column, |segment| segment.first.0)
+        self.times(column, |segment| segment.file.first_time.0)
     }
 
     fn max_values(&self, column: &Column) -> Option<ArrayRef> {
-        self.times(column, |segment| segment.last.0)
+        self.times(column, |segment| segment.file.last_time.0)
     }
 
     fn num_containers(&self) -> usize {
