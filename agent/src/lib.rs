@@ -12,5 +12,6 @@ pub mod identity;
 pub mod ledger;
 pub mod pipeline;
 pub mod protocol;
+pub mod search;
 pub mod statement;
 pub mod stream;

@@ -16,6 +16,10 @@ fn main() -> ExitCode {
         Command::Verify(verify) => cli::verify(common, verify),
         Command::Keys(keys) => cli::keys(common, keys),
         Command::Analyst => cli::analyst(),
+        Command::Search(search) => cli::search(common, search),
+        Command::Timeline(timeline) => cli::timeline(common, timeline),
+        Command::Sql(sql) => cli::sql(common, sql),
+        Command::QueryWorker(worker) => cli::query_worker(worker),
     };
     cli::exit(outcome)
 }

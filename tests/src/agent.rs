@@ -140,6 +140,11 @@ impl Agent {
         &self.control
     }
 
+    /// The folder of its ledger.
+    pub fn ledger(&self) -> PathBuf {
+        self.folder.path().join("ledger")
+    }
+
     /// Its own log so far.
     pub fn log(&self) -> String {
         let log = fs::read(self.folder.path().join("log")).unwrap_or_default();

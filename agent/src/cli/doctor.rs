@@ -13,12 +13,13 @@ use crate::capture;
 use crate::doctor::{self, About, Check, Host, Verdict};
 
 pub fn doctor(common: &Common) -> Result<Answer> {
+    common.no_csv()?;
     let host = Host::of_this_machine(capture::object_bytes());
     let trial = capture::trial(doctor::return_probe_danger().is_none());
     let checks = doctor::verdicts(&host, &trial);
     let mut out = io::stdout().lock();
     match common.format() {
-        Format::Json => {
+        Format::Json | Format::Csv => {
             for check in &checks {
                 writeln!(out, "{}", serde_json::to_string(check)?)?;
             }

@@ -71,7 +71,7 @@ fn show(common: &Common, arguments: &KeysArguments) -> Result<Answer> {
     let is_rotating = !keys::is_rotated(&arguments.keys);
     let mut out = io::stdout().lock();
     match common.format() {
-        Format::Json => {
+        Format::Json | Format::Csv => {
             let shown = json!({ "key": key.to_string(), "name": key.name(),
                 "id": format!("{:08x}", key.id()), "rotating": is_rotating });
             writeln!(out, "{shown}")?;
@@ -109,7 +109,7 @@ fn rotate(common: &Common, arguments: &KeysArguments) -> Result<Answer> {
     let is_done = keys::is_rotated(&arguments.keys);
     let mut out = io::stdout().lock();
     match common.format() {
-        Format::Json => {
+        Format::Json | Format::Csv => {
             writeln!(out, "{}", json!({ "key": next.to_string(), "rotated": is_done }))?;
         }
         Format::Table if is_done => writeln!(out, "{}", clean(&next.to_string()))?,

@@ -14,7 +14,7 @@ use tracing::{info, warn};
 use super::Answer;
 use crate::{
     config::{self, HookChoice, LogLevel},
-    control::{self, Access, HOST_LOCK, HostLock, Listener, Service},
+    control::{self, Access, HOST_LOCK, HostLock, LedgerPlace, Listener, Service},
     pipeline,
 };
 
@@ -48,7 +48,12 @@ pub fn run(arguments: &Run) -> Result<Answer> {
     let access = Access::new(settings.control.group.as_deref())?;
     let _only_one = HostLock::acquire(HOST_LOCK.as_ref())?;
     let listener = Listener::bind(&settings.control.socket, access)?;
-    let service = Arc::new(Service::new().context("can't make what the threads share")?);
+    let mut service = Service::new().context("can't make what the threads share")?;
+    service.ledger = settings.ledger.enabled.then(|| LedgerPlace {
+        ledger: settings.ledger.directory.clone(),
+        keys: settings.ledger.keys.clone(),
+    });
+    let service = Arc::new(service);
     let control = serve(listener, &settings.host.name, service.clone())?;
 
     info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), "dbwarden starts");

@@ -79,7 +79,7 @@ pub fn verify(common: &Common, arguments: &Verify) -> Result<Answer> {
     meter.end();
     let mut out = io::stdout().lock();
     match common.format() {
-        Format::Json => writeln!(out, "{}", json(&report)?)?,
+        Format::Json | Format::Csv => writeln!(out, "{}", json(&report)?)?,
         Format::Table => out.write_all(render(&report, Paint::of_stdout()).as_bytes())?,
     }
     Ok(if report.is_sound() { Answer::Done } else { Answer::No })

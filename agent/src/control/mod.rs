@@ -9,11 +9,12 @@ mod filter;
 mod hub;
 mod listener;
 mod lock;
+mod query;
 mod server;
 mod shutdown;
 mod status;
 
-use std::{io, sync::Arc};
+use std::{io, path::PathBuf, sync::Arc};
 
 pub use access::{Access, AccessError};
 pub use client::{Client, ClientError, Lines};
@@ -40,6 +41,17 @@ pub struct Service {
     pub shutdown: Shutdown,
     /// The pipeline has ended and published its last: the control server shall end too.
     pub ended: Shutdown,
+    /// Where the ledger is that can be searched; `None` where none is kept.
+    pub ledger: Option<LedgerPlace>,
+    /// The program that is started as a query worker: this one.
+    pub query_worker: PathBuf,
+}
+
+/// The folders of a ledger.
+#[derive(Clone, Debug)]
+pub struct LedgerPlace {
+    pub ledger: PathBuf,
+    pub keys: PathBuf,
 }
 
 impl Service {
@@ -49,6 +61,8 @@ impl Service {
             status: StatusCell::default(),
             shutdown: Shutdown::new()?,
             ended: Shutdown::new()?,
+            ledger: None,
+            query_worker: "/proc/self/exe".into(),
         })
     }
 }

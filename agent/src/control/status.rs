@@ -210,7 +210,7 @@ mod tests {
         pipeline.join().unwrap();
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_busy_pipeline_keeps_nobody_waiting_for_ever() {
         let cell = StatusCell::default();
         cell.answer(Snapshot { processes: 7, ..Snapshot::default() });

@@ -1,8 +1,8 @@
 //! Times: the kernel's boot clock, which records carry, and UTC, which people read.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// Nanoseconds since boot, suspend included (`CLOCK_BOOTTIME`): the clock of every kernel record.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -37,9 +37,20 @@ impl fmt::Display for WallTime {
     }
 }
 
+/// As it is displayed.
 impl Serialize for WallTime {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
+    }
+}
+
+/// Any RFC 3339.
+impl<'de> Deserialize<'de> for WallTime {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Cow::<str>::deserialize(deserializer)?;
+        let time = time::UtcDateTime::parse(&text, &time::format_description::well_known::Rfc3339)
+            .map_err(de::Error::custom)?;
+        Ok(Self(i64::try_from(time.unix_timestamp_nanos() / 1_000).unwrap_or(i64::MAX)))
     }
 }
 

@@ -103,6 +103,21 @@ impl Keys {
     }
 }
 
+/// What hides key values, for whoever looks for one; `None` where there is no such file.
+pub fn lookup_key(folder: &Path) -> Result<Option<LookupKey>, KeysError> {
+    let path = folder.join(LOOKUP);
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(KeysError::Io { path, source }),
+    };
+    check_private(&path)?;
+    let mut key = [0; 16];
+    let decoded = hex::decode_to_slice(text.trim_end(), &mut key);
+    decoded.map_err(|_| KeysError::Malformed { path })?;
+    Ok(Some(LookupKey(key)))
+}
+
 /// The public half of the key in use; `None` where there is no such file.
 pub fn public_key(folder: &Path) -> Result<Option<PublicKey>, KeysError> {
     let path = folder.join(PUBLIC);
@@ -154,7 +169,12 @@ impl LookupKey {
 impl LookupKey {
     /// As it stands in the `keys` column.
     pub fn tag(&self, table_column: &str, value: &str) -> String {
-        format!("{table_column}={}", hex::encode(self.key_hash(table_column, value.as_bytes())))
+        format!("{table_column}={}", self.hash_text(table_column, value))
+    }
+
+    /// What stands behind the `=` there.
+    pub fn hash_text(&self, table_column: &str, value: &str) -> String {
+        hex::encode(self.key_hash(table_column, value.as_bytes()))
     }
 }
 
@@ -166,23 +186,14 @@ impl std::fmt::Debug for LookupKey {
 }
 
 fn lookup(folder: &Path) -> Result<LookupKey, KeysError> {
-    let path = folder.join(LOOKUP);
-    match fs::read_to_string(&path) {
-        Ok(text) => {
-            check_private(&path)?;
-            let mut key = [0; 16];
-            let decoded = hex::decode_to_slice(text.trim_end(), &mut key);
-            decoded.map_err(|_| KeysError::Malformed { path })?;
-            Ok(LookupKey(key))
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let key: [u8; 16] = random()?;
-            let text = format!("{}\n", hex::encode(key));
-            durable::replace(&path, text.as_bytes()).map_err(at(&path))?;
-            Ok(LookupKey(key))
-        }
-        Err(source) => Err(KeysError::Io { path, source }),
+    if let Some(key) = lookup_key(folder)? {
+        return Ok(key);
     }
+    let path = folder.join(LOOKUP);
+    let key: [u8; 16] = random()?;
+    let text = format!("{}\n", hex::encode(key));
+    durable::replace(&path, text.as_bytes()).map_err(at(&path))?;
+    Ok(LookupKey(key))
 }
 
 fn read(path: &Path) -> Result<Option<SecretKey>, KeysError> {

@@ -1,0 +1,34 @@
+//! `dbwarden query-worker`: answers one request from standard input, for the service and for `search`.
+
+use std::{io, path::PathBuf};
+
+use anyhow::Result;
+use clap::Args;
+
+use super::Answer;
+use crate::{
+    ledger::keys::lookup_key,
+    search::{HashKey, Options, become_modest, work},
+};
+
+#[derive(Debug, Args)]
+pub struct QueryWorker {
+    /// The folder of the ledger to read
+    #[arg(long, value_name = "DIR")]
+    ledger: PathBuf,
+    /// The folder of its keys, for whoever looks for the value of one; by default `keys` beside it
+    #[arg(long, value_name = "DIR")]
+    keys: Option<PathBuf>,
+}
+
+pub fn query_worker(arguments: &QueryWorker) -> Result<Answer> {
+    become_modest();
+    let beside = || arguments.ledger.with_file_name("keys");
+    let lookup = lookup_key(&arguments.keys.clone().unwrap_or_else(beside)).ok().flatten();
+    let hash =
+        lookup.map(|lookup| move |column: &str, value: &str| lookup.hash_text(column, value));
+    let hash_key = hash.as_ref().map(|hash| hash as &HashKey);
+    let options = Options { hash_key, ..Options::default() };
+    work(&arguments.ledger, &options, io::stdin().lock(), io::stdout())?;
+    Ok(Answer::Done)
+}

@@ -1,0 +1,212 @@
+//! What was seen is kept: found at once, free of literals, whole after a kill, and proven.
+
+use std::{
+    fs,
+    io::Read,
+    path::Path,
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use dbwarden_tests::{Agent, Postgres, Running, Via, await_until, need_root, said};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+/// The promise: so soon after its end a statement can be found.
+const FOUND_WITHIN: Duration = Duration::from_secs(2);
+const LITERAL: &str = "Wiedikon-4711";
+const PASSWORD: &str = "open-sesame-0815";
+
+/// Rows of a query, asked of the service or, where it doesn't run, of its folder.
+fn rows(agent: &Agent, offline: bool, query: &str) -> Result<Vec<Value>> {
+    let mut command = agent.command(&["sql", "--format", "json", query]);
+    if offline {
+        command.arg("--ledger").arg(agent.ledger());
+    }
+    let text = said(&mut command)?;
+    text.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
+}
+
+fn count(agent: &Agent, offline: bool, condition: &str) -> Result<u64> {
+    let query = format!("SELECT count(*) AS n FROM statements WHERE {condition}");
+    let rows = rows(agent, offline, &query)?;
+    rows.first().and_then(|row| row["n"].as_u64()).context("no count")
+}
+
+/// `dbwarden verify` of the agent's ledger: whether it is whole, and what it said.
+fn verify(agent: &Agent) -> Result<(bool, String)> {
+    let mut command = agent.command(&["verify", "--ledger"]);
+    let output = command.arg(agent.ledger()).stdin(Stdio::null()).output()?;
+    let words = String::from_utf8_lossy(&output.stdout).into_owned()
+        + &String::from_utf8_lossy(&output.stderr);
+    Ok((output.status.success(), words))
+}
+
+/// Whether any file below `folder` has these bytes in it.
+fn holds(folder: &Path, bytes: &[u8]) -> Result<bool> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let found = if path.is_dir() {
+            holds(&path, bytes)?
+        } else {
+            let mut content = Vec::new();
+            fs::File::open(&path)?.read_to_end(&mut content)?;
+            content.windows(bytes.len()).any(|window| window == bytes)
+        };
+        if found {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+const SCRIPT: &str = "
+    CREATE TABLE patients (id int PRIMARY KEY, city text);
+    INSERT INTO patients SELECT n, 'Wiedikon-4711' FROM generate_series(1, 100) n;
+    SELECT city FROM patients WHERE id = 7;
+    UPDATE patients SET city = 'Wiedikon-4711' WHERE id = 8;
+    DELETE FROM patients;
+    SELECT 'Wiedikon-4711'::int;
+    CREATE ROLE stranger PASSWORD 'open-sesame-0815';
+    DROP ROLE stranger;
+    DROP TABLE patients;
+";
+
+/// A psql that does all of the script in turn, going on after the error in it.
+fn run_script(postgres: &Postgres, via: Via) -> Result<()> {
+    let mut psql = postgres.psql_command(via);
+    let output = psql.args(["-c", ""]).stdin(Stdio::null()).output()?;
+    ensure!(output.status.success());
+    for statement in SCRIPT.split(';').map(str::trim).filter(|text| !text.is_empty()) {
+        let mut psql = postgres.psql_command(via);
+        psql.args(["-c", statement]).stdin(Stdio::null()).output()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn every_statement_is_kept_found_at_once_and_proven() -> Result<()> {
+    need_root!();
+    let mut postgres = Postgres::builder().tls().log_statements().start()?;
+    let mut agent = Agent::builder().start()?;
+    agent.await_server(postgres.port())?;
+    let server = format!("server = '{}'", postgres.name());
+    for via in [Via::Unix, Via::Tcp, Via::Tls] {
+        run_script(&postgres, via)?;
+    }
+    postgres.psql(Via::Unix, "SELECT 1 AS the_last_of_all")?;
+    let ended = Instant::now();
+    await_until("the last statement", || {
+        Ok((count(&agent, false, "text LIKE '%the_last_of_all%'")? > 0).then_some(()))
+    })?;
+    let waited = ended.elapsed();
+    ensure!(waited < FOUND_WITHIN, "found after {waited:?}");
+
+    let n_logged = postgres.logged()?.len() as u64;
+    ensure!(n_logged >= 28, "only {n_logged} statements were logged");
+    await_until("all statements", || {
+        Ok((count(&agent, false, &server)? == n_logged).then_some(()))
+    })?;
+
+    for (condition, n) in [
+        ("summary = 'DELETE patients' AND NOT restricted AND analysis = 'complete'", 3),
+        ("summary = 'UPDATE patients' AND restricted AND rows = 1", 3),
+        ("error_code = '22P02' AND text = 'SELECT ?::int'", 3),
+        ("text LIKE 'CREATE ROLE stranger PASSWORD%'", 3),
+        ("array_has(effects, 'drop')", 6),
+        ("transport = 'unix' AND exe LIKE '%/psql'", 10),
+        ("transport = 'tls' AND summary = 'SELECT patients' AND rows = 1", 1),
+    ] {
+        let found = count(&agent, false, &format!("{server} AND {condition}"))?;
+        ensure!(found == n, "{found} of {n} statements where {condition}");
+    }
+    let found = said(&mut agent.command(&["search", "delete patients", "--format", "json"]))?;
+    ensure!(found.lines().count() == 3, "search found:\n{found}");
+
+    ensure!(agent.stop()?.success(), "{}", agent.log());
+    for word in [LITERAL, PASSWORD] {
+        ensure!(!holds(agent.ledger().as_path(), word.as_bytes())?, "{word} was kept");
+    }
+    ensure!(count(&agent, true, &server)? == n_logged, "rows were lost at the end");
+    let kinds = rows(&agent, true, "SELECT DISTINCT record, action FROM rows ORDER BY 1, 2")?;
+    let kinds: Vec<String> =
+        kinds.iter().map(|row| format!("{} {}", row["record"], row["action"])).collect();
+    for kind in [
+        "\"connection\" \"closed\"",
+        "\"connection\" \"opened\"",
+        "\"coverage\" \"seen\"",
+        "\"service\" \"started\"",
+        "\"service\" \"stopped\"",
+    ] {
+        ensure!(kinds.iter().any(|known| known == kind), "no row {kind} among {kinds:?}");
+    }
+    let (whole, words) = verify(&agent)?;
+    ensure!(whole, "verify said no:\n{words}");
+
+    // A single bit of what was signed.
+    let open = agent.ledger().join("open");
+    let log = fs::read_dir(&open)?.next().context("no open log")??.path();
+    let mut bytes = fs::read(&log)?;
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&log, bytes)?;
+    let (whole, words) = verify(&agent)?;
+    ensure!(!whole, "verify did not see the change:\n{words}");
+    Ok(())
+}
+
+#[test]
+fn literals_are_kept_where_that_is_wanted_and_secrets_never() -> Result<()> {
+    need_root!();
+    let postgres = Postgres::builder().start()?;
+    let mut agent = Agent::builder().ledger("literals = \"keep\"").start()?;
+    agent.await_server(postgres.port())?;
+    run_script(&postgres, Via::Unix)?;
+    await_until("the script's end", || {
+        Ok((count(&agent, false, "text LIKE 'DROP TABLE patients%'")? > 0).then_some(()))
+    })?;
+    ensure!(count(&agent, false, &format!("text LIKE '%{LITERAL}%'"))? == 3);
+    ensure!(count(&agent, false, &format!("error_message LIKE '%{LITERAL}%'"))? == 1);
+    ensure!(agent.stop()?.success(), "{}", agent.log());
+    ensure!(!holds(agent.ledger().as_path(), PASSWORD.as_bytes())?, "the password was kept");
+    Ok(())
+}
+
+#[test]
+fn what_was_found_once_is_there_after_a_kill() -> Result<()> {
+    need_root!();
+    let postgres = Postgres::builder().start()?;
+    postgres.pgbench(Via::Unix, &["-i", "-q", "-s", "1"])?;
+    let mut agent = Agent::builder().ledger("seal_bytes = \"1MiB\"").start()?;
+    let mut pgbench = postgres.pgbench_command(
+        Via::Unix,
+        &["-n", "-S", "-M", "prepared", "-c", "4", "-R", "2000", "-T", "600"],
+    );
+    pgbench.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let _load = Running::start("pgbench", &mut pgbench, Signal::SIGTERM)?;
+    for round in 0..5 {
+        agent.await_server(postgres.port())?;
+        let last = rows(&agent, false, "SELECT max(time) AS t FROM statements")?;
+        let last = last.first().and_then(|row| row["t"].as_str()).map(str::to_owned);
+        let before =
+            format!("time <= TIMESTAMP '{}'", last.unwrap_or("2000-01-01T00:00:00Z".into()));
+        // Some more than what a start has left.
+        let n = await_until("more statements", || {
+            let n = count(&agent, false, "true")?;
+            Ok((n > 1_000 * (round + 1)).then_some(n))
+        })?;
+        let n_before = count(&agent, false, &before)?;
+        agent.kill()?;
+        agent.start_again()?;
+        let (after, after_before) = (count(&agent, false, "true")?, count(&agent, false, &before)?);
+        ensure!(
+            after >= n && after_before == n_before,
+            "{n} → {after}, {n_before} → {after_before}"
+        );
+    }
+    ensure!(agent.stop()?.success(), "{}", agent.log());
+    let (whole, words) = verify(&agent)?;
+    ensure!(whole, "verify said no:\n{words}");
+    Ok(())
+}
