@@ -2,7 +2,7 @@
 
 mod kept;
 
-use std::fs;
+use std::{fs, path::Path};
 
 use super::{Anchor, Options, Progress, names, verify};
 use crate::{
@@ -283,6 +283,13 @@ fn places(len: usize) -> impl Iterator<Item = usize> {
     (0..len).step_by(step).chain(len.saturating_sub(8)..len)
 }
 
+/// A file that is truncated and written again is brought to the disk by some filesystems at once; a
+/// new one isn't.
+fn put(file: &Path, bytes: &[u8]) {
+    fs::remove_file(file).unwrap();
+    fs::write(file, bytes).unwrap();
+}
+
 #[test]
 fn no_change_of_a_signed_byte_goes_unnoticed() {
     let mut ledger = Ledger::new();
@@ -307,7 +314,7 @@ fn no_change_of_a_signed_byte_goes_unnoticed() {
         let bytes = fs::read(file).unwrap();
         let mut refused = |changed: Vec<u8>, what: &str, at: usize| {
             if changed != bytes {
-                fs::write(file, changed).unwrap();
+                put(file, &changed);
                 assert!(!ledger.verify().is_sound(), "{what} at {at} of {}", file.display());
                 n_changes += 1;
             }
@@ -326,7 +333,7 @@ fn no_change_of_a_signed_byte_goes_unnoticed() {
             }
         }
         // What follows the signed part of a growing file is the tail that a crash tears.
-        fs::write(file, [&bytes[..], b"more"].concat()).unwrap();
+        put(file, &[&bytes[..], b"more"].concat());
         let report = ledger.verify();
         let is_told_apart = report.is_sound() && report.unsealed_loss_bytes == 4;
         let grows = file.extension().is_some_and(|end| end == "log" || end == "jsonl");
