@@ -91,7 +91,8 @@ fn check_log(
     }
     report.open_rows += wanted.rows;
     report.unsigned_rows += rows - wanted.rows;
-    let len = fs::metadata(&log.path).map_err(at(&log.path))?.len();
+    // A running service may have sealed and removed it meanwhile.
+    let len = fs::metadata(&log.path).map_or(0, |file| file.len());
     report.unsealed_loss_bytes += len.saturating_sub(scanner.position());
     Ok(())
 }
