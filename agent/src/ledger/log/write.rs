@@ -80,7 +80,7 @@ impl LogWriter {
     }
 
     /// Of the file, once all is written.
-    pub fn len(&self) -> u64 {
+    pub fn n_bytes(&self) -> u64 {
         self.synced + self.unsynced.len() as u64
     }
 
