@@ -13,6 +13,7 @@ use std::{
 use thiserror::Error;
 
 use super::{
+    HAND_OVER_BYTES,
     directory::{self, Lock},
     options::{HOLD, Options},
     recovery::Recovery,
@@ -166,8 +167,10 @@ impl Keeper {
             Task::Rows(rows, now) => {
                 self.log.add(&rows, now);
                 self.unsynced_since.get_or_insert_with(Instant::now);
-                // If nobody wants the buffer back, it goes.
-                let _ = self.spares.try_send(rows.payload);
+                // If nobody wants the buffer back, it goes. So does one that grew behind a slow disk.
+                if rows.payload.capacity() <= 4 * HAND_OVER_BYTES {
+                    let _ = self.spares.try_send(rows.payload);
+                }
             }
         }
     }

@@ -31,10 +31,11 @@ use crate::event::{Entry, Occurrence, OccurrenceKind, Origin, WallTime};
 
 /// Rows that are so many bytes don't wait for company any more.
 const HAND_OVER_BYTES: usize = 256 << 10;
-/// Batches on their way to the keeper.
-const QUEUE: usize = 8;
-/// What is kept for a disk that is slow or full; then entries are refused, and counted.
-const MAX_PENDING: usize = 16 << 20;
+/// Batches on their way to the keeper. Behind a slow disk each may be as large as what may wait.
+const QUEUE: usize = 2;
+/// What waits for a disk that is slow or full: some seconds of a busy host. Then entries are refused, and
+/// counted.
+const MAX_PENDING: usize = 12 << 20;
 
 /// Appends to the open segment. Nothing here waits for the disk: a thread of its own, the keeper, writes,
 /// commits, seals and removes.
