@@ -2,6 +2,16 @@
 
 #[path = "../../agent/src/event/mod.rs"]
 pub mod event;
+/// What verification parses of a ledger's folder.
+#[path = "../../agent/src/ledger"]
+pub mod ledger {
+    pub mod blocks;
+    pub mod checkpoint;
+    pub mod entry;
+    pub mod merkle;
+    pub mod note;
+    pub mod trail;
+}
 #[path = "../../agent/src/protocol/mod.rs"]
 pub mod protocol;
 #[path = "../../agent/src/statement/mod.rs"]

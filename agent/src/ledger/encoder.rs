@@ -21,10 +21,13 @@ const MAX_GROUP: usize = 12 << 20;
 pub struct Encoder {
     literals: Literals,
     origins: Definitions<Arc<Origin>>,
-    facts: Definitions<(Option<Arc<Facts>>, Option<Arc<str>>)>,
+    facts: Definitions<HeldHalf>,
     rows: Rows,
     scratch: Vec<u8>,
 }
+
+/// What a [`TextHalf`] points to.
+type HeldHalf = (Option<Arc<Facts>>, Option<Arc<str>>);
 
 /// A group is larger than a log can hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

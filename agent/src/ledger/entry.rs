@@ -216,3 +216,108 @@ impl Entry {
 fn is_file_name(name: &str) -> bool {
     !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\0'])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Entry, EntryError, History, Loss, Removal, Segment};
+    use crate::ledger::note::SecretKey;
+
+    fn key(seed: u8) -> SecretKey {
+        SecretKey::new("dbwarden/db1", [seed; 32])
+    }
+
+    fn segment(number: u64, file: &str) -> String {
+        let segment = Segment {
+            number,
+            file: file.to_owned(),
+            bytes: 100,
+            sha256: [1; 32],
+            rows: 10,
+            first_us: -1,
+            last_us: 9,
+            root: [2; 32],
+            chain: [3; 32],
+            trail_sha256: [4; 32],
+        };
+        Entry::Segment(segment).to_line()
+    }
+
+    fn removal(segment: u64) -> String {
+        Entry::Removal(Removal { segment, time_us: 5, reason: "age".to_owned() }).to_line()
+    }
+
+    /// Begins with a key; two segments follow.
+    fn history() -> History {
+        let mut history = History::default();
+        let first = history.key_entry(&key(1), key(1).public(), 1).to_line();
+        for line in [first, segment(4, "4.parquet"), segment(5, "5.parquet")] {
+            history.push(&line).unwrap();
+        }
+        history
+    }
+
+    /// Written once, read for ever.
+    #[test]
+    fn lines_are_spelled_like_this() {
+        let expected = concat!(
+            r#"{"entry":"segment","number":4,"file":"4.parquet","bytes":100,"#,
+            r#""sha256":"0101010101010101010101010101010101010101010101010101010101010101","#,
+            r#""rows":10,"first_us":-1,"last_us":9,"#,
+            r#""root":"0202020202020202020202020202020202020202020202020202020202020202","#,
+            r#""chain":"0303030303030303030303030303030303030303030303030303030303030303","#,
+            r#""trail_sha256":"0404040404040404040404040404040404040404040404040404040404040404"}"#,
+        );
+        assert_eq!(segment(4, "4.parquet"), expected);
+        let expected = r#"{"entry":"removal","segment":4,"time_us":5,"reason":"age"}"#;
+        assert_eq!(removal(4), expected);
+        let loss = Entry::Loss(Loss { segment: 4, time_us: 5, rows_signed: 6 }).to_line();
+        assert_eq!(loss, r#"{"entry":"loss","segment":4,"time_us":5,"rows_signed":6}"#);
+    }
+
+    #[test]
+    fn what_may_follow_does() {
+        let mut history = history();
+        let rotation = history.key_entry(&key(1), key(2).public(), 2).to_line();
+        for line in [rotation, removal(4), removal(5), segment(6, "6.parquet")] {
+            history.push(&line).unwrap();
+        }
+        assert_eq!(history.size(), 7);
+        assert_eq!(history.origin(), Some("dbwarden/db1"));
+        let signers = [0, 1, 3, 4, 7].map(|size| history.key_at(size).cloned());
+        let (old, new) = (Some(key(1).public().clone()), Some(key(2).public().clone()));
+        assert_eq!(signers, [None, old.clone(), old, new.clone(), new]);
+        assert!(history.removal(5).is_some() && history.removal(6).is_none());
+        assert_eq!(history.segment(6).unwrap().0, 6);
+    }
+
+    #[test]
+    fn what_may_not_follow_is_refused() {
+        use EntryError::{Malformed, NoKey, NothingToRemove, OutOfOrder, UnsignedKey};
+        let good = segment(6, "6.parquet");
+        let by = |signer: u8, new: u8| history().key_entry(&key(signer), key(new).public(), 1);
+        let early = History::default().key_entry(&key(1), key(2).public(), 1);
+        for (line, expected) in [
+            (String::new(), Malformed),
+            (r#"{"entry":"surprise"}"#.to_owned(), Malformed),
+            (good.replacen(':', ": ", 1), Malformed),
+            (good.replacen("0101", "01O1", 1), Malformed),
+            (good.replacen("\"bytes\":100", "\"bytes\":100,\"more\":1", 1), Malformed),
+            (segment(6, ""), Malformed),
+            (segment(6, "../6.parquet"), Malformed),
+            (segment(5, "5.parquet"), OutOfOrder { expected: 6, found: 5 }),
+            (segment(8, "8.parquet"), OutOfOrder { expected: 6, found: 8 }),
+            (removal(6), NothingToRemove(6)),
+            (by(2, 2).to_line(), UnsignedKey),
+            (by(2, 3).to_line(), UnsignedKey),
+            // Signed, for another place of the log.
+            (early.to_line(), UnsignedKey),
+            (by(1, 2).to_line().replacen("dbwarden/db1", "dbwarden/db2", 1), UnsignedKey),
+        ] {
+            assert_eq!(history().push(&line), Err(expected), "{line}");
+        }
+        let mut removed = history();
+        removed.push(&removal(4)).unwrap();
+        assert_eq!(removed.push(&removal(4)), Err(NothingToRemove(4)));
+        assert_eq!(History::default().push(&good), Err(NoKey));
+    }
+}

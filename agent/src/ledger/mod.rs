@@ -8,6 +8,8 @@ pub mod copies;
 mod durable;
 mod encoder;
 pub mod entry;
+#[cfg(test)]
+mod golden;
 pub mod keys;
 pub mod layout;
 pub mod log;

@@ -101,7 +101,7 @@ fn a_reader_follows_the_log_as_it_grows() {
 fn a_reader_may_begin_anywhere() {
     let mut log = Log::new();
     log.random_batches(1, &[50]);
-    let middle = log.writer.len();
+    let middle = log.writer.n_bytes();
     log.random_batches(2, &[50]);
     let mut reader = Reader::open(&log.path()).unwrap().from_position(middle);
     assert!(read(&mut reader) == log.rows[50..]);
@@ -127,10 +127,10 @@ fn large_logs_come_in_small_batches() {
 fn a_torn_tail_costs_only_itself() {
     let mut log = Log::new();
     log.random_batches(1, &[3]);
-    let mut ends = vec![log.writer.len()];
+    let mut ends = vec![log.writer.n_bytes()];
     for n_rows in [1, 1, 2] {
         log.random_batches(n_rows as u64, &[n_rows]);
-        ends.push(log.writer.len());
+        ends.push(log.writer.n_bytes());
     }
     let whole = fs::read(log.path()).unwrap();
     let torn = log.folder.path().join("torn");
@@ -182,7 +182,7 @@ fn a_file_without_a_whole_header_was_never_a_log() {
 fn any_flip_ends_the_log_before_it() {
     let mut log = Log::new();
     log.random_batches(1, &[5]);
-    let start = log.writer.len() as usize;
+    let start = log.writer.n_bytes() as usize;
     log.random_batches(2, &[2]);
     let whole = fs::read(log.path()).unwrap();
     for at in start..whole.len() {
@@ -201,7 +201,7 @@ fn a_write_goes_on_after_a_failure() {
     log.writer.sync().unwrap();
     log.random_batches(2, &[4]);
     // As if the kernel had dropped the second batch's pages.
-    let kept = log.writer.len() - log.writer.unsynced() as u64;
+    let kept = log.writer.n_bytes() - log.writer.unsynced() as u64;
     let file = fs::OpenOptions::new().write(true).open(log.path()).unwrap();
     file.set_len(kept + 10).unwrap();
     assert!(log.writer.or_rewind(Err(std::io::Error::other("EIO"))).is_err());
@@ -219,6 +219,6 @@ fn garbage_behind_the_log_is_no_batch() {
     for garbage in [&[0; 200][..], &[0xff; 200], &fs::read(log.path()).unwrap()] {
         file.write_all(garbage).unwrap();
         assert!(read(&mut Reader::open(&log.path()).unwrap()) == log.rows);
-        assert_eq!(recover(&log.path()).unwrap().unwrap().len, log.writer.len());
+        assert_eq!(recover(&log.path()).unwrap().unwrap().len, log.writer.n_bytes());
     }
 }

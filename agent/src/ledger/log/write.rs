@@ -13,6 +13,9 @@ use crate::{
     ledger::{checkpoint::Commit, layout, merkle::Hash},
 };
 
+/// Of the buffer for what isn't durable yet: more than a second of most hosts.
+const KEPT_CAPACITY: usize = 4 << 20;
+
 /// Rows as they are handed over for one batch.
 #[derive(Debug, Default)]
 pub struct Rows {
@@ -80,7 +83,7 @@ impl LogWriter {
     }
 
     /// Of the file, once all is written.
-    pub fn len(&self) -> u64 {
+    pub fn n_bytes(&self) -> u64 {
         self.synced + self.unsynced.len() as u64
     }
 
@@ -113,6 +116,8 @@ impl LogWriter {
         self.synced += self.unsynced.len() as u64;
         self.commit = Commit { rows: self.n_rows, chain: self.chain };
         self.unsynced.clear();
+        // What grew behind a slow disk isn't kept.
+        self.unsynced.shrink_to(KEPT_CAPACITY);
         self.written = 0;
         Ok(())
     }

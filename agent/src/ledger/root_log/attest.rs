@@ -28,10 +28,10 @@ impl Witness for RootLog {
 
     fn sealed(&mut self, sealed: &SealedSegment, now: WallTime) -> Result<(), WitnessError> {
         let number = sealed.number;
-        let commits = match self.is_sealed(number) {
-            true => Vec::new(),
-            false => self.commits(number)?,
-        };
+        if self.is_sealed(number) {
+            return Ok(self.write_newest()?);
+        }
+        let commits = self.commits(number)?;
         let signed = self.signed_open().iter().find(|open| open.number == number).copied();
         if let Some(signed) = signed {
             self.admit_loss(signed, &commits, now)?;

@@ -15,7 +15,7 @@ use parquet::{
     errors::ParquetError,
     file::{
         metadata::{KeyValue, SortingColumn},
-        properties::WriterProperties,
+        properties::{EnabledStatistics, WriterProperties},
     },
     schema::types::ColumnPath,
 };
@@ -36,6 +36,20 @@ const DELTA_CODED: &[&str] = &["time", "duration_us", "first_byte_us", "sequence
 /// What somebody looks for by its exact value, where a row group's least and greatest say nothing.
 const POINT_SEARCHED: &[&[&str]] =
     &[&["connection"], &["fingerprint"], &["pid"], &["trace_id"], &["keys", "list", "element"]];
+
+/// What is searched for what it contains, or not at all: least and greatest would only cost time.
+const UNORDERED: &[&[&str]] = &[
+    &["text"],
+    &["exe"],
+    &["command"],
+    &["cgroup"],
+    &["parents", "list", "element", "pid"],
+    &["parents", "list", "element", "comm"],
+    &["tables", "list", "element", "access"],
+    &["columns", "list", "element"],
+    &["effects", "list", "element"],
+    &["functions", "list", "element"],
+];
 
 pub struct SegmentWriter {
     writer: ArrowWriter<HashedFile>,
@@ -86,7 +100,7 @@ impl SegmentWriter {
 fn properties() -> Result<WriterProperties, ParquetError> {
     let mut properties = WriterProperties::builder()
         .set_created_by(concat!("dbwarden ", env!("CARGO_PKG_VERSION")).to_owned())
-        .set_compression(Compression::ZSTD(ZstdLevel::try_new(3)?))
+        .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))
         .set_max_row_group_row_count(Some(MAX_ROW_GROUP_ROWS));
     let by_time = COLUMNS.iter().position(|column| column.name == "time");
     properties = properties.set_sorting_columns(by_time.map(|at| {
@@ -98,15 +112,23 @@ fn properties() -> Result<WriterProperties, ParquetError> {
             .set_column_dictionary_enabled(path.clone(), false)
             .set_column_encoding(path, Encoding::DELTA_BINARY_PACKED);
     }
+    for path in UNORDERED {
+        properties =
+            properties.set_column_statistics_enabled(column_path(path), EnabledStatistics::None);
+    }
     for path in POINT_SEARCHED {
-        let path: Vec<String> = path.iter().map(|part| (*part).to_owned()).collect();
-        let path = ColumnPath::from(path);
+        let path = column_path(path);
         // Made for as many values as there can be, then folded to as many as there are.
         properties = properties
             .set_column_bloom_filter_fpp(path.clone(), 0.01)
             .set_column_bloom_filter_max_ndv(path, MAX_ROW_GROUP_ROWS as u64);
     }
     Ok(properties.build())
+}
+
+fn column_path(parts: &[&str]) -> ColumnPath {
+    let parts: Vec<String> = parts.iter().map(|part| (*part).to_owned()).collect();
+    ColumnPath::from(parts)
 }
 
 /// A file whose hash is known as soon as it is written.

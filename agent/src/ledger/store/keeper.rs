@@ -13,9 +13,9 @@ use std::{
 use thiserror::Error;
 
 use super::{
-    HOLD,
+    HAND_OVER_BYTES,
     directory::{self, Lock},
-    options::Options,
+    options::{HOLD, Options},
     recovery::Recovery,
     retention::{self, Sealed},
     shared::Shared,
@@ -148,13 +148,17 @@ impl Keeper {
             }
             return !self.shared.is_closing();
         }
-        let wait = (self.options.commit_interval / 8).clamp(Duration::from_millis(2), HOLD);
-        match self.tasks.recv_timeout(wait) {
+        match self.tasks.recv_timeout(self.pause()) {
             Ok(task) => self.take(task),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return false,
         }
         true
+    }
+
+    /// Between two looks at what is due.
+    fn pause(&self) -> Duration {
+        (self.options.commit_interval / 8).clamp(Duration::from_millis(2), HOLD)
     }
 
     fn take(&mut self, task: Task) {
@@ -163,8 +167,10 @@ impl Keeper {
             Task::Rows(rows, now) => {
                 self.log.add(&rows, now);
                 self.unsynced_since.get_or_insert_with(Instant::now);
-                // If nobody wants the buffer back, it goes.
-                let _ = self.spares.try_send(rows.payload);
+                // If nobody wants the buffer back, it goes. So does one that grew behind a slow disk.
+                if rows.payload.capacity() <= 4 * HAND_OVER_BYTES {
+                    let _ = self.spares.try_send(rows.payload);
+                }
             }
         }
     }
@@ -179,9 +185,9 @@ impl Keeper {
 
     /// Brings to the disk what is due.
     fn write(&mut self) -> Result<(), Trouble> {
-        let interval = self.options.commit_interval;
-        // They have waited already before they came here.
-        let patience = interval - HOLD.min(interval / 4);
+        // Rows have waited already before they came here, and this may look a pause too late.
+        let patience =
+            self.options.commit_interval.saturating_sub(self.options.hold() + self.pause());
         let is_due = self.unsynced_since.is_some_and(|since| since.elapsed() >= patience)
             || self.log.unsynced() >= MAX_UNSYNCED
             || self.rotating;
@@ -343,7 +349,7 @@ impl Keeper {
         let complete = self.unsealed.iter().map(|open| {
             fs::metadata(self.layout.log(open.number)).map_or(0, |metadata| metadata.len())
         });
-        complete.sum::<u64>() + self.log.len()
+        complete.sum::<u64>() + self.log.n_bytes()
     }
 
     fn tell_status(&self) {
@@ -352,7 +358,7 @@ impl Keeper {
         self.shared.update(|status| {
             status.open_segment = number;
             status.open_rows = commit.rows;
-            status.open_bytes = self.log.len();
+            status.open_bytes = self.log.n_bytes();
             status.unsealed_segments = self.unsealed.len() as u64;
             status.sealed_segments = self.sealed.len() as u64;
             status.sealed_bytes = self.sealed.iter().map(|sealed| sealed.size).sum();

@@ -29,18 +29,18 @@ use self::{
 use super::{encoder::Encoder, witness::Witness};
 use crate::event::{Entry, Occurrence, OccurrenceKind, Origin, WallTime};
 
-/// Rows wait this long for company, or until they are that many bytes.
-const HOLD: Duration = Duration::from_millis(200);
+/// Rows that are so many bytes don't wait for company any more.
 const HAND_OVER_BYTES: usize = 256 << 10;
-/// Batches on their way to the keeper.
-const QUEUE: usize = 8;
-/// What is kept for a disk that is slow or full; then entries are refused, and counted.
-const MAX_PENDING: usize = 16 << 20;
+/// Batches on their way to the keeper. Behind a slow disk each may be as large as what may wait.
+const QUEUE: usize = 2;
+/// What waits for a disk that is slow or full: some seconds of a busy host. Then entries are refused, and
+/// counted.
+const MAX_PENDING: usize = 12 << 20;
 
 /// Appends to the open segment. Nothing here waits for the disk: a thread of its own, the keeper, writes,
 /// commits, seals and removes.
 ///
-/// An entry is visible to readers of the log within [`HOLD`] and a `tick`, and durable within the commit
+/// An entry is visible to readers of the log within a fifth of a second and a `tick`, and durable within the commit
 /// interval. Close it, or drop it, for the rest to be written.
 pub struct Ledger {
     encoder: Encoder,
@@ -111,7 +111,7 @@ impl Ledger {
         let origin = Arc::new(Origin { host: host.into(), ..Origin::default() });
         let mut encoder = Encoder::new(options.literals);
         encoder.begin_log(recovery.n_origins, recovery.n_facts);
-        let log = LogSize { n_bytes: recovery.log.len(), since: recovery.log_since };
+        let log = LogSize { n_bytes: recovery.log.n_bytes(), since: recovery.log_since };
         let shared = Arc::new(Shared::new(now));
         for torn in recovery.torn.iter().map(|torn| torn.occurrence(&origin, now)) {
             shared.notice(torn);
@@ -164,7 +164,7 @@ impl Ledger {
                 let _ = self.push(&Entry::Occurrence(occurrence));
             }
         }
-        let hold = HOLD.min(self.options.commit_interval / 4);
+        let hold = self.options.hold();
         if self.waiting_since.is_some_and(|since| has_passed(hold, since, now)) || self.seal_due() {
             self.hand_over();
         }
@@ -172,6 +172,9 @@ impl Ledger {
 
     pub fn status(&self) -> LedgerStatus {
         let mut status = self.shared.status();
+        if self.keeper.as_ref().is_some_and(JoinHandle::is_finished) {
+            status.paused = Some("the ledger's thread has ended: restart the service".to_owned());
+        }
         if let Some(missed) = self.missed {
             status.missed_rows += missed.n_rows;
         }

@@ -22,6 +22,9 @@ pub struct Options {
     pub literals: Literals,
 }
 
+/// Rows wait no longer than this for company, so that they are soon found.
+pub const HOLD: Duration = Duration::from_millis(200);
+
 impl Options {
     pub fn new(directory: impl Into<PathBuf>) -> Self {
         Self {
@@ -34,5 +37,10 @@ impl Options {
             min_free_bytes: 512 << 20,
             literals: Literals::Redacted,
         }
+    }
+
+    /// How long rows wait for company.
+    pub(super) fn hold(&self) -> Duration {
+        HOLD.min(self.commit_interval / 4)
     }
 }

@@ -37,6 +37,8 @@ pub struct LedgerStatus {
     pub missed_rows: u64,
 }
 
+const MAX_NOTICES: usize = 1024;
+
 pub struct Shared {
     now: AtomicI64,
     closing: AtomicBool,
@@ -80,8 +82,12 @@ impl Shared {
         self.state().last_rows.take()
     }
 
+    /// Without anybody who takes them, the oldest ones stay: the witness knows of the others too.
     pub fn notice(&self, occurrence: Occurrence) {
-        self.state().notices.push(occurrence);
+        let notices = &mut self.state().notices;
+        if notices.len() < MAX_NOTICES {
+            notices.push(occurrence);
+        }
     }
 
     pub fn take_notices(&self) -> Vec<Occurrence> {

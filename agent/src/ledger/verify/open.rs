@@ -1,6 +1,6 @@
 //! The open segments' logs: whole and unchanged as far as they are signed.
 
-use std::{fs, path::Path};
+use std::{fs, io, path::Path};
 
 use super::{
     VerifyError, at, names,
@@ -64,15 +64,8 @@ fn check_log(
             return Ok(());
         }
     };
-    let mut is_reached = scanner.chain() == wanted.chain;
-    let mut signed_end = 0;
-    while scanner.next_batch().map_err(at(&log.path))?.is_some() {
-        is_reached |= (scanner.next_row(), scanner.chain()) == (wanted.rows, wanted.chain);
-        if scanner.next_row() <= wanted.rows {
-            signed_end = scanner.next_row();
-        }
-    }
-    let (rows, chain) = (scanner.next_row(), scanner.chain());
+    let Walked { rows, chain, signed_end, is_reached } =
+        walk(&mut scanner, wanted).map_err(at(&log.path))?;
     if let Some((_, sealed)) = signed.history.segment(number) {
         // Sealed, and the host stopped before the log was removed.
         if sealed.chain != chain || sealed.rows != rows || signed.history.removal(number).is_some()
@@ -89,24 +82,42 @@ fn check_log(
     }
     *before = Some((number, chain));
     if open.is_some() && !is_reached {
-        match rows < wanted.rows {
-            true => report.row(
-                number,
-                rows,
-                &file,
-                Reason::OpenShort { signed: wanted.rows, found: rows },
-            ),
-            false => {
-                report.row(number, signed_end, &file, Reason::OpenDiffers { rows: wanted.rows })
-            }
-        }
+        let (row, reason) = match rows < wanted.rows {
+            true => (rows, Reason::OpenShort { signed: wanted.rows, found: rows }),
+            false => (signed_end, Reason::OpenDiffers { rows: wanted.rows }),
+        };
+        report.row(number, row, &file, reason);
         return Ok(());
     }
     report.open_rows += wanted.rows;
     report.unsigned_rows += rows - wanted.rows;
-    let len = fs::metadata(&log.path).map_err(at(&log.path))?.len();
+    // A running service may have sealed and removed it meanwhile.
+    let len = fs::metadata(&log.path).map_or(0, |file| file.len());
     report.unsealed_loss_bytes += len.saturating_sub(scanner.position());
     Ok(())
+}
+
+/// A log, as far as it is whole.
+struct Walked {
+    rows: u64,
+    chain: Hash,
+    /// Rows of whole batches that are no more than were signed.
+    signed_end: u64,
+    /// It has the point that was signed.
+    is_reached: bool,
+}
+
+fn walk(scanner: &mut Scanner, signed: Commit) -> io::Result<Walked> {
+    let (mut signed_end, mut is_reached) = (0, scanner.chain() == signed.chain);
+    while scanner.next_batch()?.is_some() {
+        let rows = scanner.next_row();
+        is_reached |= rows == signed.rows && scanner.chain() == signed.chain;
+        if rows <= signed.rows {
+            signed_end = rows;
+        }
+    }
+    let (rows, chain) = (scanner.next_row(), scanner.chain());
+    Ok(Walked { rows, chain, signed_end, is_reached })
 }
 
 /// All points up to which a log is whole, chain included.

@@ -6,7 +6,6 @@ use std::{fs, path::Path};
 use sha2::{Digest, Sha256};
 
 use super::{
-    VerifyError,
     report::{Reason, Report},
     signed::Signed,
 };
@@ -17,25 +16,20 @@ use crate::ledger::{
     trail::Trail,
 };
 
-pub(super) fn check(
-    note: &Note,
-    signed: &Signed,
-    log: &Path,
-    report: &mut Report,
-) -> Result<(), VerifyError> {
+pub(super) fn check(note: &Note, signed: &Signed, log: &Path, report: &mut Report) {
     let keys: Vec<&PublicKey> = signed.history.keys().collect();
     let kept = match Checkpoint::verified(note, &keys) {
         Ok(kept) => kept,
         Err(error) => {
             report.file("log/checkpoint", Reason::OutsideForeign { why: error.to_string() });
-            return Ok(());
+            return;
         }
     };
     report.outside_time = Some(kept.time);
     let found = signed.newest.size;
     if kept.size > found {
         report.file("log/entries.jsonl", Reason::RolledBack { kept: kept.size, found });
-        return Ok(());
+        return;
     }
     if signed.root_at(kept.size) != Some(kept.root) {
         report.file("log/entries.jsonl", Reason::Rewritten { size: kept.size });
@@ -43,7 +37,6 @@ pub(super) fn check(
     for open in &kept.open {
         check_open(open, signed, log, report);
     }
-    Ok(())
 }
 
 /// What was open then has grown since, or was sealed from a log that was at that point once.

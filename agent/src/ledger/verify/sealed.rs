@@ -8,52 +8,78 @@ use std::{
 };
 
 use super::{
-    Progress, VerifyError, at, file, names,
+    Options, Progress, VerifyError, at, file, names,
     open::log_leaves,
     outside::own_trail,
-    report::{Reason, Report},
+    report::{Finding, Reason, Report},
     rows,
     signed::Signed,
 };
-use crate::{
-    event::WallTime,
-    ledger::{
-        layout::{Layout, SegmentFile},
-        root_log,
-    },
+use crate::ledger::{
+    entry::{History, Segment},
+    layout::{Layout, SegmentFile},
+    root_log,
 };
 
-pub(super) fn check(
+/// Each signed segment has its file, and each file is signed.
+pub(super) fn check_presence(
     signed: &Signed,
     layout: &Layout,
-    since: Option<WallTime>,
+    report: &mut Report,
+) -> Result<(), VerifyError> {
+    let mut found: HashSet<String> = names(&layout.segment_dir())?.into_iter().collect();
+    for segment in present(&signed.history) {
+        if !found.remove(&segment.file) {
+            report.segment(segment.number, &shown(&segment.file), Reason::SegmentMissing);
+        }
+    }
+    let n_segments = signed.history.segments().count() - present(&signed.history).count();
+    report.segments_removed = n_segments as u64;
+    let mut left: Vec<String> = found.into_iter().collect();
+    left.sort();
+    left.iter().for_each(|name| check_unsigned(name, signed, layout, report));
+    Ok(())
+}
+
+/// Each file that is there is the one that was sealed, from its first byte to its last.
+pub(super) fn check_contents(
+    signed: &Signed,
+    options: &Options<'_>,
     progress: &mut dyn FnMut(Progress),
     report: &mut Report,
 ) -> Result<(), VerifyError> {
-    let folder = layout.segment_dir();
-    let mut found: HashSet<String> = names(&folder)?.into_iter().collect();
-    let log = layout.root().join(root_log::FOLDER);
-    let mut done = Progress { bytes: 0, total_bytes: 0, segment: 0 };
-    let is_wanted = |last_us: i64| since.is_none_or(|since| last_us >= since.0);
-    let history = &signed.history;
-    let present = || history.segments().filter(|segment| history.removal(segment.number).is_none());
-    done.total_bytes =
-        present().filter(|segment| is_wanted(segment.last_us)).map(|segment| segment.bytes).sum();
-
-    for segment in present() {
-        let (number, name) = (segment.number, format!("segments/{}", segment.file));
+    let log = options.ledger.join(root_log::FOLDER);
+    let folder = Layout::new(options.ledger).segment_dir();
+    let is_wanted =
+        |segment: &&Segment| options.since.is_none_or(|since| segment.last_us >= since.0);
+    let wanted = present(&signed.history).filter(is_wanted);
+    let total_bytes = wanted.map(|segment| segment.bytes).sum();
+    let mut done = Progress { bytes: 0, total_bytes, segment: 0 };
+    for segment in present(&signed.history) {
+        let (number, name) = (segment.number, shown(&segment.file));
         let path = folder.join(&segment.file);
-        if !found.remove(&segment.file) {
-            report.segment(number, &name, Reason::SegmentMissing);
-            continue;
-        }
         let trail = own_trail(&log, segment);
-        if trail.is_none() {
-            report.segment(number, &format!("log/{number:010}.trail"), Reason::TrailBad);
+        let len = fs::metadata(&path).map(|file| file.len());
+        if trail.is_none() || len.is_err() {
+            if was_removed(number, &log, options)? {
+                report.segments_removed += 1;
+                continue;
+            }
+            if trail.is_none() {
+                report.segment(number, &format!("log/{number:010}.trail"), Reason::TrailBad);
+            }
         }
-        if !is_wanted(segment.last_us) {
+        let Ok(len) = len else {
+            let is_known = |finding: &Finding| {
+                finding.segment == Some(number) && finding.reason == Reason::SegmentMissing
+            };
+            if !report.findings.iter().any(is_known) {
+                report.segment(number, &name, Reason::SegmentMissing);
+            }
+            continue;
+        };
+        if !is_wanted(&segment) {
             report.segments_passed_over += 1;
-            let len = fs::metadata(&path).map_err(at(&path))?.len();
             if len != segment.bytes {
                 let reason = Reason::FileLength { signed: segment.bytes, found: len };
                 report.segment(number, &name, reason);
@@ -67,7 +93,10 @@ pub(super) fn check(
         };
         match file::check(&path, &name, segment, trail.as_ref(), &mut read, report) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                report.segment(number, &name, Reason::SegmentMissing);
+                if !was_removed(number, &log, options)? {
+                    report.segment(number, &name, Reason::SegmentMissing);
+                }
+                continue;
             }
             checked => checked.map_err(at(&path))?,
         }
@@ -75,43 +104,49 @@ pub(super) fn check(
         report.rows += segment.rows;
         report.bytes += segment.bytes;
     }
-    report.segments_removed = history.segments().count() as u64 - present().count() as u64;
-    let mut left: Vec<String> = found.into_iter().collect();
-    left.sort();
-    left.iter().try_for_each(|name| check_unsigned(name, signed, layout, report))
+    Ok(())
+}
+
+/// Those that are not removed.
+fn present(history: &History) -> impl Iterator<Item = &Segment> {
+    history.segments().filter(|segment| history.removal(segment.number).is_none())
+}
+
+/// Whether its removal was signed since verification began.
+fn was_removed(number: u64, log: &Path, options: &Options<'_>) -> Result<bool, VerifyError> {
+    let now = Signed::read(log, options, &mut Report::default())?;
+    Ok(now.is_some_and(|now| now.history.removal(number).is_some()))
+}
+
+fn shown(file: &str) -> String {
+    format!("segments/{file}")
 }
 
 /// What a crash can have left: a file that never got its name, one that was removed already, and one
 /// that is sealed but not signed yet, whose log is still there.
-fn check_unsigned(
-    name: &str,
-    signed: &Signed,
-    layout: &Layout,
-    report: &mut Report,
-) -> Result<(), VerifyError> {
-    let (path, shown) = (layout.segment_dir().join(name), format!("segments/{name}"));
+fn check_unsigned(name: &str, signed: &Signed, layout: &Layout, report: &mut Report) {
+    let (path, shown) = (layout.segment_dir().join(name), shown(name));
     if name.ends_with(".tmp") {
-        return Ok(());
+        return;
     }
     let Some(SegmentFile { number, .. }) = SegmentFile::parse(&path) else {
-        report.file(&shown, Reason::UnknownFile);
-        return Ok(());
+        return report.file(&shown, Reason::UnknownFile);
     };
     if let Some((_, segment)) = signed.history.segment(number) {
         let mut nothing = Report::default();
         let is_same = segment.file == name
             && file::check(&path, name, segment, None, &mut |_| {}, &mut nothing).is_ok()
             && nothing.is_sound();
-        if !is_same {
+        // A running service may be removing it just now.
+        if !is_same && path.exists() {
             report.segment(number, &shown, Reason::SegmentResurrected);
         }
-        return Ok(());
+        return;
     }
     let is_last = signed.history.segments().next_back().is_none_or(|last| last.number < number);
     if !is_last || !same_rows(&path, &layout.log(number)) {
         report.segment(number, &shown, Reason::SegmentUnsigned);
     }
-    Ok(())
 }
 
 /// Readers take the file or the log, so that both must hold the same.

@@ -1,234 +1,19 @@
 //! Ledgers that were changed in every way, and what verification says.
 
-use std::{
-    fs::{self, File},
-    path::{Path, PathBuf},
-};
+mod kept;
 
-use super::{Options, Report, verify};
+use std::{fs, path::Path};
+
+use super::{Anchor, Options, Progress, names, verify};
 use crate::{
-    event::{Entry, WallTime},
+    event::WallTime,
     ledger::{
-        SealedSegment, Witness,
-        canonical::Literals,
-        checkpoint::OpenSegment,
-        encoder::Encoder,
-        keys::{self, Keys},
-        layout::Layout,
-        log::{Header, LogWriter},
-        merkle::Hash,
+        Witness, keys,
+        log::{LogWriter, recover},
         note::Note,
-        root_log::RootLog,
-        samples::{self, Entries},
-        schema,
-        seal::seal,
     },
 };
-use arrow_array::{RecordBatch, UInt32Array};
-use arrow_select::{concat::concat_batches, take::take_record_batch};
-use parquet::arrow::{ArrowWriter, arrow_reader::ParquetRecordBatchReaderBuilder};
-
-/// A ledger as the service keeps it, without the service.
-struct Ledger {
-    place: tempfile::TempDir,
-    root_log: Option<RootLog>,
-    writer: Option<LogWriter>,
-    encoder: Encoder,
-    entries: Entries,
-    previous: Hash,
-    now: i64,
-}
-
-impl Ledger {
-    fn new() -> Self {
-        let place = tempfile::tempdir().unwrap();
-        let mut ledger = Self {
-            place,
-            root_log: None,
-            writer: None,
-            encoder: Encoder::new(Literals::Redacted),
-            entries: Entries::new(1),
-            previous: [0; 32],
-            now: 1_795_000_000_000_000,
-        };
-        ledger.start();
-        for folder in ["open", "segments"] {
-            fs::create_dir(ledger.path(folder)).unwrap();
-        }
-        ledger.begin(1);
-        ledger
-    }
-
-    /// Two sealed segments of 1500 and 5 rows, the third open with 7 signed rows.
-    fn of_three_segments() -> Self {
-        let mut ledger = Self::new();
-        ledger.commit(1_000);
-        ledger.commit(500);
-        ledger.seal();
-        ledger.commit(5);
-        ledger.seal();
-        ledger.commit(3);
-        ledger.commit(4);
-        ledger.stop();
-        ledger
-    }
-
-    fn root(&self) -> PathBuf {
-        self.place.path().join("ledger")
-    }
-
-    fn keys(&self) -> PathBuf {
-        self.place.path().join("keys")
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.root().join(name)
-    }
-
-    fn layout(&self) -> Layout {
-        Layout::new(self.root())
-    }
-
-    fn start(&mut self) {
-        let keys = Keys::open_or_create(&self.keys(), "db1").unwrap();
-        self.root_log = Some(RootLog::open(&self.root(), keys, self.tick()).unwrap());
-    }
-
-    fn stop(&mut self) {
-        self.root_log = None;
-    }
-
-    fn log(&mut self) -> &mut RootLog {
-        self.root_log.as_mut().unwrap()
-    }
-
-    fn tick(&mut self) -> WallTime {
-        self.now += 1_000_000;
-        WallTime(self.now)
-    }
-
-    fn begin(&mut self, segment: u64) {
-        let header = Header {
-            schema_version: schema::VERSION,
-            segment,
-            time: self.tick(),
-            previous: self.previous,
-            host: "db1".to_owned(),
-        };
-        self.writer = Some(LogWriter::create(&self.layout().log(segment), &header).unwrap());
-        self.encoder.begin_log(0, 0);
-    }
-
-    /// Appends rows to the open log, without a signature.
-    fn append(&mut self, n_rows: usize) -> OpenSegment {
-        let now = self.tick();
-        for i in 0..n_rows {
-            let mut record = samples::full_record();
-            record.time = WallTime(now.0 + i as i64);
-            record.bytes_in = self.entries.draw();
-            self.encoder.push(&Entry::Statement(record)).unwrap();
-        }
-        let writer = self.writer.as_mut().unwrap();
-        writer.add(&self.encoder.take(Vec::new()), now);
-        writer.sync().unwrap();
-        OpenSegment { number: writer.segment(), commit: writer.commit() }
-    }
-
-    fn commit(&mut self, n_rows: usize) {
-        let (open, now) = (self.append(n_rows), self.tick());
-        self.log().committed(&[open], now).unwrap();
-    }
-
-    /// Writes the file of the open segment.
-    fn write_segment(&mut self) -> SealedSegment {
-        let (number, now) = (self.writer.as_ref().unwrap().segment(), self.tick());
-        seal(&self.layout(), number, now).unwrap()
-    }
-
-    fn seal(&mut self) {
-        let (sealed, now) = (self.write_segment(), self.tick());
-        self.log().sealed(&sealed, now).unwrap();
-        fs::remove_file(self.layout().log(sealed.number)).unwrap();
-        self.previous = sealed.chain;
-        self.begin(sealed.number + 1);
-    }
-
-    /// The file of a sealed segment.
-    fn segment(&self, number: u64) -> PathBuf {
-        let segments = self.layout().segments().unwrap();
-        segments.into_iter().find(|segment| segment.number == number).unwrap().path
-    }
-
-    fn options(&self) -> Options<'static> {
-        // Tests are short.
-        let leaked = |path: PathBuf| Box::leak(path.into_boxed_path());
-        Options {
-            ledger: leaked(self.root()),
-            keys: leaked(self.keys()),
-            key: None,
-            checkpoint: None,
-            since: None,
-        }
-    }
-
-    fn verify(&self) -> Report {
-        verify(&self.options(), &mut |_| {}).unwrap()
-    }
-
-    fn check(&self, expected: &[(&str, Option<u64>, Option<u64>)]) {
-        assert_findings(&self.verify(), expected);
-    }
-
-    fn twin(&self) -> Self {
-        let mut twin = Self { root_log: None, writer: None, ..Self::new() };
-        twin.previous = self.previous;
-        twin.now = self.now;
-        fs::remove_dir_all(twin.place.path().join("ledger")).unwrap();
-        fs::remove_dir_all(twin.place.path().join("keys")).unwrap();
-        copy(self.place.path(), twin.place.path());
-        twin
-    }
-}
-
-fn assert_findings(report: &Report, expected: &[(&str, Option<u64>, Option<u64>)]) {
-    let found: Vec<_> = report.findings.iter().map(|f| (f.code, f.segment, f.row)).collect();
-    assert_eq!(found, expected, "{:#?}", report.findings);
-}
-
-fn copy(from: &Path, to: &Path) {
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            fs::create_dir(&target).unwrap();
-            fs::set_permissions(&target, entry.metadata().unwrap().permissions()).unwrap();
-            copy(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), target).unwrap();
-        }
-    }
-}
-
-fn file_rows(path: &Path) -> RecordBatch {
-    let file = File::open(path).unwrap();
-    let reader = ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap();
-    let batches: Vec<RecordBatch> = reader.map(Result::unwrap).collect();
-    concat_batches(&batches[0].schema(), &batches).unwrap()
-}
-
-fn write_rows(path: &Path, rows: &RecordBatch) {
-    let mut writer =
-        ArrowWriter::try_new(File::create(path).unwrap(), rows.schema(), None).unwrap();
-    writer.write(rows).unwrap();
-    writer.close().unwrap();
-}
-
-/// Writes the file anew with these of its rows.
-fn rearrange(path: &Path, places: &[u32]) {
-    let rows = file_rows(path);
-    let rows = take_record_batch(&rows, &UInt32Array::from(places.to_vec())).unwrap();
-    write_rows(path, &rows);
-}
+use kept::{Ledger, assert_findings, copy, rearrange};
 
 #[test]
 fn a_ledger_that_nobody_touched_is_sound() {
@@ -239,7 +24,7 @@ fn a_ledger_that_nobody_touched_is_sound() {
     assert_eq!((report.unsigned_rows, report.unsealed_loss_bytes), (0, 0));
     assert_eq!(report.origin.as_deref(), Some("dbwarden/db1"));
     let mut last = 0;
-    let mut progress = |now: super::Progress| {
+    let mut progress = |now: Progress| {
         assert!(now.bytes > last && now.bytes <= now.total_bytes);
         last = now.bytes;
     };
@@ -395,7 +180,7 @@ fn signed_rows_that_a_start_found_gone_stay_a_no() {
     fs::write(&log, &bytes[..bytes.len() - 10]).unwrap();
     ledger.check(&[("open_short", Some(3), Some(3))]);
     // The service goes on with what is left, and says so.
-    let recovered = crate::ledger::log::recover(&log).unwrap().unwrap();
+    let recovered = recover(&log).unwrap().unwrap();
     ledger.writer = Some(LogWriter::resume(&log, &recovered).unwrap());
     ledger.encoder.begin_log(recovered.n_origins, recovered.n_facts);
     ledger.start();
@@ -430,7 +215,7 @@ fn a_checkpoint_kept_elsewhere_sees_a_rollback() {
     check(&restored, &in_open, &[("rolled_back", Some(1), None)]);
     check(&restored, &in_next, &[("rolled_back", None, None)]);
     let log = restored.layout().log(1);
-    let recovered = crate::ledger::log::recover(&log).unwrap().unwrap();
+    let recovered = recover(&log).unwrap().unwrap();
     restored.writer = Some(LogWriter::resume(&log, &recovered).unwrap());
     restored.encoder.begin_log(recovered.n_origins, recovered.n_facts);
     restored.start();
@@ -458,7 +243,7 @@ fn keys_are_held_against_what_others_know() {
     ledger.stop();
     let report = ledger.verify();
     assert_findings(&report, &[]);
-    assert_eq!(report.anchor, super::Anchor::Host);
+    assert_eq!(report.anchor, Anchor::Host);
     let with = |ledger: &Ledger, key| {
         verify(&Options { key: Some(key), ..ledger.options() }, &mut |_| {}).unwrap()
     };
@@ -471,7 +256,7 @@ fn keys_are_held_against_what_others_know() {
     fs::remove_dir_all(stranger.keys()).unwrap();
     let report = stranger.verify();
     assert_findings(&report, &[]);
-    assert_eq!(report.anchor, super::Anchor::Ledger);
+    assert_eq!(report.anchor, Anchor::Ledger);
     copy(&ledger.keys(), &{
         fs::create_dir(stranger.keys()).unwrap();
         stranger.keys()
@@ -498,6 +283,13 @@ fn places(len: usize) -> impl Iterator<Item = usize> {
     (0..len).step_by(step).chain(len.saturating_sub(8)..len)
 }
 
+/// A file that is truncated and written again is brought to the disk by some filesystems at once; a
+/// new one isn't.
+fn put(file: &Path, bytes: &[u8]) {
+    fs::remove_file(file).unwrap();
+    fs::write(file, bytes).unwrap();
+}
+
 #[test]
 fn no_change_of_a_signed_byte_goes_unnoticed() {
     let mut ledger = Ledger::new();
@@ -513,7 +305,7 @@ fn no_change_of_a_signed_byte_goes_unnoticed() {
     ledger.check(&[]);
     let mut files = Vec::new();
     for folder in ["log", "segments", "open"] {
-        let names = super::names(&ledger.path(folder)).unwrap();
+        let names = names(&ledger.path(folder)).unwrap();
         files.extend(names.into_iter().map(|name| ledger.path(folder).join(name)));
     }
     assert_eq!(files.len(), 8);
@@ -522,7 +314,7 @@ fn no_change_of_a_signed_byte_goes_unnoticed() {
         let bytes = fs::read(file).unwrap();
         let mut refused = |changed: Vec<u8>, what: &str, at: usize| {
             if changed != bytes {
-                fs::write(file, changed).unwrap();
+                put(file, &changed);
                 assert!(!ledger.verify().is_sound(), "{what} at {at} of {}", file.display());
                 n_changes += 1;
             }
@@ -541,7 +333,7 @@ fn no_change_of_a_signed_byte_goes_unnoticed() {
             }
         }
         // What follows the signed part of a growing file is the tail that a crash tears.
-        fs::write(file, [&bytes[..], b"more"].concat()).unwrap();
+        put(file, &[&bytes[..], b"more"].concat());
         let report = ledger.verify();
         let is_told_apart = report.is_sound() && report.unsealed_loss_bytes == 4;
         let grows = file.extension().is_some_and(|end| end == "log" || end == "jsonl");
