@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::origin::named;
 
 /// Made once for a text (or for all texts that differ in harmless literals only), and shared.
-#[derive(Clone, Debug, PartialEq, Eq)]
+///
+/// (De)serialised only between the service and the process that parses; a record has fields of its own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Facts {
     /// The text with `?` for each literal; secrets are never in it.
     pub text: Arc<str>,
@@ -37,7 +39,7 @@ impl Facts {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct TableAccess {
     pub name: Arc<str>,
     pub access: Access,
@@ -60,7 +62,7 @@ named! {
 }
 
 /// `column = value` of a table.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyPredicate {
     pub table: Arc<str>,
     pub column: Arc<str>,
@@ -68,7 +70,7 @@ pub struct KeyPredicate {
 }
 
 /// What a key is compared with.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum KeyValue {
     /// The nth literal of the text, from 0, in the order in which they stand in it.
     Literal(usize),
@@ -140,6 +142,12 @@ impl FromIterator<Effect> for Effects {
 impl Serialize for Effects {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_seq(self.iter())
+    }
+}
+
+impl<'de> Deserialize<'de> for Effects {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Vec::deserialize(deserializer)?.into_iter().collect())
     }
 }
 

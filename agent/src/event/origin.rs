@@ -53,7 +53,7 @@ pub struct Origin {
 macro_rules! named {
     ($(#[$meta:meta])* $name:ident { $($(#[$about:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
         $(#[$meta])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, serde::Deserialize)]
         pub enum $name {
             $($(#[$about])* #[serde(rename = $text)] $variant,)+
         }
