@@ -1,5 +1,6 @@
 //! dbwarden: sees every statement that reaches the databases of a host, and who really sent it.
 
+pub mod analyst;
 pub mod capture;
 pub mod cli;
 pub mod config;
@@ -11,4 +12,5 @@ pub mod identity;
 pub mod ledger;
 pub mod pipeline;
 pub mod protocol;
+pub mod statement;
 pub mod stream;

@@ -13,6 +13,7 @@ fn main() -> ExitCode {
         Command::Watch(watch) => cli::watch(common, watch),
         Command::Status => cli::status(common),
         Command::Doctor => cli::doctor(common),
+        Command::Analyst => cli::analyst(),
     };
     cli::exit(outcome)
 }

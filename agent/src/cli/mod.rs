@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand, and what their results mean as exit codes.
 
+mod analyst;
 mod doctor;
 mod run;
 mod status;
@@ -11,6 +12,7 @@ use std::{io, io::IsTerminal, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use analyst::analyst;
 pub use doctor::doctor;
 pub use run::{Run, run};
 pub use status::status;
@@ -58,6 +60,9 @@ pub enum Command {
     Status,
     /// Check what this host and its kernel allow
     Doctor,
+    /// Parse statements for the service, which starts this itself
+    #[command(hide = true)]
+    Analyst,
 }
 
 impl Common {

@@ -45,6 +45,7 @@ fn wanted() -> Vec<Package> {
     let package = |name: &str, why, proof| Package { name: name.to_owned(), why, proof };
     vec![
         package("g++", "compiles libFuzzer", Program("c++")),
+        package("clang", "headers for the bindings of PostgreSQL's parser", Program("clang")),
         package(
             &format!("postgresql-{version}"),
             "the database that tests watch",

@@ -18,6 +18,8 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("protocol", &["event"]),
     ("statement", &["event"]),
     ("policy", &["event", "statement"]),
+    // The process that parses, and what is kept of its answers.
+    ("analyst", &["event", "statement"]),
     ("config", &["event"]),
     ("capture", &["event", "config"]),
     ("identity", &["event", "config"]),

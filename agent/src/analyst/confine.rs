@@ -1,0 +1,143 @@
+//! How the process that parses gives up what it doesn't need: rights, files, memory, time, system calls.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+};
+
+use nix::{
+    sys::resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit},
+    unistd::{Gid, Uid, setgroups, setresgid, setresuid},
+};
+use rustix::{
+    process::{DumpableBehavior, Signal, set_dumpable_behavior, set_parent_process_death_signal},
+    thread::{
+        CapabilitySet, CapabilitySets, clear_ambient_capability_set, set_capabilities,
+        set_no_new_privs,
+    },
+};
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter_all_threads};
+
+/// The kernel's id for nobody.
+const NOBODY: u32 = 65_534;
+
+/// Address space: the parser's stack (which is mostly never touched), the program itself, and what a
+/// parse tree takes.
+const MEMORY_BYTES: u64 = 1 << 30;
+
+/// Descriptors: the stream, standard output and error, and the pipe that the C parser opens for each text.
+const FILES: u64 = 16;
+
+/// Seconds of processor time for one text, which is far beyond the service's patience: this is for a
+/// service that stands still itself.
+const SECONDS: u64 = 5;
+
+/// While this is the process's only thread.
+pub fn give_up_rights() -> io::Result<()> {
+    close_inherited_files();
+    if Uid::effective().is_root() {
+        // A service whose capabilities don't include SETUID and SETGID can't; without any capability,
+        // and without a way to open a file, root is nobody too.
+        let (user, group) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
+        let _ = setgroups(&[])
+            .and_then(|()| setresgid(group, group, group))
+            .and_then(|()| setresuid(user, user, user));
+    }
+    // Kernels before 4.3 have none, and no ambient set either.
+    let _ = clear_ambient_capability_set();
+    let none = CapabilitySet::empty();
+    set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?;
+    set_no_new_privs(true)?;
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    // After the change of user, which would undo it.
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+
+    for (resource, limit) in [
+        (Resource::RLIMIT_AS, MEMORY_BYTES),
+        (Resource::RLIMIT_NOFILE, FILES),
+        (Resource::RLIMIT_FSIZE, 0),
+        (Resource::RLIMIT_CORE, 0),
+        (Resource::RLIMIT_MEMLOCK, 0),
+    ] {
+        setrlimit(resource, limit, limit)?;
+    }
+    Ok(())
+}
+
+/// Whatever the service has open without a mark to close it on exec.
+fn close_inherited_files() {
+    // SAFETY: nothing in this process owns a descriptor from 3 on yet. Kernels before 5.9 don't know the
+    // call; there the marks have to do.
+    unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, 0_u32) };
+}
+
+/// The stream that the service gave as standard input.
+pub fn standard_input() -> io::Result<UnixStream> {
+    let stream: OwnedFd = io::stdin().as_fd().try_clone_to_owned()?;
+    Ok(UnixStream::from(stream))
+}
+
+/// From now on for the next text.
+pub fn limit_time() -> io::Result<()> {
+    let used = getrusage(UsageWho::RUSAGE_SELF)?;
+    let used = used.user_time().tv_sec() + used.system_time().tv_sec();
+    let (_, hard) = getrlimit(Resource::RLIMIT_CPU)?;
+    let soft = u64::try_from(used).unwrap_or_default() + SECONDS;
+    Ok(setrlimit(Resource::RLIMIT_CPU, soft.min(hard), hard)?)
+}
+
+/// Reading, writing, memory, and what the C library and the parser do for themselves; no file can be
+/// opened, no process started, no socket made. For all threads, for good.
+pub fn allow_only_parsing() -> io::Result<()> {
+    #[cfg(target_arch = "x86_64")]
+    const OF_ARCHITECTURE: &[i64] = &[libc::SYS_pipe, libc::SYS_dup2, libc::SYS_poll];
+    #[cfg(not(target_arch = "x86_64"))]
+    const OF_ARCHITECTURE: &[i64] = &[];
+    const ALLOWED: &[i64] = &[
+        libc::SYS_read,
+        libc::SYS_write,
+        libc::SYS_recvfrom,
+        libc::SYS_sendto,
+        libc::SYS_close,
+        libc::SYS_pipe2,
+        libc::SYS_dup,
+        libc::SYS_dup3,
+        libc::SYS_fcntl,
+        libc::SYS_ppoll,
+        libc::SYS_brk,
+        libc::SYS_mmap,
+        libc::SYS_munmap,
+        libc::SYS_mremap,
+        libc::SYS_mprotect,
+        libc::SYS_madvise,
+        libc::SYS_futex,
+        libc::SYS_sched_yield,
+        // The C parser asks how large its stack is, and the C library asks this on the way.
+        libc::SYS_sched_getaffinity,
+        libc::SYS_getrandom,
+        libc::SYS_clock_gettime,
+        libc::SYS_getrusage,
+        libc::SYS_prlimit64,
+        libc::SYS_rt_sigaction,
+        libc::SYS_rt_sigprocmask,
+        libc::SYS_rt_sigreturn,
+        libc::SYS_sigaltstack,
+        libc::SYS_restart_syscall,
+        libc::SYS_getpid,
+        libc::SYS_gettid,
+        libc::SYS_tgkill,
+        libc::SYS_exit,
+        libc::SYS_exit_group,
+    ];
+    let allowed = ALLOWED.iter().chain(OF_ARCHITECTURE).map(|call| (*call, Vec::new()));
+    let allowed: BTreeMap<_, _> = allowed.collect();
+    let here = std::env::consts::ARCH.try_into().map_err(io::Error::other)?;
+    let refuse = SeccompAction::Errno(libc::EPERM.unsigned_abs());
+    let filter = SeccompFilter::new(allowed, refuse, SeccompAction::Allow, here);
+    let filter: BpfProgram = filter.and_then(TryInto::try_into).map_err(io::Error::other)?;
+    apply_filter_all_threads(&filter).map_err(io::Error::other)
+}

@@ -1,0 +1,206 @@
+//! The process that parses: PostgreSQL's parser is C and reads what strangers wrote, so it runs in a child
+//! that has no rights, and the service keeps what it answers.
+//!
+//! `Analyst` is the service's side, `serve` the child's.
+
+mod cache;
+mod confine;
+mod parser;
+mod serve;
+mod wire;
+
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    event::{Analysis, Facts},
+    statement::{Analysed, Lexing, MAX_TEXT_BYTES, Template},
+};
+use cache::Cache;
+use parser::Parser;
+pub use serve::serve;
+
+/// What an analyst may take.
+#[derive(Clone, Debug)]
+pub struct Bounds {
+    /// The program to start with the argument `analyst`: this one.
+    pub program: PathBuf,
+    /// How long an answer may take. A text that takes longer is not asked about again for a while.
+    pub time_limit: Duration,
+    /// Longer texts are redacted, and not parsed.
+    pub text_bytes: usize,
+    /// Of facts that are kept, by template and by text together.
+    pub cache_bytes: usize,
+    pub cache_entries: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            program: PathBuf::from("/proc/self/exe"),
+            time_limit: Duration::from_millis(250),
+            text_bytes: 64 << 10,
+            cache_bytes: 16 << 20,
+            cache_entries: 20_000,
+        }
+    }
+}
+
+/// How long a text is left alone after the child failed over it: long enough that it can't keep the
+/// child from working, short enough that a failure of another cause doesn't stick.
+const LEFT_ALONE: Duration = Duration::from_secs(60);
+
+/// Counts since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Found by text.
+    pub text_hits: u64,
+    /// Found by template: another text that differs in harmless literals only was seen before.
+    pub template_hits: u64,
+    /// Asked the child.
+    pub misses: u64,
+    pub too_long: u64,
+    /// No answer in time.
+    pub timeouts: u64,
+    /// The child ended, or answered what is no answer.
+    pub failures: u64,
+    /// Not asked: the child waits to be started again, or had failed over the same text.
+    pub unavailable: u64,
+    /// Children started.
+    pub starts: u64,
+    /// Facts that made room for others.
+    pub evictions: u64,
+}
+
+/// Facts for texts, used by one thread.
+///
+/// The child dies with the thread that first asked, so that thread should live as long as the service.
+pub struct Analyst {
+    bounds: Bounds,
+    by_template: Cache<Arc<Analysed>>,
+    /// With standard-conforming strings, and without.
+    by_text: [Cache<Arc<Analysed>>; 2],
+    left_alone: Cache<(Instant, Arc<Analysed>)>,
+    parser: Parser,
+    template: Template,
+    counters: Counters,
+}
+
+impl Analyst {
+    pub fn new(bounds: Bounds) -> Self {
+        // Templates are what repeats; whole texts are few and serve as a short cut.
+        let cache =
+            |share: usize| Cache::new(bounds.cache_entries / share, bounds.cache_bytes / share);
+        Self {
+            by_template: Cache::new(bounds.cache_entries / 2, bounds.cache_bytes / 2),
+            by_text: [cache(4), cache(8)],
+            left_alone: Cache::new(bounds.cache_entries / 8, bounds.cache_bytes / 8),
+            parser: Parser::new(bounds.program.clone(), bounds.time_limit),
+            template: Template::default(),
+            counters: Counters::default(),
+            bounds,
+        }
+    }
+
+    /// The facts of a whole text.
+    pub fn facts(&mut self, text: &str, lexing: Lexing) -> Arc<Facts> {
+        self.analysed(text, lexing).whole.clone()
+    }
+
+    /// The facts of a text, statement by statement and together.
+    pub fn analysed(&mut self, text: &str, lexing: Lexing) -> Arc<Analysed> {
+        let by_text = usize::from(!lexing.standard_conforming_strings);
+        if let Some(known) = self.by_text[by_text].find(text) {
+            self.counters.text_hits += 1;
+            return known.clone();
+        }
+        let max_bytes = self.bounds.text_bytes.min(MAX_TEXT_BYTES);
+        if text.len() > max_bytes {
+            self.counters.too_long += 1;
+            let start = text.floor_char_boundary(max_bytes);
+            let start = text.get(..start).unwrap_or_default();
+            return Arc::new(Analysed::unparsed(start, lexing, Analysis::TooLong));
+        }
+        self.template.fill(text, lexing);
+        if self.template.is_sound()
+            && let Some(known) = self.by_template.find(self.template.key())
+        {
+            self.counters.template_hits += 1;
+            let known = known.clone();
+            if self.template.is_whole() {
+                self.by_text[by_text].keep(text, known.clone(), weight(&known));
+            }
+            return known;
+        }
+        self.ask(text, lexing, by_text)
+    }
+
+    pub fn counters(&self) -> Counters {
+        let caches = self.by_text.iter().chain([&self.by_template]);
+        Counters {
+            starts: self.parser.n_starts(),
+            evictions: caches.map(Cache::n_evicted).sum(),
+            ..self.counters
+        }
+    }
+
+    /// The child's pid, where one runs.
+    pub fn child(&self) -> Option<u32> {
+        self.parser.pid()
+    }
+
+    fn ask(&mut self, text: &str, lexing: Lexing, by_text: usize) -> Arc<Analysed> {
+        let now = Instant::now();
+        if let Some((until, known)) = self.left_alone.find(text)
+            && *until > now
+        {
+            self.counters.unavailable += 1;
+            return known.clone();
+        }
+        self.counters.misses += 1;
+        match self.parser.ask(text, lexing) {
+            Ok(analysed) => {
+                let known = Arc::new(analysed);
+                let weight = weight(&known);
+                // A text that the grammar refuses says nothing of its template: an escape that is invalid
+                // may be the reason.
+                let holds_for_template = !known.is_literal_sensitive && self.template.is_sound();
+                match holds_for_template {
+                    true => self.by_template.keep(self.template.key(), known.clone(), weight),
+                    false => self.by_text[by_text].keep(text, known.clone(), weight),
+                }
+                known
+            }
+            Err(failure) => {
+                let known = Arc::new(Analysed::unparsed(text, lexing, Analysis::Unavailable));
+                match failure {
+                    parser::Failure::Waiting => self.counters.unavailable += 1,
+                    parser::Failure::TimedOut => self.counters.timeouts += 1,
+                    parser::Failure::Broken => self.counters.failures += 1,
+                }
+                if failure != parser::Failure::Waiting {
+                    let weight = weight(&known);
+                    self.left_alone.keep(text, (now + LEFT_ALONE, known.clone()), weight);
+                }
+                known
+            }
+        }
+    }
+}
+
+/// About how many bytes facts take.
+fn weight(analysed: &Analysed) -> usize {
+    let own = |facts: &Facts| {
+        let names = facts.tables.iter().map(|table| &table.name).chain(&facts.columns);
+        let names = names.chain(&facts.functions).map(|name| name.len() + 40);
+        let keys = facts.keys.len() * 120;
+        size_of::<Facts>() + facts.text.len() + facts.summary.len() + names.sum::<usize>() + keys
+    };
+    // A single statement is the whole, and shared.
+    let several = analysed.statements.iter().filter(|facts| !Arc::ptr_eq(facts, &analysed.whole));
+    let several = several.map(|facts| own(facts)).sum::<usize>();
+    own(&analysed.whole) + several + size_of::<Analysed>()
+}

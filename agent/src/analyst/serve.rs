@@ -1,0 +1,51 @@
+//! The child's side: reads texts, answers facts, and can do nothing else.
+
+use std::{io, os::unix::net::UnixStream, thread};
+
+use super::{confine, wire};
+use crate::{
+    event::Analysis,
+    statement::{self, Analysed, Lexing, STACK_BYTES},
+};
+
+/// Answers on standard input, which is a socket, until the service closes it.
+///
+/// # Errors
+///
+/// The process can't be confined, or the stream broke.
+pub fn serve() -> io::Result<()> {
+    confine::give_up_rights()?;
+    let stream = confine::standard_input()?;
+    let answering = thread::Builder::new().name("parser".to_owned()).stack_size(STACK_BYTES);
+    let answering = answering.spawn(move || {
+        // The last thing that needs a system call beyond these is the thread's own start.
+        confine::allow_only_parsing()?;
+        answer_all(stream)
+    })?;
+    answering.join().unwrap_or_else(|_| Err(io::Error::other("the parser's thread panicked")))
+}
+
+fn answer_all(mut stream: UnixStream) -> io::Result<()> {
+    while let Some((text, lexing)) = wire::read_request(&mut stream)? {
+        confine::limit_time()?;
+        let json = answer(&text, lexing)?;
+        wire::write_answer(&mut stream, &json)?;
+    }
+    Ok(())
+}
+
+fn answer(text: &str, lexing: Lexing) -> io::Result<Vec<u8>> {
+    let mut analysed = statement::analyse(text, lexing);
+    if analysed.statements.len() == 1 {
+        // It is the whole.
+        analysed.statements.clear();
+    }
+    let json = serde_json::to_vec(&analysed)?;
+    if json.len() <= wire::MAX_ANSWER_BYTES {
+        return Ok(json);
+    }
+    // Thousands of statements in one text, whose facts are far longer than they are.
+    let mut short = Analysed::unparsed(text, lexing, Analysis::TooLong);
+    short.statements.clear();
+    Ok(serde_json::to_vec(&short)?)
+}

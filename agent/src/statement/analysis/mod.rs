@@ -1,0 +1,136 @@
+//! What a text does, by PostgreSQL's own grammar.
+
+mod carriers;
+mod definitions;
+mod depth;
+mod findings;
+mod functions;
+mod grammar;
+mod names;
+mod objects;
+mod parts;
+mod query;
+mod restrict;
+#[cfg(test)]
+mod tests;
+mod utility;
+mod walk;
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    fingerprint::fingerprint,
+    lexer::{Lexer, Lexing},
+    redact::redact,
+    template::Template,
+};
+use crate::event::{Analysis, Effect, Effects, Facts};
+pub use grammar::{MAX_TEXT_BYTES, STACK_BYTES};
+use walk::Walk;
+
+/// The facts of a text, statement by statement and together.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Analysed {
+    /// In the order of the text; literals are counted through the whole of it.
+    pub statements: Vec<Arc<Facts>>,
+    /// All that they do and touch, and the worst of what isn't known.
+    pub whole: Arc<Facts>,
+    /// Whether other literals could mean other facts. Where not, the facts hold for each text of the
+    /// same template.
+    pub is_literal_sensitive: bool,
+}
+
+impl Analysed {
+    /// Facts for a text that isn't parsed: what the lexer alone can tell, and that all else is unknown.
+    pub fn unparsed(text: &str, lexing: Lexing, reason: Analysis) -> Self {
+        let verb = leading_keyword(text, lexing);
+        let mut facts = Facts {
+            text: redact(text, lexing).into(),
+            fingerprint: fingerprint(text, lexing),
+            summary: verb.unwrap_or_default().into(),
+            effects: Effects::from_iter([Effect::Unknown]),
+            tables: Vec::new(),
+            columns: Vec::new(),
+            functions: Vec::new(),
+            keys: Vec::new(),
+            restricted: None,
+            analysis: reason,
+        };
+        // No SQL, but PostgreSQL's language for replication, which the grammar at hand doesn't have.
+        if verb.is_some_and(|verb| REPLICATION.contains(&verb)) && reason == Analysis::SyntaxError {
+            facts.effects = Effects::from_iter([Effect::Replicate]);
+            facts.analysis = Analysis::Complete;
+        }
+        let whole = Arc::new(facts);
+        Self { statements: vec![whole.clone()], whole, is_literal_sensitive: true }
+    }
+}
+
+/// Words that may open a text and are shown as its summary. Others may be anything, a secret too.
+const KEYWORDS: &[&str] = &[
+    "ALTER", "ANALYZE", "BEGIN", "CALL", "COMMENT", "COMMIT", "COPY", "CREATE", "DECLARE",
+    "DELETE", "DO", "DROP", "EXECUTE", "EXPLAIN", "GRANT", "INSERT", "LOCK", "MERGE", "PREPARE",
+    "REVOKE", "ROLLBACK", "SELECT", "SET", "SHOW", "TRUNCATE", "UPDATE", "VACUUM", "VALUES",
+    "WITH",
+];
+
+const REPLICATION: &[&str] = &[
+    "ALTER_REPLICATION_SLOT",
+    "BASE_BACKUP",
+    "CREATE_REPLICATION_SLOT",
+    "DROP_REPLICATION_SLOT",
+    "IDENTIFY_SYSTEM",
+    "READ_REPLICATION_SLOT",
+    "START_REPLICATION",
+    "TIMELINE_HISTORY",
+    "UPLOAD_MANIFEST",
+];
+
+fn leading_keyword(text: &str, lexing: Lexing) -> Option<&'static str> {
+    let first = Lexer::new(text, lexing).find(|token| token.is_significant())?;
+    let known = KEYWORDS.iter().chain(REPLICATION);
+    known.copied().find(|word| first.is_word(text, word))
+}
+
+/// Judges each statement of `text`.
+///
+/// Never fails and never panics; wants [`STACK_BYTES`] of stack.
+pub fn analyse(text: &str, lexing: Lexing) -> Analysed {
+    let tree = match grammar::parse(text, lexing) {
+        Ok(tree) => tree,
+        Err(reason) => return Analysed::unparsed(text, lexing, reason),
+    };
+    let mut template = Template::default();
+    template.fill(text, lexing);
+    let mut is_literal_sensitive = false;
+    let mut statements = Vec::with_capacity(tree.stmts.len());
+    for raw in &tree.stmts {
+        let mut walk = Walk::new(&template, lexing);
+        if let Some(statement) = raw.stmt.as_deref() {
+            walk.statement(statement);
+        }
+        is_literal_sensitive |= walk.findings.is_literal_sensitive;
+        let own = own_text(text, raw.stmt_location, raw.stmt_len);
+        let facts = walk.findings.into_facts(redact(own, lexing), fingerprint(own, lexing));
+        statements.push(Arc::new(facts));
+    }
+    let whole = match statements.as_slice() {
+        [only] => only.clone(),
+        several => {
+            Arc::new(findings::merge(several, redact(text, lexing), fingerprint(text, lexing)))
+        }
+    };
+    Analysed { statements, whole, is_literal_sensitive }
+}
+
+/// A statement's part of the text; no length means up to the end.
+fn own_text(text: &str, location: i32, len: i32) -> &str {
+    let start = usize::try_from(location).unwrap_or_default();
+    let rest = text.get(start..).unwrap_or(text);
+    match usize::try_from(len) {
+        Ok(len) if len > 0 => rest.get(..len).unwrap_or(rest),
+        _ => rest,
+    }
+}

@@ -1,0 +1,26 @@
+//! What a statement says and does: its tokens, its literals, its facts.
+//!
+//! `lexer` and what rests on it alone (`redact`, `secrets`, `fingerprint`, `template`) are Rust and run
+//! anywhere. `analysis` calls PostgreSQL's parser, which is C: it belongs into a process that has nothing
+//! to lose.
+
+#![deny(unsafe_code)]
+
+mod analysis;
+mod complaint;
+mod fingerprint;
+mod keys;
+mod lexer;
+mod literal;
+mod redact;
+mod secrets;
+mod template;
+
+pub use analysis::{Analysed, MAX_TEXT_BYTES, STACK_BYTES, analyse};
+pub use complaint::redact_error;
+pub use fingerprint::fingerprint;
+pub use keys::{KeyedValue, key_values};
+pub use lexer::{Lexer, Lexing, LiteralKind, Token, TokenKind};
+pub use redact::redact;
+pub use secrets::redact_secrets;
+pub use template::Template;
