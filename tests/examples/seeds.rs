@@ -1,4 +1,5 @@
-//! Writes the fuzzers' seed corpus, made of the transcripts, to the folder that is its argument.
+//! Writes the fuzzers' seeds to the folder that is its argument: a folder a target, made of the transcripts
+//! and of the statements that the analysis is tested with.
 
 #[path = "../tests/postgres_transcripts/drive.rs"]
 #[allow(dead_code, reason = "shared with the tests")]
@@ -9,13 +10,26 @@ mod transcript;
 
 use std::{env, fs, io, path::PathBuf};
 
+/// A text in each odd line, what it does in each even one.
+const STATEMENTS: &str = include_str!("../../agent/src/statement/analysis/tests/statements.txt");
+
 fn main() -> io::Result<()> {
     let folder = PathBuf::from(env::args_os().nth(1).unwrap_or_else(|| "corpus".into()));
-    fs::create_dir_all(&folder)?;
+    let postgres = folder.join("postgres");
+    fs::create_dir_all(&postgres)?;
     for transcript in transcript::all("postgresql-").map_err(io::Error::other)? {
         let steps =
             transcript.calls.iter().map(|call| drive::Step::Bytes(call.direction, &call.bytes));
-        fs::write(folder.join(&transcript.name), drive::script(steps))?;
+        fs::write(postgres.join(&transcript.name), drive::script(steps))?;
+    }
+    let lines = STATEMENTS.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+    for target in ["lexer", "statement"] {
+        let folder = folder.join(target);
+        fs::create_dir_all(&folder)?;
+        for (n, text) in lines.clone().step_by(2).enumerate() {
+            // The first byte says whether strings conform to the standard.
+            fs::write(folder.join(n.to_string()), format!("\u{1}{text}"))?;
+        }
     }
     Ok(())
 }

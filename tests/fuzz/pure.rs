@@ -4,5 +4,7 @@
 pub mod event;
 #[path = "../../agent/src/protocol/mod.rs"]
 pub mod protocol;
+#[path = "../../agent/src/statement/mod.rs"]
+pub mod statement;
 #[path = "../../agent/src/stream/mod.rs"]
 pub mod stream;

@@ -14,7 +14,8 @@ use crate::{
     steps::{Step, Steps},
 };
 
-/// What cargo-fuzz passes, but for the address sanitizer: the code has no unsafe to watch.
+/// What cargo-fuzz passes, but for the address sanitizer: the code has no unsafe to watch. (PostgreSQL's
+/// parser is C, and the one part that runs in a process of its own because of that.)
 const COVERAGE: &str = "--cfg fuzzing -C passes=sancov-module \
     -C llvm-args=-sanitizer-coverage-level=4 \
     -C llvm-args=-sanitizer-coverage-inline-8bit-counters \
@@ -50,7 +51,7 @@ pub fn all(step: &mut Step, seconds: u64) -> Result<String> {
             .env_remove("CARGO_ENCODED_RUSTFLAGS")
             .env("RUSTFLAGS", COVERAGE),
     )?;
-    // Real conversations to start from.
+    // Real conversations and statements to start from.
     let seeds = output.join("seeds");
     step.run(
         cargo()
@@ -69,8 +70,8 @@ pub fn all(step: &mut Step, seconds: u64) -> Result<String> {
             .args(["-rss_limit_mb=1024", "-timeout=10", "-print_final_stats=1"])
             .arg(format!("-artifact_prefix={}/", artifacts.display()))
             .arg(&corpus);
-        if target == "postgres" {
-            fuzzer.arg(&seeds);
+        if seeds.join(target).is_dir() {
+            fuzzer.arg(seeds.join(target));
         }
         step.run(&mut fuzzer).with_context(|| {
             format!("{target} found something; its input is in {}", artifacts.display())
