@@ -6,9 +6,10 @@ mod host;
 mod neighbour;
 mod observe;
 mod servers;
+mod statement;
 mod table;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use dbwarden_tests::{Agent, is_root};
@@ -31,6 +32,8 @@ enum Subject {
     Observe(Plan),
     /// What dbwarden costs a busy process that is no database, on each hook set
     Neighbour(Plan),
+    /// What knowing a statement's facts costs: parsed and found again, beside pg_query and sqlparser
+    Statement(Plan),
 }
 
 /// How much is measured, and how it is told.
@@ -86,22 +89,13 @@ struct Target {
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    if !is_root() {
-        bail!(
-            "loading BPF programs needs root: run `cargo xtask bench` as root, with the cargo that \
-             you use now, as in\n  sudo --preserve-env=PATH,HOME,CARGO_TARGET_DIR cargo xtask bench \
-             observe"
-        );
-    }
-    let mut steps = Steps::new(setup::STEPS + build::STEPS)?;
-    let toolchain = setup::all(&mut steps)?;
-    let agent = build::build(&mut steps, &toolchain, true)?.agent;
-
     let (plan, subject, reports) = match &args.subject {
         Subject::Observe(plan) => {
+            let agent = observer()?;
             (plan, "observe", vec![observe::run(plan, &agent)?, neighbour::run(plan, &agent)?])
         }
-        Subject::Neighbour(plan) => (plan, "neighbour", vec![neighbour::run(plan, &agent)?]),
+        Subject::Neighbour(plan) => (plan, "neighbour", vec![neighbour::run(plan, &observer()?)?]),
+        Subject::Statement(plan) => (plan, "statement", vec![statement::run(plan)?]),
     };
     let style = plan.style();
     println!("\n{}", host::facts(style)?);
@@ -116,6 +110,20 @@ pub fn run(args: &Args) -> Result<()> {
         bail!("{n_missed} of {} targets missed", targets.len());
     }
     Ok(())
+}
+
+/// The release build of the agent, with the programs that it loads; that takes root.
+fn observer() -> Result<PathBuf> {
+    if !is_root() {
+        bail!(
+            "loading BPF programs needs root: run `cargo xtask bench` as root, with the cargo that \
+             you use now, as in\n  sudo --preserve-env=PATH,HOME,CARGO_TARGET_DIR cargo xtask bench \
+             observe"
+        );
+    }
+    let mut steps = Steps::new(setup::STEPS + build::STEPS)?;
+    let toolchain = setup::all(&mut steps)?;
+    Ok(build::build(&mut steps, &toolchain, true)?.agent)
 }
 
 fn verdicts(targets: &[&Target], style: Style) -> String {
