@@ -101,13 +101,17 @@ impl Walk<'_> {
             funcname,
             parameters,
             return_type: _,
-            options: _,
+            options,
             sql_body,
         } = create;
         self.does(
             if *is_procedure { "CREATE PROCEDURE" } else { "CREATE FUNCTION" },
             &[Effect::Define],
         );
+        if options.iter().any(is_native) {
+            // It loads a library into the server.
+            self.effect(Effect::Program);
+        }
         self.findings.say(&qualified(strings(funcname).into_iter()));
         self.as_mode(Mode::Kept, |walk| {
             visit(walk, parameters);
@@ -125,6 +129,17 @@ impl Walk<'_> {
             }
             _ => self.statement(body),
         }
+    }
+}
+
+/// `LANGUAGE c`.
+fn is_native(option: &Node) -> bool {
+    let Some(NodeEnum::DefElem(option)) = &option.node else { return false };
+    match option.arg.as_deref().and_then(|arg| arg.node.as_ref()) {
+        Some(NodeEnum::String(language)) => {
+            option.defname == "language" && language.sval.eq_ignore_ascii_case("c")
+        }
+        _ => false,
     }
 }
 
