@@ -43,11 +43,12 @@ pub fn run(plan: &Plan) -> Result<Report> {
     // Nothing is captured, so the stand-in for the BPF object will do. Both at once: apart, they would
     // want their dependencies with different features, and build all of them twice.
     Steps::new(STEPS)?.step("agent and measuring program (release)", |step| {
-        step.run(
-            cargo()
-                .args(["build", "--release", "--package", "dbwarden"])
-                .args(["--bin", "dbwarden", "--example", "statement_costs"]),
-        )?;
+        step.run(cargo().args(["build", "--release", "--package", "dbwarden"]).args([
+            "--bin",
+            "dbwarden",
+            "--example",
+            "statement_costs",
+        ]))?;
         Ok("built".to_owned())
     })?;
     let release = place::target_dir()?.join("release");
