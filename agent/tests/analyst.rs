@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use anyhow::Context;
 use dbwarden::{
     analyst::{Analyst, Bounds},
     event::Analysis,
@@ -32,22 +33,23 @@ fn ask(analyst: &mut Analyst, text: &str) -> Analysis {
     analyst.facts(text, LEXING).analysis
 }
 
-fn child(analyst: &Analyst) -> Pid {
-    Pid::from_raw(analyst.child().expect("a child runs").try_into().unwrap())
+fn child(analyst: &Analyst) -> anyhow::Result<Pid> {
+    let pid = analyst.child().context("no child runs")?;
+    Ok(Pid::from_raw(pid.try_into()?))
 }
 
 /// Stops a process, and waits until all its threads have.
-fn stop(pid: Pid) {
-    kill(pid, Signal::SIGSTOP).unwrap();
-    let is_stopped =
-        |stat: String| stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" T"));
-    let all_stopped = || {
-        let mut threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-        threads.all(|thread| {
-            fs::read_to_string(thread.unwrap().path().join("stat")).is_ok_and(is_stopped)
-        })
-    };
-    while !all_stopped() {
+fn stop(pid: Pid) -> anyhow::Result<()> {
+    kill(pid, Signal::SIGSTOP)?;
+    loop {
+        let mut all_stopped = true;
+        for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+            let stat = fs::read_to_string(thread?.path().join("stat"))?;
+            all_stopped &= stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" T"));
+        }
+        if all_stopped {
+            return Ok(());
+        }
         std::thread::yield_now();
     }
 }
@@ -135,7 +137,7 @@ fn a_text_with_too_many_statements_is_too_long() {
 fn the_child_has_no_rights() {
     let mut analyst = analyst();
     ask(&mut analyst, "SELECT 1");
-    let status = fs::read_to_string(format!("/proc/{}/status", child(&analyst))).unwrap();
+    let status = fs::read_to_string(format!("/proc/{}/status", child(&analyst).unwrap())).unwrap();
     let field = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name));
         line.unwrap_or_else(|| panic!("no {name} in {status}")).trim().to_owned()
@@ -149,7 +151,7 @@ fn the_child_has_no_rights() {
         assert_eq!(field("Gid:"), "65534\t65534\t65534\t65534");
         assert_eq!(field("Groups:"), "");
     }
-    let limits = fs::read_to_string(format!("/proc/{}/limits", child(&analyst))).unwrap();
+    let limits = fs::read_to_string(format!("/proc/{}/limits", child(&analyst).unwrap())).unwrap();
     for line in ["Max file size 0 0", "Max core file size 0 0", "Max open files 16 16"] {
         let limits = limits.split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(limits.contains(line), "{line}: {limits}");
@@ -160,7 +162,7 @@ fn the_child_has_no_rights() {
 fn a_killed_child_is_replaced() {
     let mut analyst = analyst();
     ask(&mut analyst, "SELECT 1");
-    kill(child(&analyst), Signal::SIGKILL).unwrap();
+    kill(child(&analyst).unwrap(), Signal::SIGKILL).unwrap();
     let facts = analyst.facts("DELETE FROM t WHERE a = 'secret'", LEXING);
     assert_eq!(facts.analysis, Analysis::Unavailable);
     assert_eq!(facts.text.as_ref(), "DELETE FROM t WHERE a = ?");
@@ -174,8 +176,8 @@ fn a_killed_child_is_replaced() {
 fn a_child_that_hangs_is_given_up_and_its_text_is_left_alone() {
     let mut analyst = Analyst::new(Bounds { time_limit: Duration::from_millis(50), ..bounds() });
     ask(&mut analyst, "SELECT 1");
-    let stopped = child(&analyst);
-    stop(stopped);
+    let stopped = child(&analyst).unwrap();
+    stop(stopped).unwrap();
     let begun = Instant::now();
     assert_eq!(ask(&mut analyst, "SELECT a FROM hangs"), Analysis::Unavailable);
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());

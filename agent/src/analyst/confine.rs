@@ -20,7 +20,10 @@ use rustix::{
         set_no_new_privs,
     },
 };
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter_all_threads};
+use seccompiler::{
+    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition,
+    SeccompFilter, SeccompRule, apply_filter_all_threads,
+};
 
 /// The kernel's id for nobody.
 const NOBODY: u32 = 65_534;
@@ -93,6 +96,11 @@ pub fn limit_time() -> io::Result<()> {
 /// Reading, writing, memory, and what the C library and the parser do for themselves; no file can be
 /// opened, no process started, no socket made. For all threads, for good.
 pub fn allow_only_parsing() -> io::Result<()> {
+    let filter = filter().map_err(io::Error::other)?;
+    apply_filter_all_threads(&filter).map_err(io::Error::other)
+}
+
+fn filter() -> Result<BpfProgram, BackendError> {
     #[cfg(target_arch = "x86_64")]
     const OF_ARCHITECTURE: &[i64] = &[libc::SYS_pipe, libc::SYS_dup2, libc::SYS_poll];
     #[cfg(not(target_arch = "x86_64"))]
@@ -106,7 +114,6 @@ pub fn allow_only_parsing() -> io::Result<()> {
         libc::SYS_pipe2,
         libc::SYS_dup,
         libc::SYS_dup3,
-        libc::SYS_fcntl,
         libc::SYS_ppoll,
         libc::SYS_brk,
         libc::SYS_mmap,
@@ -121,7 +128,6 @@ pub fn allow_only_parsing() -> io::Result<()> {
         libc::SYS_getrandom,
         libc::SYS_clock_gettime,
         libc::SYS_getrusage,
-        libc::SYS_prlimit64,
         libc::SYS_rt_sigaction,
         libc::SYS_rt_sigprocmask,
         libc::SYS_rt_sigreturn,
@@ -129,15 +135,26 @@ pub fn allow_only_parsing() -> io::Result<()> {
         libc::SYS_restart_syscall,
         libc::SYS_getpid,
         libc::SYS_gettid,
-        libc::SYS_tgkill,
         libc::SYS_exit,
         libc::SYS_exit_group,
     ];
-    let allowed = ALLOWED.iter().chain(OF_ARCHITECTURE).map(|call| (*call, Vec::new()));
-    let allowed: BTreeMap<_, _> = allowed.collect();
-    let here = std::env::consts::ARCH.try_into().map_err(io::Error::other)?;
+    let mut allowed: BTreeMap<i64, Vec<SeccompRule>> =
+        ALLOWED.iter().chain(OF_ARCHITECTURE).map(|call| (*call, Vec::new())).collect();
+    // Where the service can't change its user, the child has the uid of every other daemon: nothing may
+    // reach them. A signal goes to the child itself, a limit is its own, and a descriptor's owner, who
+    // would get signals too, can't be set.
+    let only = |argument, value: u64| {
+        let equal =
+            SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value)?;
+        SeccompRule::new(vec![equal])
+    };
+    allowed.insert(libc::SYS_tgkill, vec![only(0, u64::from(std::process::id()))?]);
+    allowed.insert(libc::SYS_prlimit64, vec![only(0, 0)?]);
+    let commands = [libc::F_GETFL, libc::F_SETFL].map(i32::unsigned_abs).map(u64::from);
+    let commands = commands.into_iter().map(|command| only(1, command));
+    allowed.insert(libc::SYS_fcntl, commands.collect::<Result<_, _>>()?);
+
+    let here = std::env::consts::ARCH.try_into()?;
     let refuse = SeccompAction::Errno(libc::EPERM.unsigned_abs());
-    let filter = SeccompFilter::new(allowed, refuse, SeccompAction::Allow, here);
-    let filter: BpfProgram = filter.and_then(TryInto::try_into).map_err(io::Error::other)?;
-    apply_filter_all_threads(&filter).map_err(io::Error::other)
+    SeccompFilter::new(allowed, refuse, SeccompAction::Allow, here)?.try_into()
 }

@@ -199,6 +199,8 @@ fn weight(analysed: &Analysed) -> usize {
         let keys = facts.keys.len() * 120;
         size_of::<Facts>() + facts.text.len() + facts.summary.len() + names.sum::<usize>() + keys
     };
-    let several = analysed.statements.iter().map(|facts| own(facts)).sum::<usize>();
+    // A single statement is the whole, and shared.
+    let several = analysed.statements.iter().filter(|facts| !Arc::ptr_eq(facts, &analysed.whole));
+    let several = several.map(|facts| own(facts)).sum::<usize>();
     own(&analysed.whole) + several + size_of::<Analysed>()
 }

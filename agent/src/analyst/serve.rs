@@ -35,7 +35,12 @@ fn answer_all(mut stream: UnixStream) -> io::Result<()> {
 }
 
 fn answer(text: &str, lexing: Lexing) -> io::Result<Vec<u8>> {
-    let json = serde_json::to_vec(&statement::analyse(text, lexing))?;
+    let mut analysed = statement::analyse(text, lexing);
+    if analysed.statements.len() == 1 {
+        // It is the whole.
+        analysed.statements.clear();
+    }
+    let json = serde_json::to_vec(&analysed)?;
     if json.len() <= wire::MAX_ANSWER_BYTES {
         return Ok(json);
     }

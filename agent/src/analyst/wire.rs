@@ -40,12 +40,17 @@ pub fn write_answer(to: &mut impl Write, json: &[u8]) -> io::Result<()> {
     to.write_all(&frame)
 }
 
-/// Whatever the other side sends: facts, or an error.
+/// Whatever the other side sends: facts, or an error. Statements that are left out are one, the whole.
 pub fn read_answer(from: &mut impl Read) -> io::Result<Analysed> {
     let mut len = [0; 4];
     from.read_exact(&mut len)?;
     let json = read_bytes(from, len, MAX_ANSWER_BYTES)?;
-    serde_json::from_slice(&json).map_err(|_| io::ErrorKind::InvalidData.into())
+    let mut analysed: Analysed =
+        serde_json::from_slice(&json).map_err(|_| io::ErrorKind::InvalidData)?;
+    if analysed.statements.is_empty() {
+        analysed.statements.push(analysed.whole.clone());
+    }
+    Ok(analysed)
 }
 
 fn read_bytes(from: &mut impl Read, len: [u8; 4], max: usize) -> io::Result<Vec<u8>> {

@@ -224,11 +224,8 @@ impl<'a> Lexer<'a> {
     /// A parameter, a dollar-quoted string, or a stray `$`.
     fn dollar(&self, start: usize) -> (TokenKind, usize) {
         if self.byte(start + 1).is_ascii_digit() {
-            let end = self.end_of(start + 1, |b| b.is_ascii_digit());
-            if is_name_start(self.byte(end)) {
-                return (TokenKind::Junk, self.end_of(end, is_name));
-            }
-            return (TokenKind::Parameter, end);
+            // `$1or` is two tokens before PostgreSQL 15, and refused since.
+            return (TokenKind::Parameter, self.end_of(start + 1, |b| b.is_ascii_digit()));
         }
         let tag_end = match is_name_start(self.byte(start + 1)) {
             true => self.end_of(start + 2, |b| is_name(b) && b != b'$'),
@@ -465,7 +462,7 @@ mod tests {
         check("\"a'b\" 'c\"d'", &["q\"a'b\"", "s'c\"d'"]);
         check("$$a'b$$ $x$ $$ $y$ $x$z", &["s$$a'b$$", "s$x$ $$ $y$ $x$", "wz"]);
         check("a$$b$$", &["wa$$b$$"]);
-        check("$1,$23 $4a $", &["p$1", ".,", "p$23", "j$4a", "j$"]);
+        check("$1,$23 $4a $", &["p$1", ".,", "p$23", "p$4", "wa", "j$"]);
         check("$é$x$é$", &["s$é$x$é$"]);
         check("$a-b $", &["j$", "wa", "o-", "wb", "j$"]);
         check("a+++-+b=-+c", &["wa", "o+", "o+", "o+", "o-", "o+", "wb", "o=", "o-", "o+", "wc"]);

@@ -4,6 +4,8 @@
 //! anywhere. `analysis` calls PostgreSQL's parser, which is C: it belongs into a process that has nothing
 //! to lose.
 
+#![deny(unsafe_code)]
+
 mod analysis;
 mod complaint;
 mod fingerprint;

@@ -4,6 +4,8 @@
 //! reach, or recurses without end, with 40 KiB of stack for each level. So the C function is called here,
 //! and what it gives is decoded once it is known how deep that is.
 
+#![allow(unsafe_code, reason = "PostgreSQL's parser is C")]
+
 use std::{
     borrow::Cow,
     ffi::{CStr, CString, c_char, c_int},

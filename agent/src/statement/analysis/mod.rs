@@ -1,5 +1,7 @@
 //! What a text does, by PostgreSQL's own grammar.
 
+mod carriers;
+mod definitions;
 mod depth;
 mod findings;
 mod functions;
@@ -115,7 +117,7 @@ pub fn analyse(text: &str, lexing: Lexing) -> Analysed {
         statements.push(Arc::new(facts));
     }
     let whole = match statements.as_slice() {
-        [only] if !text.contains(';') => only.clone(),
+        [only] => only.clone(),
         several => {
             Arc::new(findings::merge(several, redact(text, lexing), fingerprint(text, lexing)))
         }

@@ -94,7 +94,7 @@ impl Walk<'_> {
                 walk.locking(locking);
             }
             if let Some(into) = into_clause {
-                walk.into_table(into);
+                walk.makes_table(into);
             }
         });
     }
@@ -162,7 +162,7 @@ impl Walk<'_> {
     }
 
     /// The table that `SELECT INTO` and `CREATE TABLE AS` make.
-    pub(super) fn into_table(&mut self, into: &IntoClause) {
+    pub(super) fn makes_table(&mut self, into: &IntoClause) {
         let IntoClause {
             rel,
             col_names: _,

@@ -289,6 +289,19 @@ fn texts_of_one_template_have_the_same_facts_unless_marked() {
 }
 
 #[test]
+fn what_is_cut_off_is_something_too() {
+    on_large_stack(|| {
+        for (text, _) in table() {
+            for (end, _) in text.char_indices().step_by(5) {
+                let whole = analyse(&text[..end], Lexing::default()).whole;
+                let is_known = whole.analysis <= Analysis::CallsCode;
+                assert!(is_known || whole.effects.contains(Effect::Unknown), "{}", &text[..end]);
+            }
+        }
+    });
+}
+
+#[test]
 fn statements_of_one_text_are_judged_one_by_one() {
     let analysed =
         analyse("SELECT 1 FROM a WHERE x = 5;\n DELETE FROM b WHERE y = 6 ;; ", Lexing::default());
@@ -310,4 +323,38 @@ fn statements_of_one_text_are_judged_one_by_one() {
         line(&analysed.whole),
         "read delete | a:read b:delete | restricted | complete | SELECT a; DELETE b"
     );
+}
+
+/// What our lexer and PostgreSQL's scanner make of a text; `None` where that refuses it.
+fn both_cuts(text: &str) -> Option<[Vec<(usize, usize)>; 2]> {
+    let theirs = pg_query::scan_tokens(text).ok()?;
+    let position = |at: i32| usize::try_from(at).unwrap();
+    let theirs = theirs.iter().map(|token| (position(token.start), position(token.end)));
+    let ours = Lexer::new(text, Lexing::default()).filter(|token| token.kind != TokenKind::Space);
+    Some([ours.map(|token| (token.start, token.end)).collect(), theirs.collect()])
+}
+
+#[test]
+fn tokens_are_those_of_postgres() {
+    for (text, _) in table() {
+        if let Some([ours, theirs]) = both_cuts(text) {
+            assert_eq!(ours, theirs, "{text}");
+        }
+    }
+    const PIECES: &[&str] = &[
+        "'", "''", "\"", "$", "$$", "$a$", "$1", "--", "/*", "*/", "\n", " ", "e'", "E'", "b'",
+        "x'", "n'", "U&'", "u&\"", "\\", "\\'", "0x", "0x1F", "1", "1_0", "1.", ".5", "1e", "1e5",
+        "..", ".", ":", "::", ":=", "=>", "<>", "!=", "=-", "+", "-", "*", "@-", "?", "|", "a",
+        "é", "uescape", ";", ",", "(", ")", "[", "]",
+    ];
+    let mut dice = Dice(2);
+    let mut n_compared = 0;
+    for _ in 0..20_000 {
+        let text: String = (0..8).map(|_| PIECES[dice.roll(PIECES.len())]).collect();
+        if let Some([ours, theirs]) = both_cuts(&text) {
+            assert_eq!(ours, theirs, "{text}");
+            n_compared += 1;
+        }
+    }
+    assert!(n_compared > 2000, "{n_compared}");
 }

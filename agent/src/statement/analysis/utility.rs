@@ -1,20 +1,14 @@
 //! Statements that are no queries: definitions, privileges, settings, transactions, and those that carry a
 //! query in them.
 
-use std::sync::Arc;
-
 use pg_query::{
     Node, NodeEnum,
-    protobuf::{
-        AlterTableCmd, AlterTableType, CallStmt, CopyStmt, CreateFunctionStmt, CreateTableAsStmt,
-        DefElem, DropStmt, ExplainStmt, GrantStmt, GrantTargetType, ObjectType, RangeVar, RoleSpec,
-        VariableSetKind, VariableSetStmt, a_const::Val,
-    },
+    protobuf::{ObjectType, RangeVar, VariableSetKind, VariableSetStmt},
 };
 
 use super::{
-    names::{qualified, strings},
-    objects, restrict,
+    definitions::grant_verb,
+    objects,
     walk::{Mode, Walk, visit},
 };
 use crate::event::{Access, Analysis, Effect};
@@ -337,7 +331,7 @@ impl Walk<'_> {
         }
     }
 
-    fn does(&mut self, verb: &str, effects: &[Effect]) {
+    pub(super) fn does(&mut self, verb: &str, effects: &[Effect]) {
         self.findings.say(verb);
         effects.iter().for_each(|effect| self.effect(*effect));
     }
@@ -347,13 +341,13 @@ impl Walk<'_> {
         self.maybe_touch(relation, Access::Define);
     }
 
-    fn maybe_touch(&mut self, relation: Option<&RangeVar>, access: Access) {
+    pub(super) fn maybe_touch(&mut self, relation: Option<&RangeVar>, access: Access) {
         if let Some(relation) = relation {
             self.touch(relation, access);
         }
     }
 
-    fn relations(&mut self, relations: &[Node], access: Access) {
+    pub(super) fn relations(&mut self, relations: &[Node], access: Access) {
         for relation in relations {
             match &relation.node {
                 Some(NodeEnum::RangeVar(relation)) => drop(self.touch(relation, access)),
@@ -362,212 +356,10 @@ impl Walk<'_> {
         }
     }
 
-    fn inner(&mut self, query: Option<&Node>) {
+    pub(super) fn inner(&mut self, query: Option<&Node>) {
         match query {
             Some(query) => self.statement(query),
             None => self.findings.unknown(Analysis::UnknownSyntax),
-        }
-    }
-
-    fn copy(&mut self, copy: &CopyStmt) {
-        let CopyStmt {
-            relation,
-            query,
-            attlist,
-            is_from,
-            is_program,
-            filename,
-            options: _,
-            where_clause,
-        } = copy;
-        self.does("COPY", &[]);
-        if *is_program || !filename.is_empty() {
-            self.effect(Effect::Program);
-        }
-        let (way, effect, access) = match is_from {
-            true => (Effect::CopyIn, Effect::Insert, Access::Insert),
-            false => (Effect::CopyOut, Effect::Read, Access::Read),
-        };
-        self.effect(way);
-        if let Some(relation) = relation {
-            self.effect(effect);
-            let table = self.touch(relation, access);
-            if attlist.is_empty() && !is_from {
-                self.column(super::names::Column::Of(table.clone(), None));
-            }
-            for column in strings(attlist) {
-                self.column(super::names::Column::Of(table.clone(), Some(column.to_owned())));
-            }
-        }
-        if let Some(query) = query {
-            self.statement(query);
-        }
-        visit(self, where_clause);
-    }
-
-    fn explain(&mut self, explain: &ExplainStmt) {
-        let ExplainStmt { query, options } = explain;
-        self.does("EXPLAIN", &[Effect::Read]);
-        // The last one counts, as PostgreSQL has it.
-        let analyze = options.iter().rev().find_map(|option| match &option.node {
-            Some(NodeEnum::DefElem(option)) if option.defname == "analyze" => Some(is_on(option)),
-            _ => None,
-        });
-        match analyze.unwrap_or(false) {
-            true => self.inner(query.as_deref()),
-            false => self.as_mode(Mode::Planned, |walk| walk.inner(query.as_deref())),
-        }
-    }
-
-    fn create_table_as(&mut self, create: &CreateTableAsStmt) {
-        let CreateTableAsStmt { query, into, objtype, is_select_into: _, if_not_exists: _ } =
-            create;
-        let is_view = *objtype == ObjectType::ObjectMatview as i32;
-        self.does(if is_view { "CREATE MATERIALIZED VIEW" } else { "CREATE TABLE" }, &[]);
-        if let Some(into) = into {
-            self.into_table(into);
-        }
-        // `WITH NO DATA` keeps the query of a view and forgets that of a table.
-        match into.as_ref().is_some_and(|into| into.skip_data) {
-            false => self.inner(query.as_deref()),
-            true if is_view => self.as_mode(Mode::View, |walk| walk.inner(query.as_deref())),
-            true => self.as_mode(Mode::Planned, |walk| walk.inner(query.as_deref())),
-        }
-    }
-
-    fn call_procedure(&mut self, call: &CallStmt) {
-        let CallStmt { funccall, funcexpr: _, outargs: _ } = call;
-        self.does("CALL", &[Effect::Call]);
-        if let Some(function) = funccall {
-            let name = qualified(strings(&function.funcname).into_iter());
-            self.findings.say(&name);
-            self.findings.function(name);
-            visit(self, &function.args);
-        }
-        self.opaque();
-    }
-
-    fn create_function(&mut self, create: &CreateFunctionStmt) {
-        let CreateFunctionStmt {
-            is_procedure,
-            replace: _,
-            funcname,
-            parameters,
-            return_type: _,
-            options: _,
-            sql_body,
-        } = create;
-        self.does(
-            if *is_procedure { "CREATE PROCEDURE" } else { "CREATE FUNCTION" },
-            &[Effect::Define],
-        );
-        self.findings.say(&qualified(strings(funcname).into_iter()));
-        self.as_mode(Mode::Kept, |walk| {
-            visit(walk, parameters);
-            if let Some(body) = sql_body {
-                walk.body(body);
-            }
-        });
-    }
-
-    /// `BEGIN ATOMIC …`: a list of lists of statements.
-    fn body(&mut self, body: &Node) {
-        match &body.node {
-            Some(NodeEnum::List(list)) => {
-                self.deeper(|walk| list.items.iter().for_each(|item| walk.body(item)));
-            }
-            _ => self.statement(body),
-        }
-    }
-
-    fn alter(&mut self, command: &Node) {
-        let Some(NodeEnum::AlterTableCmd(command)) = &command.node else {
-            return self.findings.unknown(Analysis::UnknownSyntax);
-        };
-        let AlterTableCmd {
-            subtype,
-            name: _,
-            num: _,
-            newowner,
-            def,
-            behavior: _,
-            missing_ok: _,
-            recurse: _,
-        } = command.as_ref();
-        match AlterTableType::try_from(*subtype) {
-            Ok(AlterTableType::AtDropColumn | AlterTableType::AtDropConstraint) => {
-                self.effect(Effect::Drop);
-            }
-            Ok(
-                AlterTableType::AtChangeOwner
-                | AlterTableType::AtEnableRowSecurity
-                | AlterTableType::AtDisableRowSecurity
-                | AlterTableType::AtForceRowSecurity
-                | AlterTableType::AtNoForceRowSecurity,
-            ) => self.effect(Effect::Grant),
-            _ => {}
-        }
-        let _: &Option<RoleSpec> = newowner;
-        match def.as_deref().and_then(|def| def.node.as_ref()) {
-            // A new default fills the rows that are there, a new check looks at them, a type is cast to.
-            Some(NodeEnum::PartitionCmd(part)) => {
-                self.maybe_touch(part.name.as_ref(), Access::Define)
-            }
-            Some(NodeEnum::RangeVar(relation)) => drop(self.touch(relation, Access::Define)),
-            Some(_) => visit(self, def),
-            None => {}
-        }
-    }
-
-    fn commented(&mut self, verb: &str, kind: ObjectType, object: Option<&Node>) {
-        self.does(verb, &[Effect::Define]);
-        if let Some(NodeEnum::List(list)) = object.and_then(|object| object.node.as_ref()) {
-            let parts = strings(&list.items);
-            // The last part is the column.
-            let len = if kind == ObjectType::ObjectColumn {
-                parts.len().saturating_sub(1)
-            } else {
-                parts.len()
-            };
-            if objects::is_relation(kind) || kind == ObjectType::ObjectColumn {
-                let name = qualified(parts.into_iter().take(len));
-                self.touch_named(&name, Access::Define);
-            }
-        }
-    }
-
-    fn drop_objects(&mut self, statement: &DropStmt) {
-        let DropStmt { objects, remove_type, behavior: _, missing_ok: _, concurrent: _ } =
-            statement;
-        let kind = ObjectType::try_from(*remove_type).unwrap_or(ObjectType::Undefined);
-        self.does(&format!("DROP {}", objects::title(kind)), &[Effect::Drop]);
-        for object in objects {
-            let Some(NodeEnum::List(list)) = &object.node else {
-                // A schema, an extension, a function: no relation.
-                continue;
-            };
-            let mut parts = strings(&list.items);
-            let access = match kind {
-                _ if objects::is_relation(kind) => Access::Drop,
-                // What belongs to a table comes after its name.
-                ObjectType::ObjectTrigger | ObjectType::ObjectRule | ObjectType::ObjectPolicy => {
-                    parts.pop();
-                    Access::Define
-                }
-                _ => continue,
-            };
-            let name: Arc<str> = qualified(parts.into_iter());
-            self.touch_named(&name, access);
-        }
-    }
-
-    fn grant(&mut self, grant: &GrantStmt) {
-        self.does(grant_verb(grant.is_grant), &[Effect::Grant]);
-        let is_named = grant.targtype == GrantTargetType::AclTargetObject as i32;
-        if is_named
-            && matches!(grant.objtype(), ObjectType::ObjectTable | ObjectType::ObjectSequence)
-        {
-            self.relations(&grant.objects, Access::Grant);
         }
     }
 
@@ -587,36 +379,4 @@ impl Walk<'_> {
         self.does(verb, &[Effect::Define]);
         self.opaque();
     }
-
-    fn published(&mut self, objects: &[Node]) {
-        for object in objects {
-            if let Some(NodeEnum::PublicationObjSpec(object)) = &object.node
-                && let Some(table) = &object.pubtable
-            {
-                self.maybe_touch(table.relation.as_ref(), Access::Define);
-            }
-        }
-    }
-}
-
-fn grant_verb(is_grant: bool) -> &'static str {
-    if is_grant { "GRANT" } else { "REVOKE" }
-}
-
-/// An option that is on unless it says otherwise, as `defGetBoolean` reads it; what that refuses counts
-/// as on.
-fn is_on(option: &DefElem) -> bool {
-    let Some(argument) = option.arg.as_deref() else { return true };
-    let word = match &argument.node {
-        Some(NodeEnum::Integer(number)) => return number.ival != 0,
-        Some(NodeEnum::Boolean(value)) => return value.boolval,
-        Some(NodeEnum::String(text)) => text.sval.as_str(),
-        _ => match restrict::constant(argument).and_then(|constant| constant.val.as_ref()) {
-            Some(Val::Ival(number)) => return number.ival != 0,
-            Some(Val::Boolval(value)) => return value.boolval,
-            Some(Val::Sval(text)) => text.sval.as_str(),
-            _ => return true,
-        },
-    };
-    !["false", "off"].iter().any(|off| word.eq_ignore_ascii_case(off))
 }

@@ -303,7 +303,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Enters a relation of a `FROM` into the scope at hand.
-    pub(super) fn from_relation(&mut self, relation: &RangeVar) {
+    pub(super) fn read_relation(&mut self, relation: &RangeVar) {
         let alias = relation.alias.as_ref();
         let is_cte = relation.schemaname.is_empty() && self.scopes.is_cte(&relation.relname);
         let table = match is_cte {
@@ -339,7 +339,7 @@ impl Visitor for Walk<'_> {
     }
 
     fn relation(&mut self, relation: &RangeVar) {
-        self.from_relation(relation);
+        self.read_relation(relation);
     }
 
     fn stranger(&mut self) {
