@@ -11,4 +11,5 @@ pub mod identity;
 pub mod ledger;
 pub mod pipeline;
 pub mod protocol;
+pub mod search;
 pub mod stream;

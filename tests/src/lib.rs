@@ -9,6 +9,8 @@ mod notify;
 pub mod pattern;
 pub mod place;
 mod postgres;
+#[cfg(feature = "rows")]
+pub mod rows;
 mod session;
 mod wire;
 

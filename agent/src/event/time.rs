@@ -1,6 +1,8 @@
 //! Times: the kernel's boot clock, which records carry, and UTC, which people read.
 
-use serde::{Serialize, Serializer};
+use std::{borrow::Cow, fmt};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// Nanoseconds since boot, suspend included (`CLOCK_BOOTTIME`): the clock of every kernel record.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -26,12 +28,29 @@ impl WallTime {
 }
 
 /// RFC 3339 with six decimals, as in `2026-11-23T15:04:05.000123Z`.
-impl Serialize for WallTime {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+impl fmt::Display for WallTime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let format = time::macros::format_description!(
             "[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]Z"
         );
-        serializer.serialize_str(&self.to_utc().format(format).unwrap_or_default())
+        f.write_str(&self.to_utc().format(format).unwrap_or_default())
+    }
+}
+
+/// As it is displayed.
+impl Serialize for WallTime {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// Any RFC 3339.
+impl<'de> Deserialize<'de> for WallTime {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Cow::<str>::deserialize(deserializer)?;
+        let time = time::UtcDateTime::parse(&text, &time::format_description::well_known::Rfc3339)
+            .map_err(de::Error::custom)?;
+        Ok(Self(i64::try_from(time.unix_timestamp_nanos() / 1_000).unwrap_or(i64::MAX)))
     }
 }
 

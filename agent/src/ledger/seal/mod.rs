@@ -12,8 +12,8 @@ use parquet::errors::ParquetError;
 use rustc_hash::FxHashMap;
 use thiserror::Error;
 
+pub use self::file::SegmentWriter;
 use self::{
-    file::SegmentWriter,
     order::Order,
     rows::{DefinitionSource, RowSource},
 };

@@ -1,0 +1,99 @@
+//! Rows that are not sealed yet, read from their logs while the service goes on writing.
+
+use std::{fmt, sync::Arc};
+
+use datafusion::{
+    arrow::{
+        array::ArrayRef,
+        compute::cast,
+        datatypes::SchemaRef,
+        record_batch::{RecordBatch, RecordBatchOptions},
+    },
+    common::{DataFusionError, Result},
+    execution::{SendableRecordBatchStream, TaskContext},
+    physical_plan::{
+        ExecutionPlan,
+        stream::RecordBatchReceiverStreamBuilder,
+        streaming::{PartitionStream, StreamingTableExec},
+    },
+};
+
+use super::snapshot::Snapshot;
+use crate::ledger::log::{ReadError, Reader};
+
+/// Batches that wait to be looked at.
+const AHEAD: usize = 2;
+
+/// Scans the open logs of a snapshot.
+pub(super) fn scan(
+    snapshot: Arc<Snapshot>,
+    schema: &SchemaRef,
+    projection: Option<&Vec<usize>>,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let schema = match projection {
+        Some(columns) => Arc::new(schema.project(columns)?),
+        None => schema.clone(),
+    };
+    let logs = Logs { snapshot, schema: schema.clone() };
+    let partitions: Vec<Arc<dyn PartitionStream>> = vec![Arc::new(logs)];
+    Ok(Arc::new(StreamingTableExec::try_new(schema, partitions, None, None, false, None)?))
+}
+
+/// All open logs, one after the other.
+struct Logs {
+    snapshot: Arc<Snapshot>,
+    /// Of the columns that are wanted.
+    schema: SchemaRef,
+}
+
+impl PartitionStream for Logs {
+    fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
+        let mut stream = RecordBatchReceiverStreamBuilder::new(self.schema.clone(), AHEAD);
+        let batches = stream.tx();
+        let (snapshot, schema) = (self.snapshot.clone(), self.schema.clone());
+        stream.spawn_blocking(move || {
+            for log in &snapshot.open {
+                let mut reader = Reader::open(&log.path()).map_err(unreadable)?;
+                while let Some(batch) = reader.next_batch().map_err(unreadable)? {
+                    // Nobody wants more.
+                    if batches.blocking_send(fitted(&batch, &schema)).is_err() {
+                        return Ok(());
+                    }
+                }
+            }
+            Ok(())
+        });
+        stream.build()
+    }
+}
+
+impl fmt::Debug for Logs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Logs").field("n", &self.snapshot.open.len()).finish()
+    }
+}
+
+fn unreadable(error: ReadError) -> DataFusionError {
+    DataFusionError::External(Box::new(error))
+}
+
+/// The columns that are wanted, in the types of the table.
+fn fitted(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
+    let column = |name: &str| {
+        batch.column_by_name(name).ok_or_else(|| {
+            DataFusionError::Internal(format!("an open log without the column {name}"))
+        })
+    };
+    let columns: Vec<ArrayRef> = schema
+        .fields()
+        .iter()
+        .map(|field| Ok(cast(column(field.name())?, field.data_type())?))
+        .collect::<Result<_>>()?;
+    // Whoever only counts wants no column at all.
+    let rows = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    Ok(RecordBatch::try_new_with_options(schema.clone(), columns, &rows)?)
+}

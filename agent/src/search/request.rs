@@ -1,0 +1,52 @@
+//! What can be asked of the ledger: the body of `POST /v1/query`, and what a query worker reads.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Filter, RowKey};
+
+/// One question.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    Search(Search),
+    Timeline(Timeline),
+    Sql(Sql),
+}
+
+/// Statements one by one, oldest first.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Search {
+    pub filter: Filter,
+    pub page: Page,
+    /// Of the columns only these; all where it is empty.
+    pub columns: Vec<String>,
+}
+
+/// Which of the statements that a filter lets through.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Page {
+    #[default]
+    All,
+    /// The newest so many.
+    Newest(u32),
+    /// The newest so many that come before this one.
+    Before(RowKey, u32),
+    /// So many that come next after this one.
+    After(RowKey, u32),
+}
+
+/// Who did what, collapsed to so many lines.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Timeline {
+    pub filter: Filter,
+    pub lines: u32,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sql {
+    pub query: String,
+}
