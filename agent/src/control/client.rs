@@ -1,4 +1,4 @@
-//! The other end of the control socket: what `watch` and `status` speak.
+//! The other end of the control socket: what `watch`, `status` and `search` speak.
 
 use std::{
     fmt, io,
@@ -6,8 +6,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty};
-use hyper::{Request, StatusCode, body::Incoming, client::conn::http1, header};
+use http_body_util::{BodyExt, Full};
+use hyper::{Method, Request, StatusCode, body::Incoming, client::conn::http1, header};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 
@@ -15,7 +15,7 @@ use super::{Filter, Status};
 
 /// Of an answer that is no stream.
 const ANSWER_BYTES: usize = 16 << 20;
-/// Of one line of the watch stream.
+/// Of one line of a stream.
 const LINE_BYTES: usize = 16 << 20;
 
 /// Asks the service behind one control socket.
@@ -46,6 +46,14 @@ pub enum ClientError {
     },
 }
 
+impl ClientError {
+    /// No service listens on the socket, as opposed to one that can't be asked or won't answer.
+    pub fn nobody_is_there(&self) -> bool {
+        matches!(self, Self::Unreachable { source, .. }
+            if matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused))
+    }
+}
+
 fn hint(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::NotFound => "there is no such socket; is the service running (systemctl \
@@ -68,18 +76,32 @@ impl Client {
     }
 
     pub async fn status(&self) -> Result<Status, ClientError> {
-        let body = self.ask("/v1/status").await?;
+        let body = self.ask(Method::GET, "/v1/status", Bytes::new()).await?;
         let bytes = self.whole(body).await?;
         serde_json::from_slice(&bytes).map_err(|source| self.broken(source))
     }
 
     /// The lines of the watch stream that `filter` lets through.
     pub async fn watch(&self, filter: &Filter) -> Result<Lines, ClientError> {
-        let body = self.ask(&format!("/v1/watch?{}", filter.to_query())).await?;
-        Ok(Lines { body, buffer: Vec::new(), read: 0, socket: self.socket.clone() })
+        let path = format!("/v1/watch?{}", filter.to_query());
+        Ok(self.lines(self.ask(Method::GET, &path, Bytes::new()).await?))
     }
 
-    async fn ask(&self, path: &str) -> Result<Incoming, ClientError> {
+    /// The lines of the ledger's answer to a query, given as JSON.
+    pub async fn query(&self, query: Vec<u8>) -> Result<Lines, ClientError> {
+        Ok(self.lines(self.ask(Method::POST, "/v1/query", query.into()).await?))
+    }
+
+    fn lines(&self, body: Incoming) -> Lines {
+        Lines { body, buffer: Vec::new(), read: 0, socket: self.socket.clone() }
+    }
+
+    async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        content: Bytes,
+    ) -> Result<Incoming, ClientError> {
         let stream = UnixStream::connect(&self.socket)
             .await
             .map_err(|source| ClientError::Unreachable { socket: self.socket.clone(), source })?;
@@ -87,9 +109,11 @@ impl Client {
             http1::handshake(TokioIo::new(stream)).await.map_err(|source| self.broken(source))?;
         // Its error comes out of the body as well.
         tokio::spawn(connection);
-        let request = Request::get(path)
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
             .header(header::HOST, "dbwarden")
-            .body(Empty::<Bytes>::new())
+            .body(Full::new(content))
             .map_err(|source| self.broken(source))?;
         let response = sender.send_request(request).await.map_err(|source| self.broken(source))?;
         let status = response.status();
@@ -122,7 +146,7 @@ impl Client {
     }
 }
 
-/// The watch stream, line by line.
+/// A stream of lines.
 pub struct Lines {
     body: Incoming,
     buffer: Vec<u8>,

@@ -9,11 +9,12 @@ mod filter;
 mod hub;
 mod listener;
 mod lock;
+mod query;
 mod server;
 mod shutdown;
 mod status;
 
-use std::{io, sync::Arc};
+use std::{io, path::PathBuf, sync::Arc};
 
 pub use access::{Access, AccessError};
 pub use client::{Client, ClientError, Lines};
@@ -39,6 +40,10 @@ pub struct Service {
     pub shutdown: Shutdown,
     /// The pipeline has ended and published its last: the control server shall end too.
     pub ended: Shutdown,
+    /// The folder of the ledger that can be searched; `None` where none is kept.
+    pub ledger: Option<PathBuf>,
+    /// The program that is started as a query worker: this one.
+    pub query_worker: PathBuf,
 }
 
 impl Service {
@@ -48,6 +53,8 @@ impl Service {
             status: StatusCell::default(),
             shutdown: Shutdown::new()?,
             ended: Shutdown::new()?,
+            ledger: None,
+            query_worker: "/proc/self/exe".into(),
         })
     }
 }

@@ -30,8 +30,10 @@ use tokio_io_timeout::TimeoutStream;
 use tracing::{debug, warn};
 
 use super::{
-    Agent, Filter, Line, Listener, Notice, Service, Snapshot, Status, Watcher, access::Peer,
+    Agent, Filter, Line, Listener, Notice, Service, Snapshot, Status, Watcher,
+    access::Peer,
     hub::WATCHERS,
+    query::{Queries, Refusal},
 };
 use crate::event::{Shown, WallTime};
 
@@ -48,10 +50,10 @@ const STATUS_PATIENCE: Duration = Duration::from_secs(2);
 /// Lines are sent together when they come within this time.
 const WATCH_PAUSE: Duration = Duration::from_millis(10);
 const WATCH_FRAME_BYTES: usize = 64 << 10;
-/// Of a request's head; requests have no body.
+/// Of a request's head; only queries have a body.
 const HEAD_BYTES: usize = 16 << 10;
 
-const PATHS: [&str; 3] = ["/v1", "/v1/status", "/v1/watch"];
+const PATHS: [&str; 4] = ["/v1", "/v1/query", "/v1/status", "/v1/watch"];
 
 /// Answers clients until `service.ended`. Runs in a tokio runtime of its own, away from the
 /// pipeline's thread.
@@ -60,7 +62,9 @@ pub async fn serve(listener: Listener, host: &str, service: Arc<Service>) -> io:
     let socket = UnixListener::from_std(listener.socket.try_clone()?)?;
     let started = Instant::now();
     let room = Arc::new(Semaphore::new(CLIENTS));
-    let api = Arc::new(Api { service: service.clone(), host: host.to_owned(), started });
+    let queries =
+        service.ledger.clone().map(|ledger| Queries::new(service.query_worker.clone(), ledger));
+    let api = Arc::new(Api { service: service.clone(), host: host.to_owned(), started, queries });
     loop {
         let accepted = tokio::select! {
             () = service.ended.wait() => break,
@@ -110,7 +114,7 @@ async fn converse(
         async move {
             Ok::<_, Infallible>(match refusal {
                 Some(words) => error(StatusCode::FORBIDDEN, &words),
-                None => api.answer(&request).await,
+                None => api.answer(request).await,
             })
         }
     });
@@ -131,18 +135,27 @@ fn refuse_for_lack_of_room(stream: &UnixStream) {
     );
 }
 
+const NDJSON: &str = "application/x-ndjson";
+
 type Answer = Response<Either<Full<Bytes>, Stream>>;
 
 struct Api {
     service: Arc<Service>,
     host: String,
     started: Instant,
+    /// `None` where no ledger is kept.
+    queries: Option<Queries>,
 }
 
 impl Api {
-    async fn answer(&self, request: &Request<Incoming>) -> Answer {
-        if request.method() != Method::GET {
-            return error(StatusCode::METHOD_NOT_ALLOWED, "only GET is understood");
+    async fn answer(&self, request: Request<Incoming>) -> Answer {
+        match (request.uri().path(), request.method()) {
+            ("/v1/query", &Method::POST) => return self.query(request.into_body()).await,
+            ("/v1/query", _) => {
+                return error(StatusCode::METHOD_NOT_ALLOWED, "only POST is understood here");
+            }
+            (_, &Method::GET) => {}
+            _ => return error(StatusCode::METHOD_NOT_ALLOWED, "only GET is understood"),
         }
         let query = request.uri().query().unwrap_or_default();
         match request.uri().path() {
@@ -159,6 +172,28 @@ impl Api {
                 StatusCode::NOT_FOUND,
                 &format!("no such path: {path}; there are {}", PATHS.join(", ")),
             ),
+        }
+    }
+
+    async fn query(&self, request: Incoming) -> Answer {
+        let Some(queries) = &self.queries else {
+            let words = "this service keeps no ledger, so there is nothing to search";
+            return error(StatusCode::NOT_FOUND, words);
+        };
+        match queries.ask(request).await {
+            Ok(lines) => respond(StatusCode::OK, NDJSON, Either::Right(Stream(lines))),
+            Err(refusal) => {
+                let status = match refusal {
+                    Refusal::NoRoom => StatusCode::SERVICE_UNAVAILABLE,
+                    Refusal::TooLong => StatusCode::PAYLOAD_TOO_LARGE,
+                    Refusal::TooSlow => StatusCode::REQUEST_TIMEOUT,
+                    Refusal::NoWorker(ref source) => {
+                        warn!(error = %source, "can't start a query worker");
+                        StatusCode::INTERNAL_SERVER_ERROR
+                    }
+                };
+                error(status, &refusal.to_string())
+            }
         }
     }
 
@@ -188,7 +223,7 @@ impl Api {
         };
         let (lines, stream) = mpsc::channel(1);
         tokio::spawn(feed(watcher, filter, lines, self.service.clone()));
-        respond(StatusCode::OK, "application/x-ndjson", Either::Right(Stream(stream)))
+        respond(StatusCode::OK, NDJSON, Either::Right(Stream(stream)))
     }
 }
 

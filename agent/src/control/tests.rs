@@ -121,9 +121,11 @@ fn raw(socket: &Path, request: &str) -> String {
 fn each_path_answers_and_no_other() {
     let served = Served::start();
     for (request, status, words) in [
-        ("GET /v1", "200 OK", "\"paths\":[\"/v1\",\"/v1/status\",\"/v1/watch\"]"),
+        ("GET /v1", "200 OK", "\"paths\":[\"/v1\",\"/v1/query\",\"/v1/status\",\"/v1/watch\"]"),
         ("GET /v2/status", "404 Not Found", "no such path: /v2/status; there are /v1"),
         ("POST /v1/status", "405 Method Not Allowed", "only GET is understood"),
+        ("GET /v1/query", "405 Method Not Allowed", "only POST is understood here"),
+        ("POST /v1/query", "404 Not Found", "this service keeps no ledger"),
         ("GET /v1/watch?usr=1", "400 Bad Request", "unknown filter usr"),
     ] {
         let answer = raw(&served.socket, &format!("{request} HTTP/1.1\r\nhost: x\r\n\r\n"));
