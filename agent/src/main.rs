@@ -13,6 +13,10 @@ fn main() -> ExitCode {
         Command::Watch(watch) => cli::watch(common, watch),
         Command::Status => cli::status(common),
         Command::Doctor => cli::doctor(common),
+        Command::Search(search) => cli::search(common, search),
+        Command::Timeline(timeline) => cli::timeline(common, timeline),
+        Command::Sql(sql) => cli::sql(common, sql),
+        Command::QueryWorker(worker) => cli::query_worker(worker),
     };
     cli::exit(outcome)
 }

@@ -13,10 +13,11 @@ use crate::capture;
 use crate::doctor::{self, Check, Host, Verdict};
 
 pub fn doctor(common: &Common) -> Result<Answer> {
+    common.no_csv()?;
     let checks = doctor::verdicts(&Host::of_this_machine(capture::object_bytes()));
     let mut out = io::stdout().lock();
     match common.format() {
-        Format::Json => {
+        Format::Json | Format::Csv => {
             for check in &checks {
                 writeln!(out, "{}", serde_json::to_string(check)?)?;
             }

@@ -1,10 +1,17 @@
 //! The command line: one file a subcommand, and what their results mean as exit codes.
 
+mod ask;
+mod csv;
 mod doctor;
+mod filters;
+mod query_worker;
 mod run;
+mod search;
+mod sql;
 mod status;
 mod table;
 mod terminal;
+mod timeline;
 mod watch;
 
 use std::{io, io::IsTerminal, path::PathBuf, process::ExitCode};
@@ -12,8 +19,12 @@ use std::{io, io::IsTerminal, path::PathBuf, process::ExitCode};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use doctor::doctor;
+pub use query_worker::{QueryWorker, query_worker};
 pub use run::{Run, run};
+pub use search::{Search, search};
+pub use sql::{Sql, sql};
 pub use status::status;
+pub use timeline::{Timeline, timeline};
 pub use watch::{Watch, watch};
 
 use crate::{
@@ -37,7 +48,8 @@ pub struct Common {
     /// The control socket of the service to ask
     #[arg(long, global = true, value_name = "PATH", default_value = config::CONTROL_SOCKET)]
     pub control: PathBuf,
-    /// A table for people or lines of JSON; by default a table on a terminal, else JSON
+    /// A table for people, lines of JSON, or CSV of the ledger's rows; by default a table on a
+    /// terminal, else JSON
     #[arg(long, global = true, value_enum)]
     format: Option<Format>,
 }
@@ -46,6 +58,8 @@ pub struct Common {
 pub enum Format {
     Table,
     Json,
+    /// Only where there are rows: `search`, `timeline`, `sql`.
+    Csv,
 }
 
 #[derive(Debug, Subcommand)]
@@ -58,6 +72,15 @@ pub enum Command {
     Status,
     /// Check what this host and its kernel allow
     Doctor,
+    /// Find statements in the ledger
+    Search(Box<Search>),
+    /// Show who did what, when
+    Timeline(Box<Timeline>),
+    /// Ask the ledger in SQL
+    Sql(Sql),
+    /// Answer one request from standard input
+    #[command(hide = true)]
+    QueryWorker(QueryWorker),
 }
 
 impl Common {
@@ -67,7 +90,22 @@ impl Common {
             false => Format::Json,
         })
     }
+
+    /// For subcommands whose answers are no rows.
+    fn no_csv(&self) -> Result<(), Usage> {
+        match self.format {
+            Some(Format::Csv) => {
+                Err(Usage("--format csv is for search, timeline and sql: take json".into()))
+            }
+            _ => Ok(()),
+        }
+    }
 }
+
+/// What was typed can't be meant.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Usage(String);
 
 /// What a subcommand found out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,6 +132,7 @@ pub fn exit(outcome: anyhow::Result<Answer>) -> ExitCode {
 
 fn code(error: &anyhow::Error) -> u8 {
     if error.is::<config::Error>()
+        || error.is::<Usage>()
         || error.is::<LockError>()
         || error.is::<AccessError>()
         || error.is::<BindError>()

@@ -12,10 +12,11 @@ use super::{
 use crate::control::{Client, ServerStatus, Status};
 
 pub fn status(common: &Common) -> Result<Answer> {
+    common.no_csv()?;
     let status = block_on(async { Ok(Client::new(&common.control).status().await?) })?;
     let mut out = io::stdout().lock();
     match common.format() {
-        Format::Json => writeln!(out, "{}", serde_json::to_string(&status)?)?,
+        Format::Json | Format::Csv => writeln!(out, "{}", serde_json::to_string(&status)?)?,
         Format::Table => out.write_all(render(&status, Paint::of_stdout()).as_bytes())?,
     }
     Ok(Answer::Done)

@@ -13,13 +13,14 @@ pub(super) enum Align {
 
 /// A table under construction; cells are clean text.
 pub(super) struct Table {
-    columns: Vec<(&'static str, Align)>,
+    columns: Vec<(String, Align)>,
     rows: Vec<Vec<(Style, String)>>,
 }
 
 impl Table {
-    pub(super) fn new(columns: &[(&'static str, Align)]) -> Self {
-        Self { columns: columns.to_vec(), rows: Vec::new() }
+    pub(super) fn new(columns: &[(&str, Align)]) -> Self {
+        let columns = columns.iter().map(|(title, align)| ((*title).to_owned(), *align));
+        Self { columns: columns.collect(), rows: Vec::new() }
     }
 
     pub(super) fn row(&mut self, cells: Vec<(Style, String)>) {
@@ -35,8 +36,7 @@ impl Table {
             })
             .collect();
         let mut text = String::new();
-        let titles =
-            self.columns.iter().map(|(title, _)| (Style::Dim, (*title).to_owned())).collect();
+        let titles = self.columns.iter().map(|(title, _)| (Style::Dim, title.clone())).collect();
         for row in std::iter::once(&titles).chain(&self.rows) {
             let mut line = String::new();
             for (((style, cell), (_, align)), width) in row.iter().zip(&self.columns).zip(&widths) {

@@ -23,6 +23,12 @@ pub(super) fn width() -> usize {
         .unwrap_or(WIDTH)
 }
 
+/// Rows of the terminal behind standard output, if it is one.
+pub(super) fn height() -> Option<u32> {
+    let size = rustix::termios::tcgetwinsize(io::stdout().as_fd()).ok()?;
+    Some(u32::from(size.ws_row)).filter(|&rows| rows > 0)
+}
+
 /// One harmless line: white space becomes single spaces, and whatever could move the cursor, start
 /// an escape sequence or turn the reading direction becomes `�`.
 pub(super) fn clean(text: &str) -> String {

@@ -10,9 +10,9 @@ use std::{
 use anyhow::Result;
 use clap::Args;
 
-use super::{Answer, Common, Format, block_on, terminal};
+use super::{Answer, Common, Format, block_on, filters, terminal};
 use crate::control::{Client, ClientError, Filter};
-use view::{Line, View};
+pub(super) use view::{Line, View};
 
 #[derive(Debug, Args)]
 pub struct Watch {
@@ -38,6 +38,7 @@ pub struct Watch {
 }
 
 pub fn watch(common: &Common, arguments: &Watch) -> Result<Answer> {
+    common.no_csv()?;
     let filter = Filter {
         user: arguments.user.clone(),
         database: arguments.database.clone(),
@@ -54,9 +55,9 @@ async fn show(common: &Common, filter: &Filter) -> Result<Answer> {
     let view = match common.format() {
         Format::Table => {
             eprintln!("watching; Ctrl-C ends");
-            Some(View::of_stdout())
+            Some(View::of_stdout(filters::local))
         }
-        Format::Json => None,
+        Format::Json | Format::Csv => None,
     };
     let mut out = io::stdout().lock();
     while let Some(line) = lines.next().await? {

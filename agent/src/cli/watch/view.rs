@@ -1,15 +1,18 @@
 //! One line of the watch stream as one line of a terminal.
 
 use serde::Deserialize;
-use time::{UtcDateTime, UtcOffset, format_description::well_known::Rfc3339};
+use time::{UtcDateTime, format_description::well_known::Rfc3339};
 use unicode_width::UnicodeWidthStr;
 
-use crate::cli::terminal::{Paint, Style, bytes, clean, counted, duration, fit, left, right};
+use crate::{
+    cli::terminal::{Paint, Style, bytes, clean, counted, duration, fit, left, right},
+    search::Zone,
+};
 
-/// What the view shows of a line of `/v1/watch`; the names are the record's.
+/// What the view shows of a line of `/v1/watch`, or of a row of the ledger; the names are the record's.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct Line {
+pub(in crate::cli) struct Line {
     missed: Option<u64>,
     notice: Option<String>,
     message: Option<String>,
@@ -37,8 +40,8 @@ pub(super) struct Line {
     error_code: Option<String>,
     error_message: Option<String>,
     transaction: Option<String>,
-    truncated_bytes: u64,
-    lost_bytes: u64,
+    truncated_bytes: Option<u64>,
+    lost_bytes: Option<u64>,
 }
 
 /// From these on a duration stands out.
@@ -51,21 +54,23 @@ const ROWS: usize = 9;
 const DURATION: usize = 8;
 
 /// How lines are shown, apart from what they say.
-pub(super) struct View {
+pub(in crate::cli) struct View {
     paint: Paint,
-    local: fn(UtcDateTime) -> UtcOffset,
+    zone: Zone,
 }
 
 impl View {
-    pub(super) fn of_stdout() -> Self {
-        let local = |time: UtcDateTime| {
-            UtcOffset::local_offset_at(time.to_offset(UtcOffset::UTC)).unwrap_or(UtcOffset::UTC)
-        };
-        Self { paint: Paint::of_stdout(), local }
+    pub(in crate::cli) fn of_stdout(zone: Zone) -> Self {
+        Self { paint: Paint::of_stdout(), zone }
+    }
+
+    /// Stands between lines, about those that follow.
+    pub(in crate::cli) fn headline(&self, words: &str, width: usize) -> String {
+        self.paint.paint(Style::Dim, &fit(&format!("── {} ──", clean(words)), width))
     }
 
     /// At most `width` columns, nothing that a terminal would obey except our own colours.
-    pub(super) fn show(&self, line: &Line, width: usize) -> String {
+    pub(in crate::cli) fn show(&self, line: &Line, width: usize) -> String {
         match (line.missed, &line.notice) {
             (Some(missed), _) => self.interruption(
                 line,
@@ -140,7 +145,7 @@ impl View {
             time::macros::format_description!("[hour]:[minute]:[second].[subsecond digits:3]");
         UtcDateTime::parse(time, &Rfc3339)
             .ok()
-            .and_then(|time| time.to_offset((self.local)(time)).format(format).ok())
+            .and_then(|time| time.to_offset((self.zone)(time)).format(format).ok())
             .unwrap_or_else(|| "?".into())
     }
 }
@@ -211,8 +216,8 @@ fn session(line: &Line) -> String {
 /// The error, the text, its parameters and what is missing of it.
 fn what(line: &Line) -> Vec<(Style, String)> {
     let mut parts = Vec::new();
-    if line.lost_bytes > 0 {
-        parts.push((Style::Warning, format!("[{} lost] ", bytes(line.lost_bytes))));
+    if let Some(lost) = line.lost_bytes.filter(|&lost| lost > 0) {
+        parts.push((Style::Warning, format!("[{} lost] ", bytes(lost))));
     }
     if let Some(code) = &line.error_code {
         let message = line.error_message.as_deref().unwrap_or_default();
@@ -226,8 +231,8 @@ fn what(line: &Line) -> Vec<(Style, String)> {
         }
         None => parts.push((Style::Dim, "(no text)".into())),
     }
-    if line.truncated_bytes > 0 {
-        let missing = format!(" [{} more not captured]", bytes(line.truncated_bytes));
+    if let Some(truncated) = line.truncated_bytes.filter(|&truncated| truncated > 0) {
+        let missing = format!(" [{} more not captured]", bytes(truncated));
         parts.push((Style::Warning, missing));
     }
     if let Some(parameters) = line.parameters.as_deref().filter(|values| !values.is_empty()) {
@@ -250,7 +255,7 @@ mod tests {
     use crate::cli::terminal::Paint;
 
     fn view(colour: bool) -> View {
-        View { paint: Paint { colour }, local: |_| UtcOffset::UTC }
+        View { paint: Paint { colour }, zone: |_| UtcOffset::UTC }
     }
 
     /// `psql` of alice with `changes` over it.

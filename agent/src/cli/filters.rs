@@ -1,0 +1,126 @@
+//! The filters that `search` and `timeline` share, as they are typed and as they are asked.
+
+use anyhow::Result;
+use clap::Args;
+use time::{UtcDateTime, UtcOffset};
+
+use super::Usage;
+use crate::search::{Edge, EffectWord, Filter, Touched, Zone, moment};
+
+/// All that are given must hold.
+#[derive(Debug, Args)]
+pub struct Filters {
+    /// From this time on: 10m, 2h, 3d (ago), today, yesterday, 14:00, 2026-11-23,
+    /// "2026-11-23 14:00", 2026-11-23T14:00:00+01:00
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
+    /// Up to this time; a day is meant with all its hours
+    #[arg(long, value_name = "TIME")]
+    until: Option<String>,
+    /// Read and show times in UTC instead of the local time zone
+    #[arg(long)]
+    utc: bool,
+    /// Sent by somebody in whose principal, user, login, executable, unit, container, pod or address
+    /// this word stands
+    #[arg(long, value_name = "WORD")]
+    who: Option<String>,
+    /// Sent by a human, service, ai or unknown
+    #[arg(long, value_name = "KIND", value_parser = ["human", "service", "ai", "unknown"])]
+    kind: Option<String>,
+    /// To this server
+    #[arg(long, value_name = "NAME")]
+    server: Option<String>,
+    /// In this database
+    #[arg(long, value_name = "NAME")]
+    database: Option<String>,
+    /// As this database user
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
+    /// Touching this table; with its schema, or without for a table of any
+    #[arg(long, value_name = "NAME")]
+    table: Option<String>,
+    /// With one of these effects, to the table where one is given: read, update, drop, …; write stands
+    /// for all that change rows
+    #[arg(long, value_name = "EFFECT", value_delimiter = ',')]
+    effect: Vec<EffectWord>,
+    /// With this verdict
+    #[arg(long, value_name = "VERDICT")]
+    verdict: Option<String>,
+    /// That read or changed so many rows or more
+    #[arg(long, value_name = "N")]
+    min_rows: Option<u64>,
+    /// That failed
+    #[arg(long)]
+    errors: bool,
+    /// With this fingerprint
+    #[arg(long, value_name = "HEX")]
+    fingerprint: Option<String>,
+    /// Of this connection
+    #[arg(long, value_name = "HEX")]
+    connection: Option<String>,
+    /// That touched the row with this key, as in customers.id=42
+    #[arg(long, value_name = "TABLE.COLUMN=VALUE")]
+    touched: Option<Touched>,
+}
+
+impl Filters {
+    /// Times are counted from `now`.
+    pub(super) fn filter(&self, now: UtcDateTime) -> Result<Filter> {
+        let zone = self.zone();
+        let at = |text: &Option<String>, edge| {
+            let moment = text.as_deref().map(|text| moment(text, edge, now, zone)).transpose();
+            moment.map_err(|error| Usage(error.to_string()))
+        };
+        let (since, until) = (at(&self.since, Edge::Since)?, at(&self.until, Edge::Until)?);
+        if let (Some(since), Some(until)) = (since, until)
+            && since >= until
+        {
+            return Err(Usage(format!("--since {since} is not before --until {until}")).into());
+        }
+        let digits = |text: &Option<String>| text.as_ref().map(|text| text.to_ascii_lowercase());
+        Ok(Filter {
+            since,
+            until,
+            text: Vec::new(),
+            who: self.who.clone(),
+            kind: self.kind.clone(),
+            server: self.server.clone(),
+            database: self.database.clone(),
+            user: self.user.clone(),
+            table: self.table.clone(),
+            effects: self.effect.clone(),
+            verdict: self.verdict.clone(),
+            min_rows: self.min_rows,
+            errors: self.errors,
+            fingerprint: digits(&self.fingerprint),
+            connection: digits(&self.connection),
+            touched: self.touched.clone(),
+            recorded_since: None,
+        })
+    }
+
+    /// The time zone to read and show times in.
+    pub(super) fn zone(&self) -> Zone {
+        match self.utc {
+            true => |_| UtcOffset::UTC,
+            false => local,
+        }
+    }
+}
+
+/// Of this host. Asks the C library, which `time` only does as long as there is one thread.
+pub(super) fn local(at: UtcDateTime) -> UtcOffset {
+    UtcOffset::local_offset_at(at.to_offset(UtcOffset::UTC)).unwrap_or(UtcOffset::UTC)
+}
+
+/// `UTC`, `UTC+01:00`.
+pub(super) fn zone_name(offset: UtcOffset) -> String {
+    let (hours, minutes, _) = offset.as_hms();
+    match offset.is_utc() {
+        true => "UTC".into(),
+        false => {
+            let sign = if offset.is_negative() { '-' } else { '+' };
+            format!("UTC{sign}{:02}:{:02}", hours.abs(), minutes.abs())
+        }
+    }
+}
