@@ -30,7 +30,7 @@ pub(super) struct Answer(Source);
 
 enum Source {
     Service(Lines),
-    Worker { child: Child, lines: BufReader<ChildStdout>, line: Vec<u8> },
+    Worker { child: Box<Child>, lines: BufReader<ChildStdout>, line: Vec<u8> },
 }
 
 /// Asks whoever can answer.
@@ -68,7 +68,7 @@ async fn worker(folder: &Path, request: &[u8]) -> Result<Answer> {
     }
     let output = child.stdout.take().context("a query worker without an output")?;
     let lines = BufReader::with_capacity(64 << 10, output);
-    Ok(Answer(Source::Worker { child, lines, line: Vec::new() }))
+    Ok(Answer(Source::Worker { child: Box::new(child), lines, line: Vec::new() }))
 }
 
 impl Answer {

@@ -51,11 +51,10 @@ pub struct Search {
 
 /// Between two looks at the ledger.
 const FOLLOW_PAUSE: Duration = Duration::from_millis(700);
-/// A statement is recorded when it has ended, and can be found this much later at most: so far each
-/// look goes back.
-const FOLLOW_BACK_US: i64 = 10_000_000;
+/// A statement can be found two seconds after its end at most: each look goes back further than that.
+const FOLLOW_BACK_US: i64 = 3_000_000;
 /// Rows that are remembered as shown already; more don't come within the time that looks go back.
-const FOLLOW_REMEMBERED: usize = 1_000_000;
+const FOLLOW_REMEMBERED: usize = 200_000;
 
 /// What the table shows of a row.
 const SHOWN: [&str; 27] = [
@@ -111,16 +110,19 @@ async fn show(common: &Common, arguments: &Search, filter: Filter) -> Result<Ans
         Request::Search(search::Search { filter: filter.clone(), page, columns })
     };
     let mut seen = Seen::default();
-    let end = one(common, &arguments.ledger, &request(&filter, page), &mut printer, |row| {
-        arguments.follow.then(|| seen.is_new(row));
-        true
+    let first = request(&filter, page);
+    let end = one(common, &arguments.ledger, &first, &mut printer, |row| {
+        !arguments.follow || seen.is_new(row)
     })
     .await?;
     if common.format() == Format::Table {
         note(&end, arguments);
     }
+    if !arguments.follow {
+        return Ok(Answer::Done);
+    }
     let mut from = begun;
-    while arguments.follow {
+    loop {
         tokio::time::sleep(FOLLOW_PAUSE).await;
         let next = now();
         let filter = Filter {
@@ -132,7 +134,6 @@ async fn show(common: &Common, arguments: &Search, filter: Filter) -> Result<Ans
         one(common, &arguments.ledger, &request, &mut printer, |row| seen.is_new(row)).await?;
         from = next;
     }
-    Ok(Answer::Done)
 }
 
 /// Asks once, and prints the rows that are wanted.

@@ -25,6 +25,9 @@ use settings::HostFacts;
 /// Read when no `--config` is given; may be absent.
 pub const DEFAULT_PATH: &str = "/etc/dbwarden/config.toml";
 
+/// The ledger that is read when nobody names another and no service can be asked.
+pub const LEDGER: &str = "/var/lib/dbwarden/ledger";
+
 /// The settings from `named`, which must exist, or from the default path, which may not.
 pub fn load(named: Option<&Path>) -> Result<Settings, Error> {
     let path = named.unwrap_or(Path::new(DEFAULT_PATH));

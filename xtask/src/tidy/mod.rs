@@ -60,7 +60,7 @@ const IMPURE: &[&str] = &[
 
 /// Crates that only one folder of `agent/src` names.
 const ONLY_IN: &[(&str, &str)] =
-    &[("aya", "capture"), ("aya_log", "capture"), ("btf_rs", "capture")];
+    &[("aya", "capture"), ("aya_log", "capture"), ("btf_rs", "capture"), ("datafusion", "search")];
 
 /// Names that say nothing about what is inside.
 const VAGUE: &[&str] = &["util", "utils", "helper", "helpers", "manager", "misc"];
