@@ -1,5 +1,11 @@
 //! `search`, `timeline` and `sql` as people and scripts see them, from a folder and through a service.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "what the tests share may fail as they may"
+)]
+
 mod ledger;
 
 use std::{process::Command, sync::Arc, thread};

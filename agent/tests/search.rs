@@ -1,5 +1,11 @@
 //! Searching a ledger on disk: what each filter finds, what SQL may not, and what it costs in memory.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "what the tests share may fail as they may"
+)]
+
 mod ledger;
 
 use ledger::{Asked, Made, ask, ledger_of, row};

@@ -35,8 +35,18 @@ pub struct Rows {
     pub seed: u64,
 }
 
-/// Senders: user, executable, unit, database user, database, address. The first half is people.
-pub const SENDERS: [(&str, &str, Option<&str>, &str, &str, Option<&str>); 12] = [
+/// User, executable, unit, database user, database, address.
+pub type Sender = (
+    &'static str,
+    &'static str,
+    Option<&'static str>,
+    &'static str,
+    &'static str,
+    Option<&'static str>,
+);
+
+/// The first half is people.
+pub const SENDERS: [Sender; 12] = [
     ("alice", "/usr/bin/psql", Some("session-3.scope"), "alice", "orders", None),
     ("bob", "/usr/bin/psql", Some("session-9.scope"), "bob", "orders", None),
     ("carol", "/usr/bin/python3.11", Some("session-12.scope"), "analyst", "orders", None),
@@ -248,10 +258,7 @@ fn origins() -> Result<Vec<(&'static str, ArrayRef)>> {
             (sender, number)
         })
         .collect();
-    let texts = |of: &dyn Fn(
-        &(&str, &str, Option<&str>, &str, &str, Option<&str>),
-        u64,
-    ) -> Option<String>| {
+    let texts = |of: &dyn Fn(&Sender, u64) -> Option<String>| {
         let texts = connections.iter().map(|(sender, number)| of(sender, *number));
         Arc::new(texts.collect::<StringArray>()) as ArrayRef
     };
@@ -289,7 +296,9 @@ fn origins() -> Result<Vec<(&'static str, ArrayRef)>> {
 }
 
 fn facts() -> Result<Vec<(&'static str, ArrayRef)>> {
-    let all: Vec<(String, &str, &str, &str)> = TABLES
+    /// Text, table, effect, access.
+    type Said = (String, &'static str, &'static str, &'static str);
+    let all: Vec<Said> = TABLES
         .iter()
         .flat_map(|table| {
             TEXTS.iter().map(move |(text, effect, access, _)| {
@@ -297,7 +306,7 @@ fn facts() -> Result<Vec<(&'static str, ArrayRef)>> {
             })
         })
         .collect();
-    let texts = |of: &dyn Fn(usize, &(String, &str, &str, &str)) -> String| {
+    let texts = |of: &dyn Fn(usize, &Said) -> String| {
         let texts = all.iter().enumerate().map(|(at, fact)| Some(of(at, fact)));
         Arc::new(texts.collect::<StringArray>()) as ArrayRef
     };

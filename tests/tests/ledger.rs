@@ -16,7 +16,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use arrow_array::{RecordBatch, UInt64Array, cast::AsArray, types::UInt64Type};
 use dbwarden::{
-    event::{Entry, Origin, Record, StatementKind, WallTime},
+    event::{Entry, Origin, Parameter, Record, StatementKind, WallTime},
     ledger::{
         Appended, Ledger, Literals, Options, Removal, SealedSegment, Witness, WitnessError,
         canonical::{Fields, Value},
@@ -107,7 +107,7 @@ fn statement(sequence: u64, origin: &Arc<Origin>) -> Entry {
         origin: origin.clone(),
         sequence,
         text: Some("SELECT 1".into()),
-        parameters: None,
+        parameters: Vec::new(),
         kind: StatementKind::Simple,
         facts: None,
         keys: Vec::new(),
@@ -116,6 +116,7 @@ fn statement(sequence: u64, origin: &Arc<Origin>) -> Entry {
         bytes_out: 60,
         error_code: None,
         error_message: None,
+        redacted_error: None,
         transaction: Some("idle"),
         truncated_bytes: 0,
         lost_bytes: 0,
@@ -343,10 +344,10 @@ fn a_full_disk_pauses_the_ledger_and_it_goes_on_by_itself() -> Result<()> {
     let mut ledger = open(&directory)?;
     let origin = Arc::new(Origin { host: "db-1".into(), ..Origin::default() });
     // Large rows, so that what the ledger may keep in memory is soon full.
-    let parameter = Some("x".repeat(8192));
+    let parameter = Parameter::Text("x".repeat(8192));
     let statement = |sequence| match statement(sequence, &origin) {
         Entry::Statement(record) => {
-            Entry::Statement(Record { parameters: Some(vec![parameter.clone()]), ..record })
+            Entry::Statement(Record { parameters: vec![parameter.clone()], ..record })
         }
         other => other,
     };
