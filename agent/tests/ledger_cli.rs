@@ -10,7 +10,7 @@ mod ledger;
 
 use std::{process::Command, sync::Arc, thread};
 
-use dbwarden::control::{Access, Listener, Service, serve};
+use dbwarden::control::{Access, LedgerPlace, Listener, Service, serve};
 use ledger::{Made, ledger_of, row};
 use serde_json::{Value, json};
 
@@ -197,7 +197,10 @@ fn the_service_answers_as_the_folder_does() {
     let socket = place.path().join("control.sock");
     let listener = Listener::bind(&socket, Access::new(None).unwrap()).unwrap();
     let service = Arc::new(Service {
-        ledger: Some(made.path().to_owned()),
+        ledger: Some(LedgerPlace {
+            ledger: made.path().to_owned(),
+            keys: made.path().join("keys"),
+        }),
         query_worker: env!("CARGO_BIN_EXE_dbwarden").into(),
         ..Service::new().unwrap()
     });

@@ -115,7 +115,7 @@ fn every_statement_is_kept_found_at_once_and_proven() -> Result<()> {
         ("error_code = '22P02' AND text = 'SELECT ?::int'", 3),
         ("text LIKE 'CREATE ROLE stranger PASSWORD%'", 3),
         ("array_has(effects, 'drop')", 6),
-        ("transport = 'unix' AND exe LIKE '%/psql'", 10),
+        ("transport = 'unix' AND exe LIKE '%/psql'", 11),
         ("transport = 'tls' AND summary = 'SELECT patients' AND rows = 1", 1),
     ] {
         let found = count(&agent, false, &format!("{server} AND {condition}"))?;

@@ -1,6 +1,9 @@
-//! A command line as people may see it: arguments joined by spaces, passwords masked.
+//! A command line as people may see it: arguments joined by spaces, passwords masked, statements without
+//! their literals.
 
 use std::sync::Arc;
+
+use crate::statement::{Lexing, redact};
 
 const MASK: &str = "***";
 /// What stands before the `=` of a secret, in any case: options, settings in a connection string,
@@ -10,7 +13,8 @@ const SECRETS: [&str; 5] = ["password", "passwd", "pwd", "secret", "token"];
 /// The command line from arguments separated by NUL; `None` if there are none.
 ///
 /// Masked are the password of a URL, `…password=…` in any argument, and the clients of MySQL's
-/// `-pPASSWORD`. It stays a claim, and a best effort: an unknown program may take a secret in any
+/// `-pPASSWORD`. What may be a statement (`psql -c 'SELECT …'`) is redacted like one, whatever the ledger
+/// keeps: its text stands elsewhere. It stays a claim, and a best effort: an unknown program may take a secret in any
 /// form.
 pub(super) fn command_line(args: &[u8]) -> Option<Arc<str>> {
     let end = args.iter().rposition(|b| *b != 0)? + 1;
@@ -27,10 +31,24 @@ pub(super) fn command_line(args: &[u8]) -> Option<Arc<str>> {
                 line.push_str("-p");
                 line.push_str(MASK);
             }
-            _ => line.push_str(&mask_settings(&mask_url(argument))),
+            _ => line.push_str(&redact_statement(&mask_settings(&mask_url(argument)))),
         }
     }
     Some(line.into())
+}
+
+/// `?` for each literal of an argument that several words or a quote make look like a text.
+fn redact_statement(argument: &str) -> String {
+    if !argument.contains([' ', '\t', '\n', '\'']) && !argument.contains("$$") {
+        return argument.to_owned();
+    }
+    // To SQL, an option's dashes would begin a comment.
+    let option = match argument.starts_with("--") {
+        true => argument.find([' ', '=']).map_or(0, |end| end + 1),
+        false => 0,
+    };
+    let (option, text) = argument.split_at(option);
+    format!("{option}{}", redact(text, Lexing::default()))
 }
 
 /// `scheme://user:PASSWORD@host`.
@@ -77,7 +95,10 @@ mod tests {
     #[test]
     fn command_lines() {
         for (args, expected) in [
-            ("psql\0-c\0select 1\0", Some("psql -c select 1")),
+            ("psql\0-c\0select 1\0", Some("psql -c select ?")),
+            ("psql\0--command=select 'x' a\0-p\05432", Some("psql --command=select ? a -p 5432")),
+            ("psql\0-cALTER ROLE a PASSWORD 'pw'", Some("psql -cALTER ROLE a PASSWORD ?")),
+            ("sh\0-c\0psql -c \"select 'x'\" # it's", Some("sh -c psql -c \"select 'x'\" # it?")),
             ("psql\0postgres://ana:pw@db/x?a=b\0", Some("psql postgres://ana:***@db/x?a=b")),
             ("psql\0postgres://ana:p@w@db\0", Some("psql postgres://ana:***@db")),
             ("psql\0postgres://ana@db/x\0", Some("psql postgres://ana@db/x")),

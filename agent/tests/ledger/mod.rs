@@ -85,7 +85,7 @@ impl Made {
         let mut writer = SegmentWriter::create(&unfinished, &header(number)).unwrap();
         writer.write(&batch).unwrap();
         writer.finish([0; 32]).unwrap();
-        let mut times: Vec<i64> = rows.iter().map(|row| micros(row)).collect();
+        let mut times: Vec<i64> = rows.iter().map(micros).collect();
         times.sort_unstable();
         let (first, last) = (WallTime(times[0]), WallTime(times[times.len() - 1]));
         fs::rename(unfinished, self.layout.segment(number, first, last)).unwrap();

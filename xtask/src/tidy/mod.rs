@@ -22,7 +22,8 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("analyst", &["event", "statement"]),
     ("config", &["event"]),
     ("capture", &["event", "config"]),
-    ("identity", &["event", "config"]),
+    // What a command line holds of statements is redacted where it is read.
+    ("identity", &["event", "config", "statement"]),
     ("ledger", &["event", "config"]),
     ("search", &["event", "config", "ledger"]),
     ("control", &["event", "config"]),
