@@ -64,6 +64,14 @@ pub fn agent(steps: &mut Steps, release: bool) -> Result<PathBuf> {
 pub fn cargo() -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(place::workspace());
+    // What `cargo run` says of this program is not for others: build scripts that ask for it would run
+    // again, and all that stands on them, each time somebody changes between `cargo` and `cargo xtask`.
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+            cargo.env_remove(&name);
+        }
+    }
     if let Ok(target) = place::target_dir() {
         cargo.env("CARGO_TARGET_DIR", target);
     }

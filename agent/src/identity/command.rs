@@ -96,7 +96,7 @@ mod tests {
     fn command_lines() {
         for (args, expected) in [
             ("psql\0-c\0select 1\0", Some("psql -c select ?")),
-            ("psql\0--command=select 'x' a\0-p\05432", Some("psql --command=select ? a -p 5432")),
+            ("psql\0--command=select 'x' a\0-p\0x", Some("psql --command=select ? a -p x")),
             ("psql\0-cALTER ROLE a PASSWORD 'pw'", Some("psql -cALTER ROLE a PASSWORD ?")),
             ("sh\0-c\0psql -c \"select 'x'\" # it's", Some("sh -c psql -c \"select 'x'\" # it?")),
             ("psql\0postgres://ana:pw@db/x?a=b\0", Some("psql postgres://ana:***@db/x?a=b")),

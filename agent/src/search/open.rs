@@ -3,7 +3,12 @@
 use std::{fmt, sync::Arc};
 
 use datafusion::{
-    arrow::{array::ArrayRef, compute::cast, datatypes::SchemaRef, record_batch::RecordBatch},
+    arrow::{
+        array::ArrayRef,
+        compute::cast,
+        datatypes::SchemaRef,
+        record_batch::{RecordBatch, RecordBatchOptions},
+    },
     common::{DataFusionError, Result},
     execution::{SendableRecordBatchStream, TaskContext},
     physical_plan::{
@@ -88,5 +93,7 @@ fn fitted(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
         .iter()
         .map(|field| Ok(cast(column(field.name())?, field.data_type())?))
         .collect::<Result<_>>()?;
-    Ok(RecordBatch::try_new(schema.clone(), columns)?)
+    // Whoever only counts wants no column at all.
+    let rows = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    Ok(RecordBatch::try_new_with_options(schema.clone(), columns, &rows)?)
 }

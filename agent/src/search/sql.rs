@@ -4,8 +4,10 @@ use std::{path::Path, sync::Arc};
 
 use datafusion::{
     common::DataFusionError,
-    logical_expr::{DdlStatement, LogicalPlan, Statement, ident, lit},
+    config::Dialect,
+    logical_expr::{LogicalPlan, Statement, ident, lit},
     prelude::{SQLOptions, SessionContext},
+    sql::parser::Statement as Parsed,
 };
 use futures_util::StreamExt;
 
@@ -53,7 +55,12 @@ pub(super) async fn run(
     let context = session(ledger, options.limits)?;
     register(&context, ledger)?;
     let state = context.state();
-    let plan = state.create_logical_plan(query).await.map_err(SearchError::of_engine)?;
+    let statement =
+        state.sql_to_statement(query, &Dialect::Generic).map_err(SearchError::of_engine)?;
+    if let Some(what) = file_statement(&statement) {
+        return Err(SearchError::NotAQuestion(what.into()));
+    }
+    let plan = state.statement_to_plan(statement).await.map_err(SearchError::of_engine)?;
     if let Some(what) = change(&plan) {
         return Err(SearchError::NotAQuestion(what));
     }
@@ -92,6 +99,16 @@ fn register(context: &SessionContext, ledger: &Path) -> Result<(), SearchError> 
     Ok(())
 }
 
+/// Statements of the engine's own that name files; they are told before it looks for their formats.
+fn file_statement(statement: &Parsed) -> Option<&'static str> {
+    match statement {
+        Parsed::CopyTo(_) => Some("COPY"),
+        Parsed::CreateExternalTable(_) => Some("CREATE EXTERNAL TABLE"),
+        Parsed::Explain(explain) => file_statement(&explain.statement),
+        _ => None,
+    }
+}
+
 /// What a statement would do that is no question, in a word or two.
 fn change(plan: &LogicalPlan) -> Option<String> {
     let explained = match plan {
@@ -100,12 +117,8 @@ fn change(plan: &LogicalPlan) -> Option<String> {
         _ => plan,
     };
     match explained {
-        LogicalPlan::Ddl(DdlStatement::CreateExternalTable(_)) => {
-            Some("CREATE EXTERNAL TABLE".into())
-        }
         LogicalPlan::Ddl(ddl) => Some(ddl.name().into()),
         LogicalPlan::Dml(dml) => Some(dml.op.name().to_uppercase()),
-        LogicalPlan::Copy(_) => Some("COPY".into()),
         LogicalPlan::Statement(Statement::SetVariable(_)) => Some("SET".into()),
         LogicalPlan::Statement(statement) => Some(statement.name().into()),
         _ => None,

@@ -16,7 +16,7 @@ use datafusion::{
 use futures_util::StreamExt;
 
 use super::{
-    Options, Page, RowKey, Search, SearchError,
+    Limits, Options, Page, RowKey, Search, SearchError,
     answer::{Answer, Trailer},
     session::session,
     snapshot::Snapshot,
@@ -33,7 +33,9 @@ pub(super) async fn run(
     options: &Options<'_>,
     answer: &mut Answer<'_>,
 ) -> Result<(), SearchError> {
-    let context = session(ledger, options.limits)?;
+    // With several threads, rows that come in order would lose it.
+    let threads = if search.page == Page::All { 1 } else { options.limits.threads };
+    let context = session(ledger, Limits { threads, ..options.limits })?;
     let mut snapshot = Snapshot::take(ledger)?;
     let mut conditions = vec![ident("record").eq(lit("statement"))];
     conditions.extend(search.filter.conditions(options.hash_key)?);
@@ -67,7 +69,7 @@ impl Query {
         let (sealed, open) = snapshot.split();
         let sealed = self
             .rows(sealed, Order::ByTime)?
-            .sort(vec![ident("time").sort(true, false)])
+            .sort(vec![ident("time").sort(true, true)])
             .map_err(SearchError::of_engine)?;
         let open = self.rows(open, Order::NewestFirst)?;
         for part in [sealed, open] {

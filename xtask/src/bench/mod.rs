@@ -151,9 +151,9 @@ fn verdicts(targets: &[&Target], style: Style) -> String {
     table::table(style, "Targets", &["target", "measured", "verdict"], rows.collect())
 }
 
-/// An agent of the release build, ready.
-fn start_agent(program: &Path, arguments: &[&str]) -> Result<Agent> {
-    let builder = Agent::builder().program(program);
+/// An agent of the release build, ready. `ledger` is more of that section of its configuration.
+fn start_agent(program: &Path, arguments: &[&str], ledger: &str) -> Result<Agent> {
+    let builder = Agent::builder().program(program).ledger(ledger);
     arguments.iter().fold(builder, |builder, argument| builder.argument(argument)).start()
 }
 

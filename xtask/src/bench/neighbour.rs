@@ -115,7 +115,7 @@ pub fn run(plan: &Plan, program: &Path) -> Result<Report> {
 /// dbwarden with a server to watch, as it would be on a database's host.
 fn attach(program: &Path, server: &Postgres, variant: Variant) -> Result<Option<Agent>> {
     let Some(hooks) = variant.hooks() else { return Ok(None) };
-    let agent = start_agent(program, &["--hooks", hooks])?;
+    let agent = start_agent(program, &["--hooks", hooks], "")?;
     agent.await_server(server.port())?;
     Ok(Some(agent))
 }
