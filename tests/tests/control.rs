@@ -161,7 +161,7 @@ fn a_terminal_shows_a_table_and_obeys_nobody() -> Result<()> {
     let agent = Agent::builder().start()?;
     let name = postgres.name();
     let piped = agent.watch_server(&postgres)?;
-    let watch = agent.command(&["watch", "--server", &name]);
+    let watch = agent.command(&["watch", "--literals", "--server", &name]);
     let words: Vec<_> = [watch.get_program()].into_iter().chain(watch.get_args()).collect();
     let line: Vec<_> = words.iter().map(|word| format!("'{}'", word.display())).collect();
     let mut script = Command::new("script");
