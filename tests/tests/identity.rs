@@ -148,7 +148,8 @@ fn clients_are_named() -> Result<()> {
             }),
         );
         let command = record["command"].as_str().unwrap_or_default();
-        ensure!(command.ends_with(&format!("-c {text}")), "{record:#}");
+        // What it holds of the statement is redacted.
+        ensure!(command.ends_with("-c SELECT ?"), "{record:#}");
         ensure!(record["exe"].as_str().is_some_and(|exe| exe.ends_with("/psql")), "{record:#}");
         ensure!(is_ours(&record), "{record:#}");
         let found = parents(&record);
@@ -279,7 +280,7 @@ fn clients_that_are_gone_are_named_from_records() -> Result<()> {
     agent.pause()?;
     for n in 0..200 {
         let via = [Via::Unix, Via::Tcp, Via::Tcp6][n % 3];
-        let client = psql(&postgres, via, &format!("SELECT 'gone {n}'"));
+        let client = psql(&postgres, via, &format!("SELECT 1 AS gone_{n}"));
         if n % 2 == 0 {
             said(&mut wrapped(&["runuser", "-u", "nobody", "--"], &client))?;
         } else {
@@ -289,16 +290,16 @@ fn clients_that_are_gone_are_named_from_records() -> Result<()> {
     let left = std::time::Duration::from_secs(2).saturating_sub(started.elapsed());
     std::thread::sleep(left);
     agent.resume()?;
-    let ours = |record: &Value| record["text"].as_str().is_some_and(|t| t.contains("'gone "));
+    let ours = |record: &Value| record["text"].as_str().is_some_and(|t| t.contains(" gone_"));
     let records = watch
         .statements(200, ours)
         .with_context(|| format!("status: {:#}", agent.status().unwrap_or_default()["totals"]))?;
     let mut pids = std::collections::HashSet::new();
     for (n, record) in records.iter().enumerate() {
         let (uid, near) = if n % 2 == 0 { (NOBODY, "runuser") } else { (0, "") };
-        check(record, &json!({"text": format!("SELECT 'gone {n}'"), "uid": uid, "rows": 1}));
+        check(record, &json!({"text": format!("SELECT 1 AS gone_{n}"), "uid": uid, "rows": 1}));
         let command = record["command"].as_str().unwrap_or_default();
-        ensure!(command.ends_with(&format!("-c SELECT 'gone {n}'")), "{record:#}");
+        ensure!(command.ends_with(&format!("-c SELECT ? AS gone_{n}")), "{record:#}");
         ensure!(record["exe"].as_str().is_some_and(|exe| exe.ends_with("/psql")), "{record:#}");
         ensure!(is_ours(record), "{record:#}");
         ensure!(near.is_empty() || parents(record)[0].1 == near, "{record:#}");
@@ -325,7 +326,7 @@ fn a_pid_used_twice_names_two() -> Result<()> {
             if let Some(first) = pids.first() {
                 fs::write("/proc/sys/kernel/ns_last_pid", (first - 1).to_string())?;
             }
-            let text = format!("SELECT 'life {n}'");
+            let text = format!("SELECT 1 AS life_{n}");
             let mut client = psql(&postgres, Via::Tcp, &text);
             let mut client = client.arg("-c").arg("SELECT 'same'").spawn()?;
             if pids.first().is_none_or(|first| *first == client.id()) {
@@ -341,13 +342,13 @@ fn a_pid_used_twice_names_two() -> Result<()> {
     agent.resume()?;
     let of_pid = |record: &Value| {
         record["pid"].as_u64() == pids.first().copied().map(u64::from)
-            && record["text"].as_str().is_some_and(|text| text.contains("'life "))
+            && record["text"].as_str().is_some_and(|text| text.contains(" life_"))
     };
     let records = watch.statements(2, of_pid)?;
     for (n, record) in records.iter().enumerate() {
         let command = record["command"].as_str().unwrap_or_default();
-        ensure!(command.contains(&format!("'life {n}'")), "{record:#}");
-        check(record, &json!({"text": format!("SELECT 'life {n}'")}));
+        ensure!(command.contains(&format!(" life_{n}")), "{record:#}");
+        check(record, &json!({"text": format!("SELECT 1 AS life_{n}")}));
     }
     assert_ne!(records[0]["connection"], records[1]["connection"]);
     Ok(())

@@ -37,7 +37,8 @@ fn count(agent: &Agent, offline: bool, condition: &str) -> Result<u64> {
 /// `dbwarden verify` of the agent's ledger: whether it is whole, and what it said.
 fn verify(agent: &Agent) -> Result<(bool, String)> {
     let mut command = agent.command(&["verify", "--ledger"]);
-    let output = command.arg(agent.ledger()).stdin(Stdio::null()).output()?;
+    command.arg(agent.ledger()).arg("--keys").arg(agent.ledger().with_file_name("keys"));
+    let output = command.stdin(Stdio::null()).output()?;
     let words = String::from_utf8_lossy(&output.stdout).into_owned()
         + &String::from_utf8_lossy(&output.stderr);
     Ok((output.status.success(), words))
@@ -121,7 +122,7 @@ fn every_statement_is_kept_found_at_once_and_proven() -> Result<()> {
         let found = count(&agent, false, &format!("{server} AND {condition}"))?;
         ensure!(found == n, "{found} of {n} statements where {condition}");
     }
-    let found = said(&mut agent.command(&["search", "delete patients", "--format", "json"]))?;
+    let found = said(&mut agent.command(&["search", "delete", "patients", "--format", "json"]))?;
     ensure!(found.lines().count() == 3, "search found:\n{found}");
 
     ensure!(agent.stop()?.success(), "{}", agent.log());
