@@ -8,10 +8,17 @@
 
 use std::{
     fs::{DirBuilder, File, OpenOptions, TryLockError},
-    io::{self, Read, Write},
+    io::{self, Read, Seek, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
+
+/// An agent that was killed while it started a helper leaves the lock to that for a moment, until the
+/// helper runs its own program or is ended.
+const PATIENCE: Duration = Duration::from_secs(5);
+const POLL: Duration = Duration::from_millis(20);
 
 /// The lock's file.
 pub const HOST_LOCK: &str = "/run/dbwarden/lock";
@@ -55,18 +62,26 @@ impl HostLock {
             .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
             .open(path)
             .map_err(unusable)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let mut text = String::new();
-                let _ = (&mut file).take(16).read_to_string(&mut text);
-                return Err(match text.trim().parse() {
-                    Ok(pid) => LockError::Held { pid },
-                    Err(_) => LockError::HeldBySomebody { path: path.to_owned() },
-                });
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match file.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) => {}
+                Err(TryLockError::Error(source)) => return Err(unusable(source)),
             }
-            Err(TryLockError::Error(source)) => return Err(unusable(source)),
+            let mut text = String::new();
+            let _ = file.rewind();
+            let _ = (&mut file).take(16).read_to_string(&mut text);
+            let Ok(pid) = text.trim().parse::<u32>() else {
+                return Err(LockError::HeldBySomebody { path: path.to_owned() });
+            };
+            let is_gone = !Path::new("/proc").join(pid.to_string()).exists();
+            if !is_gone || Instant::now() > until {
+                return Err(LockError::Held { pid });
+            }
+            thread::sleep(POLL);
         }
+        file.rewind().map_err(unusable)?;
         file.set_len(0).map_err(unusable)?;
         writeln!(file, "{}", std::process::id()).map_err(unusable)?;
         Ok(Self { _file: file })
@@ -98,6 +113,27 @@ mod tests {
         std::fs::write(&path, "4194304999\n").unwrap();
         let _held = HostLock::acquire(&path).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{}\n", std::process::id()));
+    }
+
+    /// As between the fork and the exec of a helper whose agent was killed.
+    #[test]
+    fn what_a_dead_agent_left_locked_is_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("lock");
+        std::fs::write(&path, "4194304999\n").unwrap();
+        let inherited = std::fs::File::open(&path).unwrap();
+        inherited.lock().unwrap();
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let waiting = std::thread::spawn({
+            let path = path.clone();
+            move || {
+                sender.send(()).unwrap();
+                HostLock::acquire(&path)
+            }
+        });
+        receiver.recv().unwrap();
+        drop(inherited);
+        waiting.join().unwrap().unwrap();
     }
 
     #[test]
