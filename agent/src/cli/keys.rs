@@ -16,9 +16,9 @@ use super::{
     terminal::{Paint, Style, clean},
 };
 use crate::{
+    config,
     event::WallTime,
     ledger::{
-        self,
         keys::{self, Keys},
         root_log::{RootLog, RootLogError},
     },
@@ -32,10 +32,10 @@ pub struct KeysArguments {
     #[command(subcommand)]
     command: KeysCommand,
     /// Where the ledger is
-    #[arg(long, global = true, value_name = "DIR", default_value = ledger::DEFAULT_FOLDER)]
+    #[arg(long, global = true, value_name = "DIR", default_value = config::LEDGER_DIRECTORY)]
     ledger: PathBuf,
     /// Where the host keeps its keys
-    #[arg(long, global = true, value_name = "DIR", default_value = keys::DEFAULT_FOLDER)]
+    #[arg(long, global = true, value_name = "DIR", default_value = config::KEY_DIRECTORY)]
     keys: PathBuf,
 }
 

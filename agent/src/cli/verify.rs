@@ -15,9 +15,9 @@ use super::{
     terminal::{Paint, Style, bytes, clean, count, counted},
 };
 use crate::{
+    config,
     event::WallTime,
     ledger::{
-        self, keys,
         note::{Note, PublicKey},
         prove,
         verify::{self, Anchor, Finding, Options, Progress, Report},
@@ -27,10 +27,10 @@ use crate::{
 #[derive(Debug, Args)]
 pub struct Verify {
     /// Where the ledger is
-    #[arg(long, value_name = "DIR", default_value = ledger::DEFAULT_FOLDER)]
+    #[arg(long, value_name = "DIR", default_value = config::LEDGER_DIRECTORY)]
     ledger: PathBuf,
     /// Where this host keeps its keys
-    #[arg(long, value_name = "DIR", default_value = keys::DEFAULT_FOLDER)]
+    #[arg(long, value_name = "DIR", default_value = config::KEY_DIRECTORY)]
     keys: PathBuf,
     /// A public key kept elsewhere, as `dbwarden keys show` prints it; instead of this host's
     #[arg(long, value_name = "KEY", value_parser = public_key)]

@@ -13,8 +13,8 @@ use std::{
 
 pub use error::{Error, Mistake};
 pub use settings::{
-    CONTROL_SOCKET, Capture, Control, HookChoice, Host, LEDGER_DIRECTORY, Ledger, Literals, Log,
-    LogLevel, Server, Settings, TlsCapture,
+    CONTROL_SOCKET, Capture, Control, HookChoice, Host, KEY_DIRECTORY, LEDGER_DIRECTORY, Ledger,
+    Literals, Log, LogLevel, Server, Settings, TlsCapture,
 };
 pub use size::Size;
 pub use span::Span;

@@ -13,9 +13,6 @@ use super::{
     note::{PublicKey, SecretKey},
 };
 
-/// Where the service keeps them.
-pub const DEFAULT_FOLDER: &str = "/var/lib/dbwarden/keys";
-
 const SIGNING: &str = "log.key";
 const PUBLIC: &str = "log.pub";
 const NEXT: &str = "next.key";

@@ -29,6 +29,3 @@ mod witness;
 pub use canonical::Literals;
 pub use store::{Appended, CloseError, Ledger, LedgerStatus, OpenError, Options};
 pub use witness::{Removal, SealedSegment, Unproven, Witness, WitnessError};
-
-/// Where the service keeps its ledger.
-pub const DEFAULT_FOLDER: &str = "/var/lib/dbwarden/ledger";

@@ -4,13 +4,15 @@ use std::{
     mem,
     sync::{Arc, Mutex, PoisonError, mpsc::RecvTimeoutError},
     thread::{self, JoinHandle},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
 
 use super::{
+    clock,
     keeping::Keeping,
+    now,
     outbox::{Inbox, Lost},
 };
 use crate::{
@@ -183,6 +185,5 @@ fn replicating(facts: &Facts) -> Arc<Facts> {
 }
 
 fn wall_time() -> WallTime {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    WallTime(i64::try_from(since_epoch.as_micros()).unwrap_or(i64::MAX))
+    clock().wall(now())
 }
