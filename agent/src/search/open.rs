@@ -1,6 +1,6 @@
 //! Rows that are not sealed yet, read from their logs while the service goes on writing.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, ops::RangeInclusive, sync::Arc};
 
 use datafusion::{
     arrow::{
@@ -19,22 +19,26 @@ use datafusion::{
 };
 
 use super::snapshot::Snapshot;
-use crate::ledger::log::{ReadError, Reader};
+use crate::{
+    event::WallTime,
+    ledger::log::{ReadError, Reader},
+};
 
 /// Batches that wait to be looked at.
 const AHEAD: usize = 2;
 
-/// Scans the open logs of a snapshot.
+/// Scans the open logs of a snapshot, where there can be rows of these times.
 pub(super) fn scan(
     snapshot: Arc<Snapshot>,
     schema: &SchemaRef,
     projection: Option<&Vec<usize>>,
+    times: RangeInclusive<WallTime>,
 ) -> Result<Arc<dyn ExecutionPlan>> {
     let schema = match projection {
         Some(columns) => Arc::new(schema.project(columns)?),
         None => schema.clone(),
     };
-    let logs = Logs { snapshot, schema: schema.clone() };
+    let logs = Logs { snapshot, schema: schema.clone(), times };
     let partitions: Vec<Arc<dyn PartitionStream>> = vec![Arc::new(logs)];
     Ok(Arc::new(StreamingTableExec::try_new(schema, partitions, None, None, false, None)?))
 }
@@ -44,6 +48,7 @@ struct Logs {
     snapshot: Arc<Snapshot>,
     /// Of the columns that are wanted.
     schema: SchemaRef,
+    times: RangeInclusive<WallTime>,
 }
 
 impl PartitionStream for Logs {
@@ -55,9 +60,14 @@ impl PartitionStream for Logs {
         let mut stream = RecordBatchReceiverStreamBuilder::new(self.schema.clone(), AHEAD);
         let batches = stream.tx();
         let (snapshot, schema) = (self.snapshot.clone(), self.schema.clone());
+        let times = self.times.clone();
         stream.spawn_blocking(move || {
             for log in &snapshot.open {
-                let mut reader = Reader::open(&log.path()).map_err(unreadable)?;
+                let mut reader = Reader::open(&log.path())
+                    .map_err(unreadable)?
+                    .between(times.clone())
+                    .committed_since(snapshot.recorded_since)
+                    .only_columns(|name| schema.column_with_name(name).is_some());
                 while let Some(batch) = reader.next_batch().map_err(unreadable)? {
                     // Nobody wants more.
                     if batches.blocking_send(fitted(&batch, &schema)).is_err() {

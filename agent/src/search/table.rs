@@ -26,6 +26,7 @@ use datafusion::{
 };
 
 use super::{
+    expression::times,
     open,
     snapshot::{Segment, Snapshot},
 };
@@ -159,7 +160,8 @@ impl TableProvider for Rows {
             parts.push(self.sealed(segments, partitions, projection)?);
         }
         if !self.snapshot.open.is_empty() {
-            parts.push(open::scan(self.snapshot.clone(), &self.schema, projection)?);
+            let times = times(filters);
+            parts.push(open::scan(self.snapshot.clone(), &self.schema, projection, times)?);
         }
         match parts.len() {
             0 => {

@@ -48,10 +48,15 @@ impl Default for BatchBuilder {
 
 impl BatchBuilder {
     pub fn new() -> Self {
+        Self::of_columns(|_| true)
+    }
+
+    /// All other columns are null, and cost next to nothing.
+    pub fn of_columns(is_wanted: impl Fn(&str) -> bool) -> Self {
         Self {
-            origins: GroupBuilder::new(Group::Origin),
-            facts: GroupBuilder::new(Group::Facts),
-            rows: GroupBuilder::new(Group::Row),
+            origins: GroupBuilder::new(Group::Origin, &is_wanted),
+            facts: GroupBuilder::new(Group::Facts, &is_wanted),
+            rows: GroupBuilder::new(Group::Row, &is_wanted),
             origin_of: Vec::new(),
             facts_of: Vec::new(),
         }
@@ -113,17 +118,17 @@ impl BatchBuilder {
 struct GroupBuilder {
     group: Group,
     columns: Vec<ColumnBuilder>,
-    /// For each of `COLUMNS`, its place in `columns`.
+    /// For each of `COLUMNS`, its place in `columns`; beyond its end where it isn't there.
     places: Vec<usize>,
     n_rows: u32,
 }
 
 impl GroupBuilder {
-    fn new(group: Group) -> Self {
+    fn new(group: Group, is_wanted: &impl Fn(&str) -> bool) -> Self {
         let mut columns = Vec::new();
         let mut places = vec![usize::MAX; COLUMNS.len()];
         for (index, column) in COLUMNS.iter().enumerate() {
-            if column.group == group {
+            if column.group == group && is_wanted(column.name) {
                 places[index] = columns.len();
                 columns.push(ColumnBuilder { index, values: Values::new(column.kind), filled: 0 });
             }
@@ -134,7 +139,7 @@ impl GroupBuilder {
     fn push(&mut self, bytes: &[u8]) -> Result<u32, BuildError> {
         for field in Fields::new(self.group, bytes) {
             let (index, value) = field?;
-            // The decoder has checked that the column is of this group.
+            // One of this group, as the decoder has checked; others than the wanted have no place.
             if let Some(column) = self.columns.get_mut(self.places[index]) {
                 column.push(self.n_rows as usize, value);
             }
