@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 
 use anyhow::{Context, Result};
-use dbwarden_tests::{Postgres, Via};
+use dbwarden_tests::{Postgres, PostgresBuilder, Via};
 
 /// 500 000 rows: all of it stays in the server's memory.
 const SCALE: &str = "5";
@@ -16,22 +16,23 @@ pub struct Servers {
     pub log_statement: Postgres,
 }
 
+/// A server that logs to standard error, as Debian's packages do: each process writes by itself.
+pub fn settings() -> PostgresBuilder {
+    Postgres::builder()
+        .setting("shared_buffers", "256MB")
+        .setting("autovacuum", "off")
+        .setting("logging_collector", "off")
+        .setting("log_destination", "stderr")
+        .setting("log_line_prefix", "%m [%p] %q%u@%d ")
+}
+
 impl Servers {
     pub fn start() -> Result<Servers> {
-        let common = || {
-            Postgres::builder()
-                .setting("shared_buffers", "256MB")
-                .setting("autovacuum", "off")
-                // As Debian's packages log: each process writes to the file by itself.
-                .setting("logging_collector", "off")
-                .setting("log_destination", "stderr")
-                .setting("log_line_prefix", "%m [%p] %q%u@%d ")
-        };
-        let pgaudit = common().preload("pgaudit").setting("pgaudit.log", "all");
+        let pgaudit = settings().preload("pgaudit").setting("pgaudit.log", "all");
         let servers = Servers {
-            plain: common().start()?,
+            plain: settings().start()?,
             pgaudit: pgaudit.start()?,
-            log_statement: common().setting("log_statement", "all").start()?,
+            log_statement: settings().setting("log_statement", "all").start()?,
         };
         for server in servers.all() {
             server.pgbench(Via::Unix, &["-i", "-q", "-s", SCALE])?;
