@@ -5,7 +5,7 @@ pub mod canonical;
 pub mod checkpoint;
 pub mod columns;
 pub mod copies;
-pub mod durable;
+pub(crate) mod durable;
 mod encoder;
 pub mod entry;
 #[cfg(test)]

@@ -44,7 +44,7 @@ pub struct Keeping {
 }
 
 enum State {
-    Open(Opened),
+    Open(Box<Opened>),
     Shut(Shut),
 }
 
@@ -286,7 +286,7 @@ impl Keeping {
     /// Its first rows: what is missing before them, and which configuration applies.
     fn opened(&mut self, mut opened: Opened, now: WallTime) {
         opened.ledger.tick(now);
-        let before = mem::replace(&mut self.state, State::Open(opened));
+        let before = mem::replace(&mut self.state, State::Open(Box::new(opened)));
         if let (State::Shut(shut), Some(missed)) = (before, self.missed.take()) {
             self.append(&Entry::Occurrence(self.gap(&shut.why, missed)));
         }
