@@ -37,6 +37,7 @@ use crate::{
     config,
     control::{AccessError, BindError, ClientError, LockError},
     ledger::{keys::KeysError, verify::VerifyError},
+    pipeline::Mistake,
 };
 
 /// Sees every statement that reaches the databases of this host, and who really sent it.
@@ -168,6 +169,7 @@ fn code(error: &anyhow::Error) -> u8 {
         || error.is::<LockError>()
         || error.is::<AccessError>()
         || error.is::<BindError>()
+        || error.is::<Mistake>()
     {
         2
     } else if error.is::<ClientError>() {

@@ -25,9 +25,11 @@ pub use lock::{HOST_LOCK, HostLock, LockError};
 pub use server::serve;
 pub use shutdown::Shutdown;
 pub use status::{
-    AbsentServer, Agent, Hooks, LedgerStatus, Ring, ServerStatus, Snapshot, Status, StatusCell,
-    Totals,
+    AbsentServer, Agent, CopyStatus, Hooks, LedgerStatus, Ring, ServerStatus, Snapshot, Status,
+    StatusCell, Totals,
 };
+
+use crate::event::WallTime;
 
 /// What the pipeline and the control server share; the pipeline only ever does short atomic things
 /// to it.
@@ -64,6 +66,17 @@ impl Service {
             ledger: None,
             query_worker: "/proc/self/exe".into(),
         })
+    }
+
+    /// Says good-bye to whoever watches, and lets the control server end.
+    pub fn end(&self, now: WallTime) {
+        self.live.notice(|| Notice {
+            time: now,
+            notice: "stopping",
+            server: None,
+            message: "the service stops".to_owned(),
+        });
+        self.ended.request();
     }
 }
 

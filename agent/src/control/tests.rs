@@ -191,7 +191,7 @@ async fn the_end_is_announced() {
     let served = Served::start();
     let mut lines = served.client().watch(&Filter::default()).await.unwrap();
     served.watched_by(1).await;
-    served.service.ended.request();
+    served.service.end(WallTime(0));
     let line: serde_json::Value =
         serde_json::from_slice(lines.next().await.unwrap().unwrap()).unwrap();
     assert_eq!(line["notice"], "stopping");
