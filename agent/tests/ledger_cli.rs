@@ -8,10 +8,10 @@
 
 mod ledger;
 
-use std::{process::Command, sync::Arc, thread};
+use std::process::Command;
 
-use dbwarden::control::{Access, LedgerPlace, Listener, Service, serve};
-use ledger::{Made, ledger_of, row};
+use dbwarden::control::QueryWorker;
+use ledger::{Made, ledger_of, row, served::Served};
 use serde_json::{Value, json};
 
 /// Exit code, standard output, standard error.
@@ -193,25 +193,10 @@ fn mistakes_are_answered_with_what_to_write() {
 fn the_service_answers_as_the_folder_does() {
     let made = four();
     let folder = made.path().to_str().unwrap();
-    let place = tempfile::tempdir().unwrap();
-    let socket = place.path().join("control.sock");
-    let listener = Listener::bind(&socket, Access::new(None).unwrap()).unwrap();
-    let service = Arc::new(Service {
-        ledger: Some(LedgerPlace {
-            ledger: made.path().to_owned(),
-            keys: made.path().join("keys"),
-        }),
-        query_worker: env!("CARGO_BIN_EXE_dbwarden").into(),
-        ..Service::new().unwrap()
-    });
-    let server = thread::spawn({
-        let service = service.clone();
-        move || {
-            let runtime =
-                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(serve(listener, "db1", service)).unwrap();
-        }
-    });
+    let worker =
+        QueryWorker { program: env!("CARGO_BIN_EXE_dbwarden").into(), ..QueryWorker::default() };
+    let served = Served::start(made.path(), worker);
+    let socket = served.socket();
     let control = socket.to_str().unwrap();
     for question in [
         vec!["search", "--all"],
@@ -223,8 +208,6 @@ fn the_service_answers_as_the_folder_does() {
         let read = dbwarden(&[&question[..], &["--ledger", folder]].concat());
         assert_eq!(served, read, "{question:?}");
     }
-    service.ended.request();
-    server.join().unwrap();
 }
 
 /// A million rows come through a worker that never holds more than a few batches of them.

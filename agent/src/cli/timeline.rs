@@ -1,23 +1,24 @@
 //! `dbwarden timeline`: who connected, what they did, what data was touched, on one screen.
 
-use std::io::{self, Write};
+use std::io::Write;
 
 use anyhow::Result;
 use clap::Args;
 use serde::Deserialize;
-use time::{Duration, UtcDateTime, format_description::well_known::Rfc3339};
+use time::{Duration, UtcDateTime};
 use unicode_width::UnicodeWidthStr;
 
 use super::{
     Answer, Common, Format,
-    ask::{Ledger, ask},
-    block_on, csv,
-    filters::{Filters, zone_name},
+    ask::Ledger,
+    block_on, clock,
+    filters::Filters,
+    output::{Layout, Out, Output},
     terminal::{self, Paint, Style, clean, count, counted, duration, fit, left, right},
 };
 use crate::{
     event::WallTime,
-    search::{self, Filter, Line, Request, Trailer, Zone},
+    search::{self, Filter, Request, Trailer, Zone},
 };
 
 #[derive(Debug, Args)]
@@ -42,8 +43,7 @@ pub fn timeline(common: &Common, arguments: &Timeline) -> Result<Answer> {
     let now = UtcDateTime::now();
     let mut filter = arguments.filters.filter(now)?;
     if filter.since.is_none() && filter.until.is_none() {
-        let micros = now.saturating_sub(SPAN).unix_timestamp_nanos() / 1_000;
-        filter.since = Some(WallTime(i64::try_from(micros).unwrap_or(0)));
+        filter.since = Some(WallTime::from_utc(now.saturating_sub(SPAN)));
     }
     block_on(show(common, arguments, filter))
 }
@@ -53,44 +53,16 @@ async fn show(common: &Common, arguments: &Timeline, filter: Filter) -> Result<A
         Format::Table => terminal::height().map_or(40, |rows| rows.saturating_sub(FRAME).max(10)),
         Format::Json | Format::Csv => LINES,
     });
-    let turned = Turned::of(&filter);
+    let mut screen = Screen {
+        paint: Paint::of_stdout(),
+        zone: arguments.filters.zone(),
+        width: terminal::width(),
+        turned: Turned::of(&filter),
+        entries: Vec::new(),
+    };
     let request = Request::Timeline(search::Timeline { filter, lines });
-    let mut answer = ask(common, &arguments.ledger, &request).await?;
-    let mut out = io::BufWriter::new(io::stdout().lock());
-    let mut columns = Vec::new();
-    let mut shown: Vec<Entry> = Vec::new();
-    loop {
-        match (answer.next().await?, common.format()) {
-            (Line::Columns(names), format) => {
-                columns = names;
-                if format == Format::Csv {
-                    csv::header(&mut out, &columns)?;
-                }
-            }
-            (Line::Row(row), Format::Json) => {
-                out.write_all(row)?;
-                out.write_all(b"\n")?;
-            }
-            (Line::Row(row), Format::Csv) => {
-                csv::row(&mut out, &columns, &serde_json::from_slice(row)?)?;
-            }
-            (Line::Row(row), Format::Table) => shown.push(serde_json::from_slice(row)?),
-            (Line::End(end), format) => {
-                if format == Format::Table {
-                    let screen = Screen {
-                        paint: Paint::of_stdout(),
-                        zone: arguments.filters.zone(),
-                        width: terminal::width(),
-                        turned,
-                    };
-                    out.write_all(screen.render(&shown, &end).as_bytes())?;
-                }
-                out.flush()?;
-                return Ok(Answer::Done);
-            }
-            (Line::Error(words), _) => return Err(anyhow::anyhow!(words)),
-        }
-    }
+    Output::new(common, &arguments.ledger).show(&request, &mut screen).await?;
+    Ok(Answer::Done)
 }
 
 /// What the timeline is turned around: it stands first in each line.
@@ -138,11 +110,13 @@ struct Entry {
     weight: String,
 }
 
+/// A screen that is written when its last line is known.
 struct Screen {
     paint: Paint,
     zone: Zone,
     width: usize,
     turned: Turned,
+    entries: Vec<Entry>,
 }
 
 const CLOCK: usize = 8;
@@ -150,10 +124,21 @@ const COUNT: usize = 7;
 const ROWS: usize = 11;
 const LONGEST: usize = 8;
 
+impl Layout for Screen {
+    fn row(&mut self, _: &[String], row: &[u8], _: &mut Out) -> Result<()> {
+        self.entries.push(serde_json::from_slice(row)?);
+        Ok(())
+    }
+
+    fn end(&mut self, _: &[String], end: &Trailer, out: &mut Out) -> Result<()> {
+        Ok(out.write_all(self.render(end).as_bytes())?)
+    }
+}
+
 impl Screen {
-    fn render(&self, entries: &[Entry], end: &Trailer) -> String {
+    fn render(&self, end: &Trailer) -> String {
         let mut text = self.headline(end);
-        for entry in entries {
+        for entry in &self.entries {
             text += &self.entry(entry);
             text.push('\n');
         }
@@ -176,10 +161,11 @@ impl Screen {
             return "nothing was recorded in that time\n".into();
         };
         let (from, to) = (first.to_utc(), last.to_utc());
-        let (from_day, to_day) = (self.day(from), self.day(to));
+        let [from_day, to_day] = [from, to].map(|time| clock::day(time, self.zone));
+        let [from, until] = [from, to].map(|time| clock::second(time, self.zone));
         let span = match from_day == to_day {
-            true => format!("{from_day} {} to {}", self.clock(from), self.clock(to)),
-            false => format!("{from_day} {} to {to_day} {}", self.clock(from), self.clock(to)),
+            true => format!("{from_day} {from} to {until}"),
+            false => format!("{from_day} {from} to {to_day} {until}"),
         };
         let errors = match about.errors {
             0 => String::new(),
@@ -187,17 +173,16 @@ impl Screen {
         };
         let words = format!(
             "{span} ({}), {}{errors}",
-            zone_name((self.zone)(to)),
+            clock::zone_name(to, self.zone),
             counted(about.statements, "statement"),
         );
         self.paint.paint(Style::Bold, &fit(&words, self.width)) + "\n"
     }
 
     fn entry(&self, entry: &Entry) -> String {
-        let clock = |text: &str| {
-            UtcDateTime::parse(text, &Rfc3339).map(|time| self.clock(time)).unwrap_or_default()
-        };
-        let (first, last) = (clock(&entry.first), clock(&entry.last));
+        let [first, last] = [&entry.first, &entry.last].map(|text| {
+            clock::parse(text).map(|time| clock::second(time, self.zone)).unwrap_or_default()
+        });
         let until = if first == last { String::new() } else { format!("–{last}") };
         let (mark, style) = match entry.weight.as_str() {
             "record" => ("!", Style::Warning),
@@ -242,16 +227,6 @@ impl Screen {
         let shown: Vec<String> =
             cells.iter().map(|(style, text)| self.paint.paint(*style, text)).collect();
         shown.join("  ").trim_end().to_owned()
-    }
-
-    fn clock(&self, time: UtcDateTime) -> String {
-        let format = time::macros::format_description!("[hour]:[minute]:[second]");
-        time.to_offset((self.zone)(time)).format(format).unwrap_or_default()
-    }
-
-    fn day(&self, time: UtcDateTime) -> String {
-        let format = time::macros::format_description!("[weekday repr:short] [year]-[month]-[day]");
-        time.to_offset((self.zone)(time)).format(format).unwrap_or_default()
     }
 }
 

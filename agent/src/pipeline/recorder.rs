@@ -23,7 +23,7 @@ use crate::{
         WallTime,
     },
     ledger::{Appended, LedgerStatus},
-    statement::{self, Lexing},
+    statement::{self, Analysed},
 };
 
 /// How often the ledger is asked what is due, where nothing else happens.
@@ -102,14 +102,22 @@ impl Recorder {
     }
 
     fn analyse(&self, record: &mut Record, analyst: &mut Analyst) {
-        // What is not the default is not known here: a text that it would change is redacted the more.
-        let lexing = Lexing::default();
+        let lexing = record.text.as_ref().and_then(|text| {
+            let is_whole = record.truncated_bytes + record.lost_bytes == 0;
+            // Of a statement whose end wasn't seen there is no time.
+            let has_run = record.duration_us.is_some() && record.error_message.is_none();
+            statement::lexing(text, record.standard_conforming_strings, is_whole && has_run)
+        });
         if let Some(text) = &record.text {
-            let mut facts = analyst.facts(text, lexing);
+            let mut facts = match lexing {
+                Some(lexing) => analyst.facts(text, lexing),
+                None => Analysed::ambiguous(text).whole,
+            };
             if record.kind == StatementKind::Replication {
                 facts = replicating(&facts);
             }
             if let Some(keeping) = &self.keeping {
+                let lexing = lexing.unwrap_or_default();
                 let keys = statement::key_values(&facts, text, lexing, &record.parameters);
                 record.keys =
                     keys.map(|key| keeping.lookup.tag(&key.column, &key.value).into()).collect();
@@ -123,7 +131,11 @@ impl Recorder {
         let literals =
             self.live.watchers() > 0 || self.keeping.as_ref().is_some_and(|k| k.literals);
         if literals && let Some(text) = &record.text {
-            record.text = Some(statement::redact_secrets(text, lexing).into());
+            let shown = match lexing {
+                Some(lexing) => statement::redact_secrets(text, lexing),
+                None => statement::redact_ambiguous_secrets(text),
+            };
+            record.text = Some(shown.into());
         }
     }
 
