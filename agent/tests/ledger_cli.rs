@@ -78,16 +78,16 @@ fn tables_as_people_see_them() {
             vec!["timeline", "--since", "2026-11-23", "--utc"],
             "\
 Mon 2026-11-23 14:00:01 to 14:00:04 (UTC), 4 statements, 1 error
-14:00:01  –14:00:02  10.0.0.7              shop@orders             ×2       2 rows    900 µs     SELECT 1
-14:00:03             alice                 alice@orders                  1204 rows    1.50 s  ·  DELETE FROM items, \"x\"
-14:00:04             alice                 alice@orders                                90 µs  !  1 error (42703) ← SELE…
+14:00:01  –14:00:02  10.0.0.7  shop@orders   ×2     2 rows  900 µs     SELECT 1
+14:00:03             alice     alice@orders      1204 rows  1.50 s  ·  DELETE FROM items, \"x\"
+14:00:04             alice     alice@orders                  90 µs  !  1 error (42703) ← SELECT x
 ",
         ),
         (
             vec!["timeline", "--since", "2026-11-23", "--utc", "--table", "items"],
             "\
 Mon 2026-11-23 14:00:03 to 14:00:03 (UTC), 1 statement
-14:00:03             delete        alice                 alice@orders                  1204 rows    1.50 s  ·  DELETE F…
+14:00:03  delete  alice  alice@orders  1204 rows  1.50 s  ·  DELETE FROM items, \"x\"
 ",
         ),
         (
@@ -178,7 +178,8 @@ fn mistakes_are_answered_with_what_to_write() {
         (vec!["search", "--after", "12", "--ledger", folder], 2, "names no row"),
         (vec!["status", "--format", "csv"], 2, "csv is for search, timeline and sql"),
         (vec!["search", "--ledger", "/nonexistent"], 1, "can't read /nonexistent"),
-        (vec!["search", "--control", "/nonexistent.sock"], 3, "is the service running"),
+        // A search would read the host's own ledger, if it has one.
+        (vec!["status", "--control", "/nonexistent.sock"], 3, "is the service running"),
         (vec!["sql", "DROP TABLE rows", "--ledger", folder], 1, "only questions can be asked"),
         (vec!["sql"], 2, "required"),
     ] {
@@ -219,7 +220,8 @@ fn a_worker_stays_small_whatever_it_answers() {
         n_rows: 1_000_000,
         first_us: 1_795_442_400_000_000,
         last_us: 1_795_528_800_000_000,
-        segment_rows: 300_000,
+        // Made in memory here, and the kernel counts what a parent has towards its child.
+        segment_rows: 100_000,
         seed: 1,
     };
     rows.write(folder.path()).unwrap();

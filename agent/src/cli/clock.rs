@@ -32,6 +32,12 @@ pub(super) fn second(time: UtcDateTime, zone: Zone) -> String {
     time.to_offset(zone(time)).format(format).unwrap_or_default()
 }
 
+/// `11-23 15:04:05`
+pub(super) fn day_and_second(time: UtcDateTime, zone: Zone) -> String {
+    let format = format_description!("[month]-[day] [hour]:[minute]:[second]");
+    time.to_offset(zone(time)).format(format).unwrap_or_default()
+}
+
 /// `15:04:05.123`
 pub(super) fn millisecond(time: UtcDateTime, zone: Zone) -> String {
     let format = format_description!("[hour]:[minute]:[second].[subsecond digits:3]");
