@@ -300,6 +300,7 @@ fn entries(scripts: &[Script], in_turn: bool) -> Vec<Entry> {
             origin: origins[connection].clone(),
             sequence: sequences[connection],
             text: Some(script.text.clone()),
+            standard_conforming_strings: Some(true),
             parameters: Vec::new(),
             kind: StatementKind::Extended,
             facts: Some(script.facts.clone()),

@@ -107,6 +107,7 @@ fn statement(sequence: u64, origin: &Arc<Origin>) -> Entry {
         origin: origin.clone(),
         sequence,
         text: Some("SELECT 1".into()),
+        standard_conforming_strings: Some(true),
         parameters: Vec::new(),
         kind: StatementKind::Simple,
         facts: None,

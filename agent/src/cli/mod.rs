@@ -2,10 +2,12 @@
 
 mod analyst;
 mod ask;
+mod clock;
 mod csv;
 mod doctor;
 mod filters;
 mod keys;
+mod output;
 mod query_worker;
 mod run;
 mod search;
@@ -140,11 +142,6 @@ pub enum Answer {
     No,
 }
 
-/// What was typed can't be meant.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct UsageError(String);
-
 /// Tells what went wrong, and says it to scripts too: 0 done, 1 the answer is no, 2 usage or
 /// configuration, 3 the service can't be reached.
 pub fn exit(outcome: anyhow::Result<Answer>) -> ExitCode {
@@ -162,7 +159,6 @@ pub fn exit(outcome: anyhow::Result<Answer>) -> ExitCode {
 
 fn code(error: &anyhow::Error) -> u8 {
     if error.is::<config::Error>()
-        || error.is::<UsageError>()
         || error.is::<VerifyError>()
         || error.is::<KeysError>()
         || error.is::<Usage>()

@@ -22,6 +22,7 @@ pub use filter::Filter;
 pub use hub::{Hub, Line, Notice, Watcher};
 pub use listener::{BindError, Listener};
 pub use lock::{HOST_LOCK, HostLock, LockError};
+pub use query::QueryWorker;
 pub use server::serve;
 pub use shutdown::Shutdown;
 pub use status::{
@@ -45,8 +46,7 @@ pub struct Service {
     pub ended: Shutdown,
     /// Where the ledger is that can be searched; `None` where none is kept.
     pub ledger: Option<LedgerPlace>,
-    /// The program that is started as a query worker: this one.
-    pub query_worker: PathBuf,
+    pub query_worker: QueryWorker,
 }
 
 /// The folders of a ledger.
@@ -64,7 +64,7 @@ impl Service {
             shutdown: Shutdown::new()?,
             ended: Shutdown::new()?,
             ledger: None,
-            query_worker: "/proc/self/exe".into(),
+            query_worker: QueryWorker::default(),
         })
     }
 

@@ -22,6 +22,7 @@ pub(super) fn record() -> Record {
         origin: Arc::new(origin()),
         sequence: 1,
         text: Some("select 1".into()),
+        standard_conforming_strings: Some(true),
         parameters: Vec::new(),
         kind: StatementKind::Simple,
         facts: None,

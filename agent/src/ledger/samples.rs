@@ -75,6 +75,7 @@ pub fn full_record() -> Record {
         origin: Arc::new(full_origin()),
         sequence: 7,
         text: Some("DELETE FROM songs WHERE id = 5 AND title = 'naïve'".into()),
+        standard_conforming_strings: Some(true),
         parameters: vec![
             Parameter::Text("5".to_owned()),
             Parameter::Null,
@@ -105,6 +106,7 @@ pub fn empty_record() -> Record {
         origin: Arc::new(Origin::default()),
         sequence: 0,
         text: None,
+        standard_conforming_strings: None,
         parameters: Vec::new(),
         kind: StatementKind::Simple,
         facts: None,
@@ -174,6 +176,7 @@ impl Entries {
             origin: self.shared_origin(),
             sequence: self.draw(),
             text: self.text(),
+            standard_conforming_strings: None,
             parameters: self
                 .list(|this| this.maybe(Self::string).map_or(Parameter::Null, Parameter::Text)),
             kind: [StatementKind::Simple, StatementKind::Replication][self.below(2)],

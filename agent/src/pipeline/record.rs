@@ -29,6 +29,7 @@ pub fn record(clock: Clock, origin: Arc<Origin>, statement: &Statement) -> Recor
         sequence: statement.sequence,
 
         text: statement.text.clone(),
+        standard_conforming_strings: statement.standard_conforming_strings,
         parameters: statement.parameters.clone(),
         kind: statement.kind,
         facts: None,

@@ -20,7 +20,7 @@ use crate::{
     event::{
         Effect, Effects, Entry, Facts, Occurrence, OccurrenceKind, Origin, Record, StatementKind,
     },
-    statement::{self, Lexing},
+    statement::{self, Analysed, Lexing},
 };
 
 /// How often the ledger is asked what is due, where nothing else happens.
@@ -99,14 +99,22 @@ impl Recorder {
     }
 
     fn analyse(&self, record: &mut Record, analyst: &mut Analyst) {
-        // What is not the default is not known here: a text that it would change is redacted the more.
-        let lexing = Lexing::default();
+        let lexing = record.text.as_ref().and_then(|text| {
+            let is_whole = record.truncated_bytes + record.lost_bytes == 0;
+            // Of a statement whose end wasn't seen there is no time.
+            let has_run = record.duration_us.is_some() && record.error_message.is_none();
+            statement::lexing(text, record.standard_conforming_strings, is_whole && has_run)
+        });
         if let Some(text) = &record.text {
-            let mut facts = analyst.facts(text, lexing);
+            let mut facts = match lexing {
+                Some(lexing) => analyst.facts(text, lexing),
+                None => Analysed::ambiguous(text).whole,
+            };
             if record.kind == StatementKind::Replication {
                 facts = replicating(&facts);
             }
             if let Some(lookup) = self.keeping.as_ref().and_then(Keeping::lookup) {
+                let lexing = lexing.unwrap_or_default();
                 let keys = statement::key_values(&facts, text, lexing, &record.parameters);
                 record.keys = keys.map(|key| lookup.tag(&key.column, &key.value).into()).collect();
             }
@@ -121,7 +129,7 @@ impl Recorder {
             // Whoever may see literals still sees no secret.
             true => {
                 let text = record.text.as_deref();
-                record.text = text.map(|text| statement::redact_secrets(text, lexing).into());
+                record.text = text.map(|text| without_secrets(text, lexing).into());
             }
             // Nor does one who begins to watch before this record is shown.
             false => withhold_literals(record),
@@ -172,6 +180,13 @@ impl Recorder {
             message: Some(message),
             counts: vec![("lost_rows".into(), lost.entries)],
         })
+    }
+}
+
+fn without_secrets(text: &str, lexing: Option<Lexing>) -> String {
+    match lexing {
+        Some(lexing) => statement::redact_secrets(text, lexing),
+        None => statement::redact_ambiguous_secrets(text),
     }
 }
 

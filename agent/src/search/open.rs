@@ -4,9 +4,9 @@ use std::{fmt, ops::RangeInclusive, sync::Arc};
 
 use datafusion::{
     arrow::{
-        array::ArrayRef,
+        array::{ArrayRef, UInt64Array, new_null_array},
         compute::cast,
-        datatypes::SchemaRef,
+        datatypes::{Field, SchemaRef},
         record_batch::{RecordBatch, RecordBatchOptions},
     },
     common::{DataFusionError, Result},
@@ -18,7 +18,10 @@ use datafusion::{
     },
 };
 
-use super::snapshot::Snapshot;
+use super::{
+    snapshot::Snapshot,
+    table::{SEGMENT, SEGMENT_ROW},
+};
 use crate::{
     event::WallTime,
     ledger::log::{ReadError, Reader},
@@ -70,7 +73,7 @@ impl PartitionStream for Logs {
                     .only_columns(|name| schema.column_with_name(name).is_some());
                 while let Some(batch) = reader.next_batch().map_err(unreadable)? {
                     // Nobody wants more.
-                    if batches.blocking_send(fitted(&batch, &schema)).is_err() {
+                    if batches.blocking_send(fitted(&batch, log.number, &schema)).is_err() {
                         return Ok(());
                     }
                 }
@@ -92,18 +95,23 @@ fn unreadable(error: ReadError) -> DataFusionError {
 }
 
 /// The columns that are wanted, in the types of the table.
-fn fitted(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
-    let column = |name: &str| {
-        batch.column_by_name(name).ok_or_else(|| {
-            DataFusionError::Internal(format!("an open log without the column {name}"))
+fn fitted(batch: &RecordBatch, segment: u64, schema: &SchemaRef) -> Result<RecordBatch> {
+    let n_rows = batch.num_rows();
+    let column = |field: &Field| -> Result<ArrayRef> {
+        Ok(match field.name().as_str() {
+            SEGMENT => Arc::new(UInt64Array::from_value(segment, n_rows)),
+            SEGMENT_ROW => new_null_array(field.data_type(), n_rows),
+            name => {
+                let column = batch.column_by_name(name).ok_or_else(|| {
+                    DataFusionError::Internal(format!("an open log without the column {name}"))
+                })?;
+                cast(column, field.data_type())?
+            }
         })
     };
-    let columns: Vec<ArrayRef> = schema
-        .fields()
-        .iter()
-        .map(|field| Ok(cast(column(field.name())?, field.data_type())?))
-        .collect::<Result<_>>()?;
+    let columns: Vec<ArrayRef> =
+        schema.fields().iter().map(|field| column(field)).collect::<Result<_>>()?;
     // Whoever only counts wants no column at all.
-    let rows = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    let rows = RecordBatchOptions::new().with_row_count(Some(n_rows));
     Ok(RecordBatch::try_new_with_options(schema.clone(), columns, &rows)?)
 }
