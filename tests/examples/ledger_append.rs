@@ -17,7 +17,7 @@ use dbwarden::{
         Access, Analysis, ConnectionId, Effect, Effects, Engine, Entry, Facts, Lane, LoginStrength,
         Origin, Parent, Record, StatementKind, TableAccess, Transport, WallTime,
     },
-    ledger::{Appended, Ledger, Options, keys::Keys, root_log::RootLog},
+    ledger::{Appended, Ledger, LedgerStatus, Options, keys::Keys, root_log::RootLog},
 };
 use dbwarden_tests::pattern::Numbers;
 use nix::sys::resource::{UsageWho, getrusage};
@@ -96,7 +96,10 @@ fn measure(mix: &str, mut entries: Vec<Entry>, n_rows: usize) -> Result<()> {
     let (cpu, begun) = (cpu_time()?, Instant::now());
     let mut now = append(&mut ledger, &mut entries, n_rows)?;
     let (append_cpu, append_wall) = (cpu_time()? - cpu, begun.elapsed());
-    while ledger.status().unsealed_segments > 0 || ledger.status().open_rows > 0 {
+    let is_sealed = |status: &LedgerStatus| {
+        status.sealed_segments > 0 && status.unsealed_segments == 0 && status.open_rows == 0
+    };
+    while !is_sealed(&ledger.status()) {
         // An age at which the last segment is sealed too.
         now.0 += 7_200_000_000;
         ledger.tick(now);
