@@ -15,7 +15,7 @@ pub use connection::{Client, ConnectionId, Endpoint, SocketId};
 pub use facts::{Access, Analysis, Effect, Effects, Facts, KeyPredicate, KeyValue, TableAccess};
 pub use origin::{Engine, Lane, Origin, Transport};
 pub use process::{LoginStrength, Parent, Process, ProcessEvent};
-pub use record::{Entry, Occurrence, OccurrenceKind, Record};
+pub use record::{Entry, LOST_ROWS, Occurrence, OccurrenceKind, Record};
 pub use session::{SessionEvent, SyncLoss};
 pub use shown::Shown;
 pub use statement::{Outcome, Parameter, Statement, StatementKind, Tag, TransactionStatus};

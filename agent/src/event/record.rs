@@ -56,6 +56,29 @@ pub enum Entry {
     Occurrence(Occurrence),
 }
 
+impl Entry {
+    pub fn time(&self) -> WallTime {
+        match self {
+            Self::Statement(record) => record.time,
+            Self::Occurrence(occurrence) => occurrence.time,
+        }
+    }
+
+    /// How many rows are missing without it: itself, or all that the row of a gap tells of.
+    pub fn stands_for(&self) -> u64 {
+        let told = match self {
+            Self::Occurrence(Occurrence { kind: OccurrenceKind::Gap, counts, .. }) => {
+                counts.iter().filter(|(name, _)| &**name == LOST_ROWS).map(|(_, n)| *n).sum()
+            }
+            _ => 0,
+        };
+        told.max(1)
+    }
+}
+
+/// Of a gap's counts: rows that are missing.
+pub const LOST_ROWS: &str = "lost_rows";
+
 /// A row that is no statement: what happened to a connection, a server, the agent itself.
 #[derive(Clone, Debug)]
 pub struct Occurrence {

@@ -91,11 +91,11 @@ impl Outbox {
         let bytes = weight(&entry);
         let queued = self.queued_bytes.load(Ordering::Relaxed) + self.batch_bytes;
         if queued + bytes > QUEUE_BYTES {
-            let time = time_of(&entry);
+            let time = entry.time();
             let lost = self.lost.get_or_insert(Lost { entries: 0, from: time, to: time });
-            lost.entries += 1;
+            lost.entries += entry.stands_for();
             lost.to = time;
-            self.lost_in_all += 1;
+            self.lost_in_all += entry.stands_for();
             return;
         }
         self.batch_bytes += bytes;
@@ -118,13 +118,6 @@ impl Outbox {
     /// Entries that did not fit, ever.
     pub fn lost(&self) -> u64 {
         self.lost_in_all
-    }
-}
-
-fn time_of(entry: &Entry) -> WallTime {
-    match entry {
-        Entry::Statement(record) => record.time,
-        Entry::Occurrence(occurrence) => occurrence.time,
     }
 }
 

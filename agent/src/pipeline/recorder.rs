@@ -18,7 +18,8 @@ use crate::{
     analyst::{Analyst, Bounds},
     control::{Hub, LedgerStatus, Notice},
     event::{
-        Effect, Effects, Entry, Facts, Occurrence, OccurrenceKind, Origin, Record, StatementKind,
+        Effect, Effects, Entry, Facts, LOST_ROWS, Occurrence, OccurrenceKind, Origin, Record,
+        StatementKind,
     },
     statement::{self, Analysed, Lexing},
 };
@@ -178,7 +179,7 @@ impl Recorder {
             action: "recorder_full",
             origin: self.host.clone(),
             message: Some(message),
-            counts: vec![("lost_rows".into(), lost.entries)],
+            counts: vec![(LOST_ROWS.into(), lost.entries)],
         })
     }
 }
