@@ -168,6 +168,7 @@ fn record(time: WallTime, sequence: u64, origin: &Arc<Origin>, facts: &Arc<Facts
         error_message: None,
         redacted_error: None,
         transaction: None,
+        judgement: None,
         truncated_bytes: 0,
         lost_bytes: 0,
         joined_midstream: false,

@@ -57,7 +57,7 @@ const FOLLOW_BACK_US: i64 = 3_000_000;
 const FOLLOW_REMEMBERED: usize = 200_000;
 
 /// What the table shows of a row.
-const SHOWN: [&str; 27] = [
+const SHOWN: [&str; 29] = [
     "duration_us",
     "server",
     "database",
@@ -85,6 +85,8 @@ const SHOWN: [&str; 27] = [
     "lost_bytes",
     "effects",
     "tables",
+    "verdict",
+    "rule",
 ];
 
 pub fn search(common: &Common, arguments: &Search) -> Result<Answer> {
@@ -107,7 +109,7 @@ async fn show(common: &Common, arguments: &Search, filter: Filter) -> Result<Ans
             Format::Table => SHOWN.map(str::to_owned).to_vec(),
             Format::Json | Format::Csv => Vec::new(),
         };
-        Request::Search(search::Search { filter: filter.clone(), page, columns })
+        Request::Search(search::Search { filter: filter.clone(), page, findings: false, columns })
     };
     let mut seen = Seen::default();
     let first = request(&filter, page);

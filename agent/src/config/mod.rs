@@ -2,6 +2,7 @@
 
 mod error;
 mod file;
+mod policies;
 mod settings;
 mod size;
 mod span;
@@ -12,6 +13,9 @@ use std::{
 };
 
 pub use error::{Error, Mistake};
+pub use policies::{
+    LabelOn, POLICY_DIRECTORY, Policy, RegionOf, UnreadablePolicies, policy_source, policy_sources,
+};
 pub use settings::{
     CONTROL_SOCKET, Capture, Control, HookChoice, Host, KEY_DIRECTORY, LEDGER_DIRECTORY, Ledger,
     Literals, Log, LogLevel, Server, Settings, TlsCapture,

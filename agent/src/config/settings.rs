@@ -5,7 +5,12 @@ use std::{collections::HashSet, ops::RangeInclusive, path::PathBuf, time::Durati
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
-use super::{Size, Span, error::Complaint, file};
+use super::{
+    LabelOn, Policy, RegionOf, Size, Span,
+    error::Complaint,
+    file,
+    policies::{labels, regions},
+};
 use crate::event::Engine;
 
 /// The whole effective configuration. Serialises to the file's own shape.
@@ -18,6 +23,11 @@ pub struct Settings {
     pub log: Log,
     #[serde(rename = "server", skip_serializing_if = "Vec::is_empty")]
     pub servers: Vec<Server>,
+    pub policy: Policy,
+    #[serde(rename = "label", skip_serializing_if = "Vec::is_empty")]
+    pub labels: Vec<LabelOn>,
+    #[serde(rename = "region", skip_serializing_if = "Vec::is_empty")]
+    pub regions: Vec<RegionOf>,
 }
 
 /// What is said of this host in every record.
@@ -99,6 +109,11 @@ pub struct Server {
     pub executable: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub socket: Option<PathBuf>,
+    /// Where it is not what is said of the host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub environment: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
     pub exclude: bool,
 }
 
@@ -192,6 +207,9 @@ impl Settings {
             },
             log: Log { level: LogLevel::Info },
             servers: Vec::new(),
+            policy: Policy::default(),
+            labels: Vec::new(),
+            regions: Vec::new(),
         }
     }
 
@@ -244,6 +262,9 @@ impl Settings {
             ledger: ledger(file.ledger, defaults.ledger)?,
             log: Log { level: file.log.level },
             servers: servers(file.server)?,
+            policy: policy(file.policy)?,
+            labels: labels(file.label)?,
+            regions: regions(file.region)?,
         })
     }
 }
@@ -309,6 +330,16 @@ fn ledger(written: file::Ledger, default: Ledger) -> Result<Ledger, Complaint> {
         keep_for: written.keep_for.or(default.keep_for),
         keep_bytes: written.keep_bytes.or(default.keep_bytes),
         keep_free: written.keep_free.unwrap_or(default.keep_free),
+    })
+}
+
+fn policy(written: file::Policy) -> Result<Policy, Complaint> {
+    let default = Policy::default();
+    let directory = written.directory.map(|path| absolute("directory", path)).transpose()?;
+    Ok(Policy {
+        enabled: written.enabled.unwrap_or(default.enabled),
+        directory: directory.unwrap_or(default.directory),
+        starter_pack: written.starter_pack.unwrap_or(default.starter_pack),
     })
 }
 
@@ -411,6 +442,8 @@ fn server(entry: Spanned<file::Server>) -> Result<Server, Complaint> {
         data_directory: path("data_directory", written.data_directory)?,
         executable: path("executable", written.executable)?,
         socket: written.socket.map(|path| absolute("socket", path)).transpose()?,
+        environment: written.environment,
+        region: written.region,
         exclude: written.exclude,
     };
     if server.name.is_none() && !server.exclude {

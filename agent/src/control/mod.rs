@@ -14,7 +14,11 @@ mod server;
 mod shutdown;
 mod status;
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{
+    io,
+    path::PathBuf,
+    sync::{Arc, atomic::AtomicBool},
+};
 
 pub use access::{Access, AccessError};
 pub use client::{Client, ClientError, Lines};
@@ -41,6 +45,8 @@ pub struct Service {
     pub shutdown: Shutdown,
     /// The pipeline has ended and published its last: the control server shall end too.
     pub ended: Shutdown,
+    /// The policies shall be read again: somebody sent SIGHUP.
+    pub reload: Arc<AtomicBool>,
     /// Where the ledger is that can be searched; `None` where none is kept.
     pub ledger: Option<LedgerPlace>,
     /// The program that is started as a query worker: this one.
@@ -61,6 +67,7 @@ impl Service {
             status: StatusCell::default(),
             shutdown: Shutdown::new()?,
             ended: Shutdown::new()?,
+            reload: Arc::default(),
             ledger: None,
             query_worker: "/proc/self/exe".into(),
         })

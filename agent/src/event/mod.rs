@@ -2,7 +2,9 @@
 
 mod connection;
 mod facts;
+mod judgement;
 mod origin;
+mod principal;
 mod process;
 mod record;
 mod session;
@@ -13,7 +15,9 @@ mod time;
 
 pub use connection::{Client, ConnectionId, Endpoint, SocketId};
 pub use facts::{Access, Analysis, Effect, Effects, Facts, KeyPredicate, KeyValue, TableAccess};
+pub use judgement::{Episode, EpisodeAction, Finding, Judgement, Severity, Verdict};
 pub use origin::{Engine, Lane, Origin, Transport};
+pub use principal::{Evidence, Principal, PrincipalKind, Strength};
 pub use process::{LoginStrength, Parent, Process, ProcessEvent};
 pub use record::{Entry, Occurrence, OccurrenceKind, Record};
 pub use session::{SessionEvent, SyncLoss};

@@ -72,14 +72,17 @@ macro_rules! named {
 pub(super) use named;
 
 named! {
+    #[derive(Hash)]
     Engine { Postgresql = "postgresql" }
 }
 
 named! {
+    #[derive(Hash)]
     Transport { Tcp = "tcp", Tls = "tls", Unix = "unix", UnixTls = "unix+tls" }
 }
 
 named! {
     /// How a statement was seen.
+    #[derive(Hash)]
     Lane { Observed = "observed" }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{Facts, Origin, Parameter, StatementKind, WallTime};
+use super::{Episode, Facts, Judgement, Origin, Parameter, StatementKind, WallTime};
 
 /// One statement with everything known about it. The field names are the product's vocabulary: the
 /// same in `watch --format json`, in the ledger's columns and wherever else a statement is shown.
@@ -42,6 +42,9 @@ pub struct Record {
     pub redacted_error: Option<String>,
     pub transaction: Option<&'static str>,
 
+    /// What policy makes of it; `None` until it has been judged.
+    pub judgement: Option<Arc<Judgement>>,
+
     pub truncated_bytes: u64,
     pub lost_bytes: u64,
     pub joined_midstream: bool,
@@ -52,6 +55,7 @@ pub struct Record {
 pub enum Entry {
     Statement(Record),
     Occurrence(Occurrence),
+    Finding(Episode),
 }
 
 /// A row that is no statement: what happened to a connection, a server, the agent itself.

@@ -6,9 +6,11 @@
 mod connections;
 mod coverage;
 mod dialogue;
+mod episodes;
 mod keeping;
 mod losses;
 mod outbox;
+mod policing;
 mod profile;
 mod record;
 mod recorder;
@@ -24,6 +26,7 @@ use self::{
     connections::{Connections, Shared},
     losses::Losses,
     outbox::outbox,
+    policing::Policing,
     recorder::{Recorder, Recording},
     servers::Servers,
 };
@@ -77,8 +80,17 @@ pub fn run(
         true => Some(keeping::open(&settings.ledger, &settings.host.name, clock().wall(now()))?),
         false => None,
     };
-    let (outbox, inbox) = outbox(live.clone(), keeping.is_some());
-    let recording = Recorder::new(live.clone(), host.clone(), keeping).start(inbox)?;
+    let (mut outbox, inbox) = outbox(live.clone(), keeping.is_some());
+    let policing = match settings.policy.enabled {
+        true => {
+            let (reload, time) = (service.reload.clone(), clock().wall(now()));
+            let (policing, told) = Policing::new(settings, host.clone(), reload, time)?;
+            told.into_iter().for_each(|entry| outbox.push(entry));
+            Some(policing)
+        }
+        false => None,
+    };
+    let recording = Recorder::new(live.clone(), host.clone(), keeping, policing).start(inbox)?;
     let mut state = State {
         processes,
         servers: Servers::new(settings, procfs, live.clone()),

@@ -117,6 +117,7 @@ fn time_of(entry: &Entry) -> WallTime {
     match entry {
         Entry::Statement(record) => record.time,
         Entry::Occurrence(occurrence) => occurrence.time,
+        Entry::Finding(episode) => episode.time,
     }
 }
 
@@ -134,6 +135,7 @@ fn weight(entry: &Entry) -> usize {
             occurrence.message.as_deref().map_or(0, str::len)
                 + occurrence.counts.len() * size_of::<(Arc<str>, u64)>()
         }
+        Entry::Finding(episode) => episode.counts.len() * size_of::<(Arc<str>, u64)>(),
     };
     size_of::<Entry>() + held
 }

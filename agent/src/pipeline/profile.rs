@@ -110,7 +110,10 @@ impl Profile {
         let (client_address, client_port) = address(&self.remote);
         let identity =
             |field: fn(&Process) -> &Option<Arc<str>>| process.and_then(|p| field(p).clone());
+        let place = &self.server.place;
         Origin {
+            environment: place.environment.as_ref().or(host.environment.as_ref()).cloned(),
+            region: place.region.as_ref().or(host.region.as_ref()).cloned(),
             server: Some(self.server.name.clone()),
             engine: Some(self.server.engine),
             server_address,

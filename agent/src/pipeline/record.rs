@@ -48,6 +48,7 @@ pub fn record(clock: Clock, origin: Arc<Origin>, statement: &Statement) -> Recor
             TransactionStatus::InTransaction => "in_transaction",
             TransactionStatus::Failed => "failed",
         }),
+        judgement: None,
 
         truncated_bytes: statement.truncated_bytes,
         lost_bytes: statement.lost_bytes,

@@ -14,13 +14,14 @@ use super::{
     keeping::Keeping,
     now,
     outbox::{Inbox, Lost},
+    policing::Policing,
 };
 use crate::{
     analyst::{Analyst, Bounds},
     control::{Hub, Notice},
     event::{
-        Effect, Effects, Entry, Facts, Occurrence, OccurrenceKind, Origin, Record, StatementKind,
-        WallTime,
+        Effect, Effects, Entry, Episode, EpisodeAction, Facts, Finding, Occurrence, OccurrenceKind,
+        Origin, Record, StatementKind, WallTime,
     },
     ledger::{Appended, LedgerStatus},
     statement::{self, Lexing},
@@ -35,6 +36,7 @@ pub struct Recorder {
     /// What the rows of the agent itself say of this host.
     host: Arc<Origin>,
     keeping: Option<Keeping>,
+    policing: Option<Policing>,
     status: Arc<Mutex<LedgerStatus>>,
     /// The rows that the ledger refuses are one notice until it takes them again.
     refusing: bool,
@@ -58,8 +60,13 @@ impl Recording {
 }
 
 impl Recorder {
-    pub fn new(live: Arc<Hub>, host: Arc<Origin>, keeping: Option<Keeping>) -> Self {
-        Self { live, host, keeping, status: Arc::default(), refusing: false }
+    pub fn new(
+        live: Arc<Hub>,
+        host: Arc<Origin>,
+        keeping: Option<Keeping>,
+        policing: Option<Policing>,
+    ) -> Self {
+        Self { live, host, keeping, policing, status: Arc::default(), refusing: false }
     }
 
     /// Works until the other end of `inbox` is gone.
@@ -75,6 +82,7 @@ impl Recorder {
     fn work(mut self, inbox: &Inbox) {
         // Started here: the process that parses dies with the thread that starts it.
         let mut analyst = Analyst::new(Bounds::default());
+        let mut told = Vec::new();
         loop {
             match inbox.batches.recv_timeout(TICK) {
                 Ok(mut batch) => {
@@ -84,15 +92,27 @@ impl Recorder {
                     for mut entry in mem::take(&mut batch.entries) {
                         if let Entry::Statement(record) = &mut entry {
                             self.analyse(record, &mut analyst);
+                            if let Some(policing) = &mut self.policing {
+                                policing.judge(record, &mut told);
+                            }
                         }
                         self.record(entry);
+                        told.drain(..).for_each(|entry| self.record(entry));
                     }
                     inbox.done(&batch);
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
+            if let Some(policing) = &mut self.policing {
+                policing.tick(wall_time(), &mut told);
+                told.drain(..).for_each(|entry| self.record(entry));
+            }
             self.tick();
+        }
+        if let Some(policing) = &mut self.policing {
+            policing.end(&mut told);
+            told.drain(..).for_each(|entry| self.record(entry));
         }
         if let Some(keeping) = self.keeping.take()
             && let Err(error) = keeping.ledger.close()
@@ -135,8 +155,12 @@ impl Recorder {
             }
             self.refusing = refused;
         }
-        if let Entry::Statement(record) = entry {
-            self.live.publish(|| record);
+        match entry {
+            Entry::Statement(record) => self.live.publish(|| record),
+            Entry::Finding(episode) if episode.action == EpisodeAction::Began => {
+                self.live.notice(|| notice(&episode));
+            }
+            Entry::Finding(_) | Entry::Occurrence(_) => {}
         }
     }
 
@@ -175,6 +199,18 @@ impl Recorder {
             message: Some(message),
             counts: vec![("lost_rows".into(), lost.entries)],
         })
+    }
+}
+
+/// An episode that begins, for whoever watches.
+fn notice(episode: &Episode) -> Notice {
+    let Finding { rule, severity, message, dry_run, .. } = &episode.finding;
+    let mode = if *dry_run { ", dry-run" } else { "" };
+    Notice {
+        time: episode.time,
+        notice: "finding",
+        server: episode.origin.server.clone(),
+        message: format!("{} finding, {rule}{mode}: {message}", severity.name()),
     }
 }
 
