@@ -20,7 +20,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("policy", &["event", "statement"]),
     // The process that parses, and what is kept of its answers.
     ("analyst", &["event", "statement"]),
-    ("config", &["event"]),
+    ("config", &["event", "policy"]),
     ("capture", &["event", "config"]),
     // What a command line holds of statements is redacted where it is read.
     ("identity", &["event", "config", "statement"]),
@@ -60,8 +60,13 @@ const IMPURE: &[&str] = &[
 ];
 
 /// Crates that only one folder of `agent/src` names.
-const ONLY_IN: &[(&str, &str)] =
-    &[("aya", "capture"), ("aya_log", "capture"), ("btf_rs", "capture"), ("datafusion", "search")];
+const ONLY_IN: &[(&str, &str)] = &[
+    ("aya", "capture"),
+    ("aya_log", "capture"),
+    ("btf_rs", "capture"),
+    ("cedar_policy", "policy"),
+    ("datafusion", "search"),
+];
 
 /// Names that say nothing about what is inside.
 const VAGUE: &[&str] = &["util", "utils", "helper", "helpers", "manager", "misc"];
