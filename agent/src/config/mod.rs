@@ -2,6 +2,7 @@
 
 mod error;
 mod file;
+mod principals;
 mod settings;
 mod size;
 mod span;

@@ -5,8 +5,8 @@ use std::{collections::HashSet, ops::RangeInclusive, path::PathBuf, time::Durati
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
-use super::{Size, Span, error::Complaint, file};
-use crate::event::Engine;
+use super::{Size, Span, error::Complaint, file, principals::principals};
+use crate::{event::Engine, principal::Written};
 
 /// The whole effective configuration. Serialises to the file's own shape.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -18,6 +18,9 @@ pub struct Settings {
     pub log: Log,
     #[serde(rename = "server", skip_serializing_if = "Vec::is_empty")]
     pub servers: Vec<Server>,
+    /// Rules that stand before those that dbwarden brings along.
+    #[serde(rename = "principal", skip_serializing_if = "Vec::is_empty")]
+    pub principals: Vec<Written>,
 }
 
 /// What is said of this host in every record.
@@ -156,7 +159,7 @@ pub const KEY_DIRECTORY: &str = "/var/lib/dbwarden/keys";
 /// One call is captured in a bounded number of chunks by the programs in the kernel.
 const BUDGET: RangeInclusive<u64> = 256..=65_536;
 const RING_MAX: u64 = 1 << 30;
-const NAME_MAX: usize = 63;
+pub(super) const NAME_MAX: usize = 63;
 const COMMIT: RangeInclusive<Span> =
     Span(Duration::from_millis(10))..=Span(Duration::from_secs(60));
 const SEAL_BYTES: RangeInclusive<Size> = Size(1 << 20)..=Size(1 << 30);
@@ -192,6 +195,7 @@ impl Settings {
             },
             log: Log { level: LogLevel::Info },
             servers: Vec::new(),
+            principals: Vec::new(),
         }
     }
 
@@ -244,6 +248,7 @@ impl Settings {
             ledger: ledger(file.ledger, defaults.ledger)?,
             log: Log { level: file.log.level },
             servers: servers(file.server)?,
+            principals: principals(file.principal)?,
         })
     }
 }

@@ -33,6 +33,7 @@ use crate::{
     control::{self, Hub, Notice, Service, Snapshot},
     event::{BootTime, Clock, Entry, Occurrence, OccurrenceKind, Origin},
     identity::{Limits, ProcessTable, Procfs, Users},
+    principal::Rules,
 };
 
 /// Data records between two looks at the control ring and the clock.
@@ -63,6 +64,7 @@ pub fn run(
     ready: &dyn Fn(&str),
 ) -> Result<()> {
     let capture_settings = capture_settings(settings, bpf_log)?;
+    let rules = Rules::new(&settings.principals).context("can't use the rules for principals")?;
     let mut capture = Capture::start(&capture_settings).context("can't watch this host")?;
     let procfs = Procfs::default();
     let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
@@ -82,7 +84,7 @@ pub fn run(
     let mut state = State {
         processes,
         servers: Servers::new(settings, procfs, live.clone()),
-        connections: Connections::new(Shared::new(host, live.clone(), outbox)),
+        connections: Connections::new(Shared::new(host, rules, live.clone(), outbox)),
         live,
         decode_errors: 0,
         losses: Losses::default(),
