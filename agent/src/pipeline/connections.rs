@@ -363,6 +363,11 @@ impl Connections {
         Totals { connections_open: self.open.len() as u64, ..self.shared.totals.clone() }
     }
 
+    /// What is known of the open connections, to be asked about, and what they all use.
+    pub fn profiles(&mut self) -> (impl Iterator<Item = &mut Profile>, &Shared) {
+        (self.open.values_mut().map(|connection| &mut connection.dialogue.profile), &self.shared)
+    }
+
     /// Open connections of one server.
     pub fn counts(&self, server: &Rc<ServerFacts>) -> Counts {
         let of_server =

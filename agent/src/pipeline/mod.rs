@@ -14,6 +14,7 @@ mod record;
 mod recorder;
 mod scout;
 mod servers;
+mod whois;
 
 use std::{sync::Arc, time::Duration};
 
@@ -64,6 +65,11 @@ pub fn run(
     ready: &dyn Fn(&str),
 ) -> Result<()> {
     let capture_settings = capture_settings(settings, bpf_log)?;
+    if settings.principals.iter().any(|rule| rule.certificate.is_some()) {
+        tracing::warn!(
+            "a [[principal]] with `certificate` matches nothing: none is seen by watching"
+        );
+    }
     let rules = Rules::new(&settings.principals).context("can't use the rules for principals")?;
     let mut capture = Capture::start(&capture_settings).context("can't watch this host")?;
     let procfs = Procfs::default();
@@ -109,6 +115,10 @@ pub fn run(
         let n = state.turn(&mut capture);
         if service.status.wanted() {
             service.status.answer(state.snapshot(&capture));
+        }
+        for asked in service.questions.take() {
+            let who = whois::whois(asked.question, &mut state.connections, &mut state.processes);
+            asked.answer(who);
         }
         if n > 0 || state.servers.is_looking() {
             idle = 0;

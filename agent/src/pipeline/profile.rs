@@ -5,7 +5,7 @@ use std::{rc::Rc, sync::Arc};
 use super::servers::ServerFacts;
 use crate::{
     event::{Claims, Client, ConnectionId, Endpoint, Lane, Origin, Principal, Process, Transport},
-    principal::{Rules, Subject},
+    principal::{Rules, Subject, claims},
     protocol::postgres::Title,
 };
 
@@ -153,14 +153,15 @@ impl Profile {
 
     /// Who it is, as of now.
     pub fn principal(&self, rules: &Rules) -> Principal {
-        self.decide(rules, None)
+        let claims = claims::read(None, self.application());
+        self.decide(rules, claims.as_ref())
     }
 
     fn known(&mut self, host: &Origin, rules: &Rules) -> &Known {
         let known = match self.origin.take() {
             Some(known) => known,
             None => {
-                let principal = self.decide(rules, None);
+                let principal = self.principal(rules);
                 let origin = Arc::new(self.make_origin(host, &principal));
                 Known { principal, origin }
             }
@@ -186,8 +187,6 @@ impl Profile {
         };
         let (server_address, server_port) = address(&self.local);
         let (client_address, client_port) = address(&self.remote);
-        let identity =
-            |field: fn(&Process) -> &Option<Arc<str>>| process.and_then(|p| field(p).clone());
         Origin {
             server: Some(self.server.name.clone()),
             engine: Some(self.server.engine),
@@ -207,30 +206,43 @@ impl Profile {
             application: self.application.clone(),
             client_address,
             client_port,
-
-            principal: Some(principal.name.clone()),
-            principal_kind: Some(principal.kind),
-            principal_rule: Some(principal.rule.clone()),
-            initiator: principal.initiator.as_ref().map(|initiator| initiator.name.clone()),
-
-            pid: process.map(|p| p.pid),
-            process_start: process.map(|p| p.process_start),
-            exe: identity(|p| &p.exe),
-            command: identity(|p| &p.command),
-            uid: process.and_then(|p| p.uid),
-            os_user: identity(|p| &p.os_user),
-            login_uid: process.and_then(|p| p.login_uid),
-            login_user: identity(|p| &p.login_user),
-            login_strength: process.map(|p| p.login_strength),
-            session: process.and_then(|p| p.session),
-            tty: identity(|p| &p.tty),
-            parents: process.map(|p| p.parents.clone()).unwrap_or_default(),
-            cgroup: identity(|p| &p.cgroup),
-            unit: identity(|p| &p.unit),
-            container: identity(|p| &p.container),
-            pod: identity(|p| &p.pod),
-            ..host.clone()
+            ..who(host, process, principal)
         }
+    }
+}
+
+/// What is said of a process that has no connection.
+pub fn unconnected(host: &Origin, process: &Process, principal: &Principal) -> Origin {
+    who(host, Some(process), principal)
+}
+
+/// The part of an origin that says who it is.
+fn who(host: &Origin, process: Option<&Process>, principal: &Principal) -> Origin {
+    let identity =
+        |field: fn(&Process) -> &Option<Arc<str>>| process.and_then(|p| field(p).clone());
+    Origin {
+        principal: Some(principal.name.clone()),
+        principal_kind: Some(principal.kind),
+        principal_rule: Some(principal.rule.clone()),
+        initiator: principal.initiator.as_ref().map(|initiator| initiator.name.clone()),
+
+        pid: process.map(|p| p.pid),
+        process_start: process.map(|p| p.process_start),
+        exe: identity(|p| &p.exe),
+        command: identity(|p| &p.command),
+        uid: process.and_then(|p| p.uid),
+        os_user: identity(|p| &p.os_user),
+        login_uid: process.and_then(|p| p.login_uid),
+        login_user: identity(|p| &p.login_user),
+        login_strength: process.map(|p| p.login_strength),
+        session: process.and_then(|p| p.session),
+        tty: identity(|p| &p.tty),
+        parents: process.map(|p| p.parents.clone()).unwrap_or_default(),
+        cgroup: identity(|p| &p.cgroup),
+        unit: identity(|p| &p.unit),
+        container: identity(|p| &p.container),
+        pod: identity(|p| &p.pod),
+        ..host.clone()
     }
 }
 
