@@ -77,7 +77,7 @@ fn measure(n_rules: usize, slice: Duration) -> Result<(), Complaints> {
         |n: u64| Circumstances { time: WallTime(0), rows: Some(n % 50), claims: &[] };
     let mut judge = Judge::new(set.clone());
 
-    let mut ask = |judge: &mut Judge, begun: Instant, slice: Duration| {
+    let ask = |judge: &mut Judge, begun: Instant, slice: Duration| {
         let mut n = 0_u64;
         while begun.elapsed() < slice {
             for (facts, origin) in asked() {

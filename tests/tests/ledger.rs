@@ -106,6 +106,7 @@ fn statement(sequence: u64, origin: &Arc<Origin>) -> Entry {
         first_byte_us: None,
         origin: origin.clone(),
         sequence,
+        claims: None,
         text: Some("SELECT 1".into()),
         parameters: Vec::new(),
         kind: StatementKind::Simple,

@@ -57,7 +57,7 @@ const FOLLOW_BACK_US: i64 = 3_000_000;
 const FOLLOW_REMEMBERED: usize = 200_000;
 
 /// What the table shows of a row.
-const SHOWN: [&str; 29] = [
+const SHOWN: [&str; 32] = [
     "duration_us",
     "server",
     "database",
@@ -65,6 +65,9 @@ const SHOWN: [&str; 29] = [
     "client_address",
     "client_port",
     "principal",
+    "principal_kind",
+    "principal_rule",
+    "initiator",
     "pid",
     "exe",
     "command",

@@ -9,7 +9,7 @@ use super::{
     Size, Span,
     settings::{HookChoice, Literals, LogLevel, TlsCapture},
 };
-use crate::event::Engine;
+use crate::{event::Engine, principal::Written};
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -18,6 +18,7 @@ pub struct File {
     pub control: Control,
     pub capture: Capture,
     pub ledger: Ledger,
+    pub principal: Vec<Spanned<Written>>,
     pub server: Vec<Spanned<Server>>,
     pub policy: Policy,
     pub label: Vec<Spanned<Label>>,

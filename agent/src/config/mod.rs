@@ -3,6 +3,7 @@
 mod error;
 mod file;
 mod policies;
+mod principals;
 mod settings;
 mod size;
 mod span;

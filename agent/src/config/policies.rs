@@ -4,13 +4,17 @@ use std::{
     collections::HashSet,
     fs, io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use serde::Serialize;
 use toml::Spanned;
 
 use super::{Settings, error::Complaint, file};
-use crate::policy::{Label, Network, Pattern, Region, Source, World};
+use crate::{
+    policy::{Label, Pattern, Region, Source, World},
+    principal::Network,
+};
 
 /// Where the policies are when nobody names another place.
 pub const POLICY_DIRECTORY: &str = "/etc/dbwarden/policies";
@@ -121,7 +125,13 @@ impl Settings {
         let networks = |all: &[String]| -> Vec<Network> {
             all.iter().filter_map(|one| one.parse().ok()).collect()
         };
-        let words = |words: &[String]| words.iter().map(|word| word.as_str().into()).collect();
+        let words = |words: &[String]| -> Vec<Arc<str>> {
+            words.iter().map(|word| word.as_str().into()).collect()
+        };
+        let mut groups: Vec<Arc<str>> =
+            self.principals.iter().flat_map(|rule| words(&rule.groups)).collect();
+        groups.sort();
+        groups.dedup();
         World {
             labels: self
                 .labels
@@ -138,7 +148,7 @@ impl Settings {
                     containers: words(&region.containers),
                 })
                 .collect(),
-            groups: Vec::new(),
+            groups,
         }
     }
 }

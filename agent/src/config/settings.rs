@@ -10,8 +10,9 @@ use super::{
     error::Complaint,
     file,
     policies::{labels, regions},
+    principals::principals,
 };
-use crate::event::Engine;
+use crate::{event::Engine, principal::Written};
 
 /// The whole effective configuration. Serialises to the file's own shape.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -23,6 +24,9 @@ pub struct Settings {
     pub log: Log,
     #[serde(rename = "server", skip_serializing_if = "Vec::is_empty")]
     pub servers: Vec<Server>,
+    /// Rules that stand before those that dbwarden brings along.
+    #[serde(rename = "principal", skip_serializing_if = "Vec::is_empty")]
+    pub principals: Vec<Written>,
     pub policy: Policy,
     #[serde(rename = "label", skip_serializing_if = "Vec::is_empty")]
     pub labels: Vec<LabelOn>,
@@ -171,7 +175,7 @@ pub const KEY_DIRECTORY: &str = "/var/lib/dbwarden/keys";
 /// One call is captured in a bounded number of chunks by the programs in the kernel.
 const BUDGET: RangeInclusive<u64> = 256..=65_536;
 const RING_MAX: u64 = 1 << 30;
-const NAME_MAX: usize = 63;
+pub(super) const NAME_MAX: usize = 63;
 const COMMIT: RangeInclusive<Span> =
     Span(Duration::from_millis(10))..=Span(Duration::from_secs(60));
 const SEAL_BYTES: RangeInclusive<Size> = Size(1 << 20)..=Size(1 << 30);
@@ -207,6 +211,7 @@ impl Settings {
             },
             log: Log { level: LogLevel::Info },
             servers: Vec::new(),
+            principals: Vec::new(),
             policy: Policy::default(),
             labels: Vec::new(),
             regions: Vec::new(),
@@ -262,6 +267,7 @@ impl Settings {
             ledger: ledger(file.ledger, defaults.ledger)?,
             log: Log { level: file.log.level },
             servers: servers(file.server)?,
+            principals: principals(file.principal)?,
             policy: policy(file.policy)?,
             labels: labels(file.label)?,
             regions: regions(file.region)?,

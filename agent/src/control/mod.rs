@@ -13,6 +13,7 @@ mod query;
 mod server;
 mod shutdown;
 mod status;
+mod whois;
 
 use std::{
     io,
@@ -32,6 +33,7 @@ pub use status::{
     AbsentServer, Agent, Hooks, LedgerStatus, Ring, ServerStatus, Snapshot, Status, StatusCell,
     Totals,
 };
+pub use whois::{Asked, Identified, Question, Questions, Whois};
 
 /// What the pipeline and the control server share; the pipeline only ever does short atomic things
 /// to it.
@@ -41,6 +43,8 @@ pub struct Service {
     pub live: Arc<Hub>,
     /// Answers to `status`.
     pub status: StatusCell,
+    /// Questions to the pipeline about who somebody is.
+    pub questions: Questions,
     /// The pipeline shall end: somebody sent a signal.
     pub shutdown: Shutdown,
     /// The pipeline has ended and published its last: the control server shall end too.
@@ -65,6 +69,7 @@ impl Service {
         Ok(Self {
             live: Arc::new(Hub::default()),
             status: StatusCell::default(),
+            questions: Questions::default(),
             shutdown: Shutdown::new()?,
             ended: Shutdown::new()?,
             reload: Arc::default(),

@@ -25,7 +25,7 @@ struct Key {
     server: Option<Arc<str>>,
     database: Option<Arc<str>>,
     db_user: Option<Arc<str>>,
-    sender: [Option<Arc<str>>; 4],
+    sender: [Option<Arc<str>>; 3],
     fingerprint: u64,
 }
 
@@ -90,14 +90,14 @@ impl Episodes {
 
 impl Key {
     fn new(finding: &Finding, record: &Record) -> Self {
-        let Origin { server, database, db_user, unit, container, os_user, client_address, .. } =
+        let Origin { server, database, db_user, principal, os_user, client_address, .. } =
             &*record.origin;
         Self {
             rule: finding.rule.clone(),
             server: server.clone(),
             database: database.clone(),
             db_user: db_user.clone(),
-            sender: [unit, container, os_user, client_address].map(Clone::clone),
+            sender: [principal, os_user, client_address].map(Clone::clone),
             fingerprint: record.facts.as_ref().map_or(0, |facts| facts.fingerprint),
         }
     }
@@ -143,7 +143,7 @@ mod tests {
         Record {
             time: WallTime(second * 1_000_000),
             judgement: Some(Arc::new(Judgement { findings, ..Judgement::allowed() })),
-            ..record(Clock::default(), origin, &statement)
+            ..record(Clock::default(), origin, None, &statement)
         }
     }
 

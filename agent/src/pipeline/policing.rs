@@ -26,6 +26,9 @@ const LOOK: Duration = Duration::from_secs(2);
 /// How often the episodes are looked through.
 const SWEEP: Duration = Duration::from_secs(1);
 
+/// Checking policies recurses; how deep they may be is bounded with less than this in mind.
+const STACK_BYTES: usize = 8 << 20;
+
 /// What the recorder asks.
 pub struct Policing {
     directory: PathBuf,
@@ -106,7 +109,8 @@ impl Policing {
 
     /// Judges a statement; gives the episodes that begin with it.
     pub fn judge(&mut self, record: &mut Record, told: &mut Vec<Entry>) {
-        let circumstances = Circumstances { time: record.time, rows: record.rows, claims: &[] };
+        let claims = record.claims.as_ref().map_or(&[][..], |claims| &claims.tags);
+        let circumstances = Circumstances { time: record.time, rows: record.rows, claims };
         let facts = record.facts.as_ref();
         let judgement = self.judge.judge(&record.origin, facts, circumstances);
         let has_findings = !judgement.findings.is_empty();
@@ -152,7 +156,9 @@ impl Policing {
             // Nobody waits for it any more when the service ends.
             let _ = done.send(load(&directory, starter_pack, world));
         };
-        if let Err(error) = thread::Builder::new().name("policies".into()).spawn(work) {
+        if let Err(error) =
+            thread::Builder::new().name("policies".into()).stack_size(STACK_BYTES).spawn(work)
+        {
             tracing::error!(%error, "can't start a thread to load policies");
         }
         loading

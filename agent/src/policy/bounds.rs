@@ -2,10 +2,12 @@
 
 use super::{Complaint, Source};
 
-/// Of one policy: brackets inside of brackets.
-const MAX_NESTING: usize = 48;
-/// Of one policy: signs that make one expression a part of another, as in `a && b && c`.
-const MAX_SIGNS: usize = 600;
+/// Of one policy: brackets inside of brackets, and each `if`. Built without optimisation, a level takes the
+/// parser 50 KiB of stack, and a thread has 2 MiB.
+const MAX_NESTING: usize = 16;
+/// Of one policy: operators, each of which may make one expression a part of another, as in `a && b && c`.
+/// A level takes 13 KiB.
+const MAX_OPERATORS: usize = 100;
 
 /// The first policy of a source that is deeper than anybody means it.
 pub(super) fn too_deep(source: &Source) -> Option<Complaint> {
@@ -13,7 +15,7 @@ pub(super) fn too_deep(source: &Source) -> Option<Complaint> {
         let help = "write several policies; a list is a set, as in [\"a\", \"b\"].contains(…)";
         Some(Complaint::at(source, offset, message).with_help(help))
     };
-    let (mut nesting, mut signs) = (0_usize, 0);
+    let (mut nesting, mut n_ifs, mut n_operators) = (0_usize, 0, 0);
     let mut place = Place::Code;
     let mut chars = source.text.char_indices().peekable();
     while let Some((offset, c)) = chars.next() {
@@ -28,24 +30,28 @@ pub(super) fn too_deep(source: &Source) -> Option<Complaint> {
             }
             (Place::Code, '(' | '[' | '{') => {
                 nesting += 1;
-                if nesting > MAX_NESTING {
-                    let words = format!("nested deeper than {MAX_NESTING} brackets");
-                    return complaint(offset, words);
+                if nesting + n_ifs > MAX_NESTING {
+                    return complaint(offset, format!("nested deeper than {MAX_NESTING} levels"));
                 }
             }
             (Place::Code, ')' | ']' | '}') => nesting = nesting.saturating_sub(1),
-            (Place::Code, ';') => (nesting, signs) = (0, 0),
+            (Place::Code, ';') => (nesting, n_ifs, n_operators) = (0, 0, 0),
             (Place::Code, '&' | '|' | '!' | '-' | '+' | '*' | '.' | '=' | '<' | '>') => {
-                signs += 1;
-                if signs > MAX_SIGNS {
-                    let words = "a policy with so many operators is more than can be checked";
-                    return complaint(offset, words.to_owned());
+                // `&&`, `==`, `<=` are one each.
+                chars.next_if(|(_, next)| matches!(next, '&' | '|' | '='));
+                n_operators += 1;
+                if n_operators > MAX_OPERATORS {
+                    return complaint(offset, format!("more than {MAX_OPERATORS} operators"));
                 }
             }
             (Place::Code, _) => {
-                // `if a then b else if …` needs no sign.
-                if c == 'i' && source.text.get(offset..offset + 3) == Some("if ") {
-                    signs += 1;
+                // `if a then b else if …` needs no bracket.
+                if c == 'i' && source.text.get(offset..offset + 2) == Some("if") {
+                    n_ifs += 1;
+                    if nesting + n_ifs > MAX_NESTING {
+                        let words = format!("nested deeper than {MAX_NESTING} levels");
+                        return complaint(offset, words);
+                    }
                 }
             }
         }

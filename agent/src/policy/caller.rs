@@ -48,10 +48,10 @@ impl Caller {
         };
         let proven = origin.login_strength == Some(LoginStrength::Strong);
         Self {
-            kind: PrincipalKind::Unknown,
-            name: unknown_name(origin),
-            groups: Arc::default(),
-            initiator: None,
+            kind: origin.principal_kind.unwrap_or(PrincipalKind::Unknown),
+            name: origin.principal.clone().unwrap_or_else(|| unknown_name(origin)),
+            groups: origin.groups.clone(),
+            initiator: origin.initiator.clone(),
             os_user: origin.os_user.clone(),
             login_user: origin.login_user.clone().filter(|_| proven),
             exe: origin.exe.clone(),

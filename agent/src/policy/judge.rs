@@ -9,7 +9,7 @@ use super::{
     Caller, Set,
     question::{Case, Circumstances, clock},
 };
-use crate::event::{Facts, Judgement, Origin};
+use crate::event::{ClaimTag, Facts, Judgement, Origin};
 
 /// Connections that are known by address. Forgetting them costs a comparison each.
 const MAX_ORIGINS: usize = 4_096;
@@ -33,7 +33,7 @@ pub struct Judge {
     counts: Counts,
 }
 
-type Claims = Arc<[(Arc<str>, Arc<str>)]>;
+type Claims = Box<[ClaimTag]>;
 
 /// How often something was asked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -165,7 +165,7 @@ impl Judge {
         number
     }
 
-    fn claims(&mut self, claims: &[(Arc<str>, Arc<str>)]) -> u32 {
+    fn claims(&mut self, claims: &[ClaimTag]) -> u32 {
         if let Some(number) = self.claims.get(claims) {
             return *number;
         }

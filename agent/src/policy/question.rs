@@ -17,7 +17,7 @@ use super::{
     schema::Names,
     settings::settings,
 };
-use crate::event::{Access, Analysis, Effect, Effects, Facts, PrincipalKind, WallTime};
+use crate::event::{Access, Analysis, ClaimTag, Effect, Effects, Facts, PrincipalKind, WallTime};
 
 /// What is different from one execution to the next.
 #[derive(Clone, Copy, Debug, Default)]
@@ -26,7 +26,7 @@ pub struct Circumstances<'a> {
     /// Read or changed; `None` where the statement has not ended or nobody counted.
     pub rows: Option<u64>,
     /// Names and values, each name once.
-    pub claims: &'a [(Arc<str>, Arc<str>)],
+    pub claims: &'a [ClaimTag],
 }
 
 /// Everything that a verdict may depend on.
@@ -161,7 +161,7 @@ impl Making<'_> {
         let tags = circumstances
             .claims
             .iter()
-            .map(|(name, value)| (name.to_string(), Value::new_string(value.to_string())));
+            .map(|tag| (tag.name.to_string(), Value::new_string(tag.value.to_string())));
         let entity = Entity::new_with_tags(claims.clone(), [], [], tags);
         self.entities.push(entity.map_err(Unaskable::of)?);
 

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use crate::{
     analyst::Analyst,
     config::Settings,
-    event::{Facts, Lane, LoginStrength, Origin, PrincipalKind, WallTime},
+    event::{ClaimTag, Facts, Lane, LoginStrength, Origin, PrincipalKind, WallTime},
     policy::{Caller, Case, Circumstances, World},
     statement::Lexing,
 };
@@ -71,7 +71,7 @@ pub(super) struct Made {
     facts: Arc<Facts>,
     time: WallTime,
     rows: Option<u64>,
-    claims: Vec<(Arc<str>, Arc<str>)>,
+    claims: Vec<ClaimTag>,
 }
 
 impl Made {
@@ -152,7 +152,10 @@ impl Written {
             claims: self
                 .claims
                 .iter()
-                .map(|(name, value)| (name.as_str().into(), value.as_str().into()))
+                .map(|(name, value)| ClaimTag {
+                    name: name.as_str().into(),
+                    value: value.as_str().into(),
+                })
                 .collect(),
         })
     }

@@ -55,10 +55,12 @@ fn golden_bytes() {
         groups.row_bytes(&mut bytes);
         bytes
     };
+    let principal = statement(samples::principal_record());
+    let said = groups(&Entry::Statement(samples::principal_record()), Literals::Kept);
     let judged =
         Record { judgement: Some(Arc::new(samples::judgement())), ..samples::empty_record() };
     let finding = groups(&Entry::Finding(samples::finding()), Literals::Kept);
-    let cases: [(&str, Vec<u8>); 14] = [
+    let cases: [(&str, Vec<u8>); 17] = [
         ("fullest origin", full.origin.clone()),
         ("fullest facts", full.facts.clone()),
         ("fullest row", full.row.clone()),
@@ -70,6 +72,9 @@ fn golden_bytes() {
         ("row bytes of the fullest", row(&full)),
         ("row bytes of the emptiest", row(&empty)),
         ("row bytes of the occurrence", row(&occurrence)),
+        ("origin with a principal", principal.origin.clone()),
+        ("row with claims", principal.row.clone()),
+        ("row with claims, literals kept", said.row.clone()),
         ("judged row", statement(judged).row),
         ("finding's row", finding.row.clone()),
         ("row bytes of the finding", row(&finding)),
