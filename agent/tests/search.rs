@@ -241,6 +241,11 @@ fn sql_asks_and_does_nothing_else() {
     let path = outside.path().display().to_string();
     let target = made.path().join("stolen.csv");
     let written = target.display().to_string();
+    // A file that could be read, were it not outside.
+    let sealed = std::fs::read_dir(made.path().join("segments")).unwrap().next().unwrap().unwrap();
+    let copied = tempfile::NamedTempFile::with_suffix(".parquet").unwrap();
+    std::fs::copy(sealed.path(), copied.path()).unwrap();
+    let sealed = copied.path().display().to_string();
     for (query, expected) in [
         (format!("COPY rows TO '{written}'"), "would change something"),
         (format!("COPY (SELECT 1) TO '{written}' STORED AS CSV"), "COPY would change something"),
@@ -267,6 +272,39 @@ fn sql_asks_and_does_nothing_else() {
         (format!("SELECT * FROM read_csv('{path}')"), "read_csv"),
         (format!("SELECT * FROM read_parquet('{path}')"), "read_parquet"),
         ("SELECT * FROM glob('/etc/*')".into(), "glob"),
+        (format!("SELECT * FROM read_json('{path}')"), "read_json"),
+        (format!("SELECT * FROM parquet_metadata('{sealed}')"), "parquet_metadata"),
+        (format!("SELECT * FROM '{sealed}'"), "not found: there are rows, statements"),
+        ("SELECT * FROM 'dbwarden://ledger/keys'".into(), "not found: there are rows, statements"),
+        ("SELECT * FROM \"https://example.com/a.csv\"".into(), "not found: there are rows"),
+        (
+            format!("WITH t AS (SELECT * FROM '{path}') SELECT * FROM t"),
+            "not found: there are rows",
+        ),
+        (format!("SELECT (SELECT max(a) FROM '{path}')"), "not found: there are rows"),
+        (format!("EXPLAIN SELECT * FROM '{path}'"), "not found: there are rows"),
+        (format!("DESCRIBE '{path}'"), "not found: there are rows"),
+        (format!("SHOW COLUMNS FROM \"{path}\""), ""),
+        (format!("INSERT INTO '{written}' SELECT * FROM rows"), ""),
+        (format!("SELECT * INTO OUTFILE '{written}' FROM rows"), ""),
+        (format!("SELECT * INTO '{written}' FROM rows"), ""),
+        (
+            format!("EXPLAIN COPY rows TO '{written}' STORED AS PARQUET"),
+            "COPY would change something",
+        ),
+        (format!("EXPLAIN EXPLAIN COPY rows TO '{written}' STORED AS CSV"), ""),
+        (
+            format!("CREATE EXTERNAL TABLE t STORED AS PARQUET LOCATION '{sealed}'"),
+            "CREATE EXTERNAL TABLE would change something",
+        ),
+        (
+            format!("CREATE UNBOUNDED EXTERNAL TABLE t (a INT) STORED AS JSON LOCATION '{path}'"),
+            "would change something",
+        ),
+        (format!("CREATE EXTERNAL TABLE t STORED AS ARROW LOCATION '{path}'"), "would change"),
+        (format!("ATTACH '{path}' AS other"), ""),
+        (format!("COPY rows FROM '{path}'"), ""),
+        (format!("LOAD '{path}'"), ""),
         ("SELECT read_text('/etc/passwd')".into(), "read_text"),
         ("SELECT nothing FROM rows".into(), "dbwarden sql --schema lists the columns"),
         ("SELECT 1; SELECT 2".into(), ""),

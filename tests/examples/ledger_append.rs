@@ -1,9 +1,11 @@
 //! What a row costs the ledger, appended and sealed: CPU time and bytes, for two mixes of statements.
-
-// cargo run --release -p dbwarden-tests --example ledger_append [MILLIONS_OF_ROWS]
+//!
+//! `ledger_append MILLIONS_OF_ROWS ROUNDS` writes one line of JSON for each measurement; `cargo xtask
+//! bench ledger` runs it.
 
 use std::{
     fs,
+    path::Path,
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -15,10 +17,11 @@ use dbwarden::{
         Access, Analysis, ConnectionId, Effect, Effects, Engine, Entry, Facts, Lane, LoginStrength,
         Origin, Parent, Record, StatementKind, TableAccess, Transport, WallTime,
     },
-    ledger::{Appended, Ledger, Options, Unproven},
+    ledger::{Appended, Ledger, LedgerStatus, Options, keys::Keys, root_log::RootLog},
 };
 use dbwarden_tests::pattern::Numbers;
 use nix::sys::resource::{UsageWho, getrusage};
+use serde_json::json;
 
 /// Made beforehand, then appended again and again with later times.
 const PREPARED: usize = 200_000;
@@ -26,32 +29,41 @@ const CONNECTIONS: usize = 8;
 const START_US: i64 = 1_764_000_000_000_000;
 
 fn main() -> Result<()> {
-    let millions = std::env::args().nth(1).map_or(Ok(2.0), |millions| millions.parse::<f64>())?;
-    let n_rows = (millions * 1e6) as usize;
-    measure("pgbench (TPC-B, prepared, 8 connections)", pgbench(), n_rows)?;
-    measure("5000 distinct texts", distinct_texts(), n_rows)?;
-    measure_recovery(pgbench(), 4 * n_rows)
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [millions, rounds] = arguments.as_slice() else {
+        anyhow::bail!("usage: ledger_append MILLIONS_OF_ROWS ROUNDS");
+    };
+    let n_rows = (millions.parse::<f64>().context("MILLIONS_OF_ROWS")? * 1e6) as usize;
+    for _ in 0..rounds.parse::<u32>().context("ROUNDS")? {
+        measure("pgbench", pgbench(), n_rows)?;
+        measure("5000 texts", distinct_texts(), n_rows)?;
+        measure_recovery(pgbench(), n_rows)?;
+    }
+    Ok(())
+}
+
+/// As the service opens it, but for the size at which it seals.
+fn open(folder: &Path, seal_bytes: Option<u64>) -> Result<Ledger> {
+    let directory = folder.join("ledger");
+    let mut options = Options { min_free_bytes: 0, ..Options::new(&directory) };
+    options.seal_bytes = seal_bytes.unwrap_or(options.seal_bytes);
+    let now = WallTime(START_US);
+    let keys = Keys::open_or_create(&folder.join("keys"), "db-1")?;
+    let proof = RootLog::open(&directory, keys, now)?;
+    Ok(Ledger::open(options, "db-1", Box::new(proof), now)?)
 }
 
 /// How long an open log keeps the service from starting after a crash.
 fn measure_recovery(mut entries: Vec<Entry>, n_rows: usize) -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let directory = folder.path().join("ledger");
-    let options = Options { min_free_bytes: 0, seal_bytes: u64::MAX, ..Options::new(&directory) };
-    let open = || Ledger::open(options.clone(), "db-1", Box::new(Unproven), WallTime(START_US));
-    let mut ledger = open()?;
+    let mut ledger = open(folder.path(), Some(u64::MAX))?;
     append(&mut ledger, &mut entries, n_rows)?;
     ledger.close()?;
-    let (cpu, begun) = (cpu_time()?, Instant::now());
-    let ledger = open()?;
+    let begun = Instant::now();
+    let ledger = open(folder.path(), Some(u64::MAX))?;
     let took = begun.elapsed().as_secs_f64();
-    let cpu = (cpu_time()? - cpu).as_secs_f64();
     let gb = ledger.status().open_bytes as f64 / 1e9;
-    println!(
-        "recovery of an open log of {gb:.2} GB: {:.2} s a GB, {:.2} of it CPU time",
-        took / gb,
-        cpu / gb
-    );
+    println!("{}", json!({"recovery_s_per_gb": took / gb}));
     Ok(ledger.close()?)
 }
 
@@ -78,15 +90,16 @@ fn append(ledger: &mut Ledger, entries: &mut [Entry], n_rows: usize) -> Result<W
     Ok(now)
 }
 
-fn measure(name: &str, mut entries: Vec<Entry>, n_rows: usize) -> Result<()> {
+fn measure(mix: &str, mut entries: Vec<Entry>, n_rows: usize) -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let directory = folder.path().join("ledger");
-    let options = Options { min_free_bytes: 0, ..Options::new(&directory) };
-    let mut ledger = Ledger::open(options, "db-1", Box::new(Unproven), WallTime(START_US))?;
+    let mut ledger = open(folder.path(), None)?;
     let (cpu, begun) = (cpu_time()?, Instant::now());
     let mut now = append(&mut ledger, &mut entries, n_rows)?;
-    let appending = (cpu_time()? - cpu, begun.elapsed());
-    while ledger.status().unsealed_segments > 0 || ledger.status().open_rows > 0 {
+    let (append_cpu, append_wall) = (cpu_time()? - cpu, begun.elapsed());
+    let is_sealed = |status: &LedgerStatus| {
+        status.sealed_segments > 0 && status.unsealed_segments == 0 && status.open_rows == 0
+    };
+    while !is_sealed(&ledger.status()) {
         // An age at which the last segment is sealed too.
         now.0 += 7_200_000_000;
         ledger.tick(now);
@@ -94,20 +107,19 @@ fn measure(name: &str, mut entries: Vec<Entry>, n_rows: usize) -> Result<()> {
     }
     let cpu = cpu_time()? - cpu;
     let status = ledger.status();
-    ensure!(status.failing.is_none(), "{status:?}");
-    println!("{name}: {n_rows} rows in {} segments", status.sealed_segments);
-    if status.missed_rows > 0 {
-        println!("  the appender had to wait for the disk: {} refusals", status.missed_rows);
-    }
-    let per_row = |time: Duration| time.as_secs_f64() * 1e6 / n_rows as f64;
-    println!("  {:6.2} µs CPU a row until the last was appended", per_row(appending.0));
-    println!("  {:6.2} µs CPU a row until all were sealed", per_row(cpu));
-    println!("  {:6.0} rows a second appended", n_rows as f64 / appending.1.as_secs_f64());
-    println!("  {:6.2} bytes a row sealed", status.sealed_bytes as f64 / n_rows as f64);
+    ensure!(status.failing.is_none() && status.unproven.is_none(), "{status:?}");
+    let us_per_row = |time: Duration| time.as_secs_f64() * 1e6 / n_rows as f64;
     println!(
-        "  {:6.1} MiB resident at the peak, {:.1} of it entries made beforehand",
-        peak_mib()?,
-        entries_mib(&entries)
+        "{}",
+        json!({
+            "mix": mix,
+            "rows": n_rows,
+            "append_us": us_per_row(append_cpu),
+            "append_and_seal_us": us_per_row(cpu),
+            "rows_per_second": n_rows as f64 / append_wall.as_secs_f64(),
+            "bytes_per_row": status.sealed_bytes as f64 / n_rows as f64,
+            "ledger_mib": peak_mib()? - entries_mib(&entries),
+        })
     );
     Ok(ledger.close()?)
 }
@@ -292,6 +304,7 @@ fn entries(scripts: &[Script], in_turn: bool) -> Vec<Entry> {
             sequence: sequences[connection],
             claims: None,
             text: Some(script.text.clone()),
+            standard_conforming_strings: Some(true),
             parameters: Vec::new(),
             kind: StatementKind::Extended,
             facts: Some(script.facts.clone()),

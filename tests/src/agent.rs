@@ -140,6 +140,11 @@ impl Agent {
         &self.control
     }
 
+    /// Its configuration, which the next start reads again.
+    pub fn configuration(&self) -> PathBuf {
+        self.folder.path().join("config.toml")
+    }
+
     /// The folder of its ledger.
     pub fn ledger(&self) -> PathBuf {
         self.folder.path().join("ledger")

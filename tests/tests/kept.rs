@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use dbwarden_tests::{Agent, Postgres, Running, Via, await_until, need_root, said};
+use dbwarden_tests::{Agent, Postgres, Running, Session, Via, await_until, need_root, said};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -171,6 +171,111 @@ fn literals_are_kept_where_that_is_wanted_and_secrets_never() -> Result<()> {
     ensure!(count(&agent, false, &format!("error_message LIKE '%{LITERAL}%'"))? == 1);
     ensure!(agent.stop()?.success(), "{}", agent.log());
     ensure!(!holds(agent.ledger().as_path(), PASSWORD.as_bytes())?, "the password was kept");
+    Ok(())
+}
+
+/// The literal stands in no command line.
+const PREPARED: &str = r#"
+import psycopg, sys
+with psycopg.connect(sys.argv[1], autocommit=True) as db:
+    text = "SELECT 'a\\'" + "-".join(["Wiedikon", "4712"]) + "' AS prepared, %s"
+    for n in range(3):
+        db.execute(text, [n], prepare=True)
+"#;
+
+/// Where a backslash escapes a quote, what stands behind it is still the literal.
+#[test]
+fn strings_that_do_not_conform_are_hidden_too() -> Result<()> {
+    const HIDDEN: &str = "Wiedikon-4712";
+    need_root!();
+    let postgres = Postgres::builder().setting("standard_conforming_strings", "off").start()?;
+    // Its log-in isn't seen, so that only the server's answers tell how it reads.
+    let mut early = Session::start(&mut postgres.psql_command(Via::Unix))?;
+    let mut agent = Agent::builder().start()?;
+    agent.await_server(postgres.port())?;
+    // Nobody knows which answer is that of the first.
+    early.ask("SELECT 1")?;
+    early.ask(r"SELECT 'a\'Wiedikon-4712' AS early")?;
+
+    let mut late = Session::start(&mut postgres.psql_command(Via::Tcp))?;
+    late.ask(r"SELECT 'a\'Wiedikon-4712' AS late")?;
+    late.ask("SET standard_conforming_strings = on")?;
+    late.ask(r"SELECT 'C:\', 'Wiedikon-4712' AS conforming")?;
+    late.ask("BEGIN")?;
+    late.ask("SET LOCAL standard_conforming_strings = off")?;
+    late.ask(r"SELECT 'a\'Wiedikon-4712' AS inside")?;
+    late.ask("ROLLBACK")?;
+    late.ask(r"SELECT 'C:\', 'Wiedikon-4712' AS outside")?;
+
+    postgres.python(Via::Unix, PREPARED)?;
+    await_until("the last statement", || {
+        Ok((count(&agent, false, "text LIKE '%AS prepared%'")? == 3).then_some(()))
+    })?;
+    for (text, n) in [
+        ("SELECT ? AS early", 1),
+        ("SELECT ? AS late", 1),
+        ("SELECT ?, ? AS conforming", 1),
+        ("SELECT ? AS inside", 1),
+        ("SELECT ?, ? AS outside", 1),
+        ("SELECT ? AS prepared", 3),
+    ] {
+        let found =
+            count(&agent, false, &format!("text LIKE '{text}%' AND analysis = 'complete'"))?;
+        ensure!(found == n, "{found} of {n} statements are {text}");
+    }
+    ensure!(agent.stop()?.success(), "{}", agent.log());
+    ensure!(!holds(agent.ledger().as_path(), HIDDEN.as_bytes())?, "{HIDDEN} was kept");
+    Ok(())
+}
+
+/// Each statement once, in its order, while the segment it is in is sealed.
+#[test]
+fn following_shows_each_statement_once() -> Result<()> {
+    const N: usize = 12_000;
+    need_root!();
+    let postgres = Postgres::builder().start()?;
+    let agent = Agent::builder().ledger("seal_bytes = \"1MiB\"").start()?;
+    agent.await_server(postgres.port())?;
+
+    let folder = tempfile::tempdir()?;
+    let (seen, script) = (folder.path().join("seen"), folder.path().join("script"));
+    let mut follow = agent.command(&["search", "AS followed_", "--follow", "--format", "json"]);
+    follow.stdin(Stdio::null()).stdout(fs::File::create(&seen)?);
+    let _follow = Running::start("dbwarden search --follow", &mut follow, Signal::SIGTERM)?;
+    let await_seen = |what: &str| {
+        await_until(what, || Ok(fs::read_to_string(&seen)?.contains(what).then_some(())))
+    };
+    postgres.psql(Via::Unix, "SELECT 1 AS followed_begin")?;
+    await_seen("followed_begin")?;
+
+    let statements: Vec<String> = (1..=N).map(|n| format!("SELECT 1 AS followed_{n};\n")).collect();
+    fs::write(&script, statements.concat())?;
+    let mut psql = postgres.psql_command(Via::Unix);
+    let status = psql.stdin(fs::File::open(&script)?).stdout(Stdio::null()).status()?;
+    ensure!(status.success());
+    for end in ["SELECT 1 AS followed_end", "SELECT 1 AS followed_very_end"] {
+        postgres.psql(Via::Unix, end)?;
+        await_seen(end.trim_start_matches("SELECT 1 AS "))?;
+    }
+    let sealed = agent.status()?["ledger"]["sealed_segments"].as_u64();
+    ensure!(sealed.is_some_and(|n| n >= 1), "{sealed:?} segments were sealed");
+
+    let mut names = Vec::new();
+    for line in fs::read_to_string(&seen)?.lines() {
+        let row: Value = serde_json::from_str(line)?;
+        let text = row["text"].as_str().context("a row without a text")?.to_owned();
+        names.push(text.rsplit('_').next().unwrap_or_default().trim_end_matches(';').to_owned());
+    }
+    let mut expected = vec!["begin".to_owned()];
+    expected.extend((1..=N).map(|n| n.to_string()));
+    expected.extend(["end".to_owned(), "end".to_owned()]);
+    let differs = names.iter().zip(&expected).position(|(name, expected)| name != expected);
+    ensure!(
+        names == expected,
+        "{} rows for {} statements, other than expected from {differs:?} on",
+        names.len(),
+        expected.len(),
+    );
     Ok(())
 }
 

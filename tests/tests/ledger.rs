@@ -108,6 +108,7 @@ fn statement(sequence: u64, origin: &Arc<Origin>) -> Entry {
         sequence,
         claims: None,
         text: Some("SELECT 1".into()),
+        standard_conforming_strings: Some(true),
         parameters: Vec::new(),
         kind: StatementKind::Simple,
         facts: None,

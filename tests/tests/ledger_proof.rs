@@ -158,6 +158,7 @@ fn record(time: WallTime, sequence: u64, origin: &Arc<Origin>, facts: &Arc<Facts
         sequence,
         claims: None,
         text: Some("SELECT naïve FROM songs WHERE id = 5".into()),
+        standard_conforming_strings: Some(true),
         parameters: Vec::new(),
         kind: StatementKind::default(),
         facts: Some(facts.clone()),
@@ -289,6 +290,61 @@ fn checker() -> Result<String> {
     let text = fs::read_to_string(place::workspace().join("PROOFS.md"))?;
     let start = text.split_once("```python\n").context("PROOFS.md has no program")?.1;
     Ok(start.split_once("```").context("its program doesn't end")?.0.to_owned())
+}
+
+/// From what somebody looks for to a proof that anybody can check.
+#[test]
+fn what_a_search_finds_can_be_proven() -> Result<()> {
+    let written = Written::new()?;
+    let search = |arguments: &[&str]| -> Result<String> {
+        let mut command = Command::new(place::profile_dir()?.join("dbwarden"));
+        said(command.arg("search").args(arguments).arg("--ledger").arg(written.ledger()))
+    };
+    let json = search(&["naïve", "--all", "--format", "json"])?;
+    let rows: Vec<Value> = json.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    ensure!(rows.len() == 3 * ROWS + 5, "{} rows", rows.len());
+    let (open, sealed): (Vec<_>, Vec<_>) =
+        rows.iter().partition(|row| row["segment_row"].is_null());
+    ensure!(open.len() == 5 && open.iter().all(|row| row["segment"] == 4), "{open:?}");
+
+    let program = checker()?;
+    let proof = written.place.path().join("proof.json");
+    let path = proof.to_string_lossy().into_owned();
+    for row in [sealed[0], sealed[ROWS + 7], sealed[3 * ROWS - 1]] {
+        let place = format!("{}:{}", row["segment"], row["segment_row"]);
+        let output = written.dbwarden(&["verify", "--prove", &place, "--out", &path])?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let proven: Value =
+            serde_json::from_str(&said(python()?.args(["-c", &program]).arg(&proof))?)?;
+        for column in ["sequence", "text", "db_user", "fingerprint"] {
+            assert_eq!(proven[column], row[column], "{place}");
+        }
+        // The table shows the same place.
+        let key = format!(
+            "{}/0000000000000007/{}",
+            row["time"].as_str().unwrap_or_default(),
+            row["sequence"]
+        );
+        let table = search(&["--before", &key, "--limit", "1", "--places", "--format", "table"]);
+        let table = table?;
+        let before = row["segment_row"].as_u64().unwrap_or_default().checked_sub(1);
+        if let Some(before) = before {
+            let line = table.lines().nth(1).unwrap_or_default();
+            assert!(line.starts_with(&format!("{}:{before} ", row["segment"])), "{table}");
+        }
+    }
+
+    // A row that isn't sealed yet says so, and what to do.
+    let table = search(&["--limit", "1", "--places", "--format", "table"])?;
+    assert!(table.lines().any(|line| line.starts_with("4:open ")), "{table}");
+    for (place, words) in
+        [("4:0", "wait until it is sealed"), ("4:open", "a row without a number isn't sealed yet")]
+    {
+        let output = written.dbwarden(&["verify", "--prove", place])?;
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && complaint.contains(words), "{complaint}");
+    }
+    Ok(())
 }
 
 #[test]

@@ -2,15 +2,18 @@
 
 use std::{
     fs,
+    os::{fd::OwnedFd, unix::net::UnixStream},
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
 };
 
 use anyhow::{Context, Result, ensure};
 use dbwarden::config;
+use dbwarden_tests::{Running, await_until, is_root, need_root, place, said};
+use nix::sys::signal::Signal;
 
 fn shipped(file: &str) -> PathBuf {
-    dbwarden_tests::place::workspace().join("systemd").join(file)
+    place::workspace().join("systemd").join(file)
 }
 
 /// Runs a tool of systemd that must find nothing to say.
@@ -103,10 +106,6 @@ fn users_and_directories_are_accepted() -> Result<()> {
     Ok(())
 }
 
-fn is_root() -> bool {
-    fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0)
-}
-
 #[test]
 fn the_default_configuration_is_the_built_in_one() -> Result<()> {
     let directory = tempfile::tempdir()?;
@@ -128,7 +127,7 @@ fn the_commented_keys_are_the_real_ones() -> Result<()> {
             let is_key = bare
                 .split_once(" = ")
                 .is_some_and(|(key, _)| key.chars().all(|c| c.is_ascii_lowercase() || c == '_'));
-            format!("{}\n", if is_key || bare.starts_with("[[") { bare } else { line })
+            format!("{}\n", if is_key || bare.starts_with('[') { bare } else { line })
         })
         .collect();
     let directory = tempfile::tempdir()?;
@@ -145,6 +144,50 @@ fn the_commented_keys_are_the_real_ones() -> Result<()> {
     for key in toml_keys(&toml::to_string(&read)?) {
         ensure!(uncommented.contains(&format!("\n{key} = ")), "`{key}` is not in config.toml");
     }
+    Ok(())
+}
+
+/// `setpriv` that leaves a command the unit's capabilities and nothing else.
+fn as_the_unit() -> Result<Command> {
+    let unit = fs::read_to_string(shipped("dbwarden.service"))?;
+    let set = unit
+        .lines()
+        .find_map(|line| line.strip_prefix("CapabilityBoundingSet="))
+        .context("the unit bounds no capabilities")?;
+    let kept = set.split_whitespace().map(|name| name.trim_start_matches("CAP_").to_lowercase());
+    let bounds = kept.fold("-all".to_owned(), |bounds, name| format!("{bounds},+{name}"));
+    let mut setpriv = Command::new("setpriv");
+    setpriv.args(["--no-new-privs", "--inh-caps=-all", "--bounding-set", &bounds]);
+    Ok(setpriv)
+}
+
+/// The child that reads what strangers wrote has no rights, and the service can end it all the same.
+#[test]
+fn the_process_that_parses_is_nobody_under_the_unit() -> Result<()> {
+    need_root!();
+    let (stream, theirs) = UnixStream::pair()?;
+    let mut analyst = as_the_unit()?;
+    analyst.arg(place::profile_dir()?.join("dbwarden")).arg("analyst");
+    analyst.stdin(Stdio::from(OwnedFd::from(theirs))).stdout(Stdio::null());
+    let mut analyst = Running::start("dbwarden analyst", &mut analyst, Signal::SIGTERM)?;
+    let status = format!("/proc/{}/status", analyst.pid());
+    let confined = await_until("a filter of system calls", || {
+        let status = fs::read_to_string(&status)?;
+        Ok(status.lines().any(|line| line == "Seccomp:\t2").then_some(status))
+    })?;
+    for line in [
+        "Uid:\t65534\t65534\t65534\t65534",
+        "Gid:\t65534\t65534\t65534\t65534",
+        "Groups:\t ",
+        "CapPrm:\t0000000000000000",
+        "CapEff:\t0000000000000000",
+        "NoNewPrivs:\t1",
+    ] {
+        ensure!(confined.lines().any(|known| known == line), "{line:?} isn't in\n{confined}");
+    }
+    said(as_the_unit()?.args(["/bin/kill", "-KILL", &analyst.pid().to_string()]))?;
+    ensure!(!analyst.wait()?.success());
+    drop(stream);
     Ok(())
 }
 

@@ -43,8 +43,8 @@ const SECONDS: u64 = 5;
 pub fn give_up_rights() -> io::Result<()> {
     close_inherited_files();
     if Uid::effective().is_root() {
-        // A service whose capabilities don't include SETUID and SETGID can't; without any capability,
-        // and without a way to open a file, root is nobody too.
+        // Where a service is given fewer capabilities than the unit gives it, this can't be; without any
+        // capability, and without a way to open a file, root is nobody too.
         let (user, group) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
         let _ = setgroups(&[])
             .and_then(|()| setresgid(group, group, group))

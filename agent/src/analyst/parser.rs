@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, Read, Write},
+    net::Shutdown,
     os::{fd::OwnedFd, unix::net::UnixStream},
     path::PathBuf,
     process::{Child, Command, Stdio},
@@ -135,9 +136,14 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // It may have ended already, and has nothing that it could lose.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        // It may have ended already, and has nothing that it could lose. A service that lacks the right to
+        // end another user's process doesn't wait for it: a child without a stream ends by itself, or when
+        // its time is up.
+        let _ = self.stream.shutdown(Shutdown::Both);
+        match self.child.kill() {
+            Ok(()) => drop(self.child.wait()),
+            Err(error) => warn!(%error, "the process that parses can't be ended"),
+        }
     }
 }
 

@@ -2,9 +2,9 @@
 
 use anyhow::Result;
 use clap::Args;
-use time::{UtcDateTime, UtcOffset};
+use time::UtcDateTime;
 
-use super::Usage;
+use super::{Usage, clock};
 use crate::search::{Edge, EffectWord, Filter, Touched, Zone, moment};
 
 /// All that are given must hold.
@@ -106,25 +106,8 @@ impl Filters {
     /// The time zone to read and show times in.
     pub(super) fn zone(&self) -> Zone {
         match self.utc {
-            true => |_| UtcOffset::UTC,
-            false => local,
-        }
-    }
-}
-
-/// Of this host. Asks the C library, which `time` only does as long as there is one thread.
-pub(super) fn local(at: UtcDateTime) -> UtcOffset {
-    UtcOffset::local_offset_at(at.to_offset(UtcOffset::UTC)).unwrap_or(UtcOffset::UTC)
-}
-
-/// `UTC`, `UTC+01:00`.
-pub(super) fn zone_name(offset: UtcOffset) -> String {
-    let (hours, minutes, _) = offset.as_hms();
-    match offset.is_utc() {
-        true => "UTC".into(),
-        false => {
-            let sign = if offset.is_negative() { '-' } else { '+' };
-            format!("UTC{sign}{:02}:{:02}", hours.abs(), minutes.abs())
+            true => clock::utc,
+            false => clock::local,
         }
     }
 }

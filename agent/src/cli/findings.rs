@@ -1,24 +1,22 @@
 //! `dbwarden findings`: what the rules have found, an episode a line.
 
-use std::{
-    collections::HashMap,
-    io::{self, Write},
-};
+use std::{collections::HashMap, io::Write};
 
 use anyhow::Result;
 use clap::Args;
 use serde::Deserialize;
-use time::{UtcDateTime, format_description::well_known::Rfc3339};
+use time::UtcDateTime;
 
 use super::{
     Answer, Common, Format,
-    ask::{Ledger, ask},
-    block_on, csv,
-    filters::{Filters, zone_name},
+    ask::Ledger,
+    block_on, clock,
+    filters::Filters,
+    output::{Layout, Out, Output},
     table::{Align, Table},
     terminal::{Paint, Style, clean, fit, width},
 };
-use crate::search::{self, Line, Page, Request, Trailer, Zone};
+use crate::search::{self, Page, Request, Trailer, Zone};
 
 #[derive(Debug, Args)]
 pub struct Findings {
@@ -84,43 +82,13 @@ pub fn findings(common: &Common, arguments: &Findings) -> Result<Answer> {
         Format::Json | Format::Csv => Vec::new(),
     };
     let page = Page::Newest(arguments.limit);
-    let search = search::Search { filter, page, findings: true, columns };
-    block_on(show(common, arguments, &Request::Search(search)))
-}
-
-async fn show(common: &Common, arguments: &Findings, request: &Request) -> Result<Answer> {
-    let mut answer = ask(common, &arguments.ledger, request).await?;
-    let mut out = io::BufWriter::new(io::stdout());
-    let mut columns = Vec::new();
-    let mut episodes = Episodes::default();
-    loop {
-        match (answer.next().await?, common.format()) {
-            (Line::Columns(names), format) => {
-                columns = names;
-                if format == Format::Csv {
-                    csv::header(&mut out, &columns)?;
-                }
-            }
-            (Line::Row(row), Format::Json) => {
-                out.write_all(row)?;
-                out.write_all(b"\n")?;
-            }
-            (Line::Row(row), Format::Csv) => {
-                csv::row(&mut out, &columns, &serde_json::from_slice(row)?)?;
-            }
-            (Line::Row(row), Format::Table) => episodes.take(serde_json::from_slice(row)?),
-            (Line::End(end), format) => {
-                if format == Format::Table {
-                    let table = episodes.render(arguments.filters.zone());
-                    out.write_all(table.as_bytes())?;
-                    note(&end);
-                }
-                out.flush()?;
-                return Ok(Answer::Done);
-            }
-            (Line::Error(words), _) => return Err(anyhow::anyhow!(words)),
-        }
-    }
+    let request = Request::Search(search::Search { filter, page, findings: true, columns });
+    let mut episodes = Episodes::new(arguments.filters.zone());
+    let show = async {
+        Output::new(common, &arguments.ledger).show(&request, &mut episodes).await?;
+        Ok(Answer::Done)
+    };
+    block_on(show)
 }
 
 fn note(end: &Trailer) {
@@ -132,14 +100,31 @@ fn note(end: &Trailer) {
 }
 
 /// Beginnings with their ends, in the order in which they came.
-#[derive(Default)]
 struct Episodes {
+    zone: Zone,
     rows: Vec<Row>,
     /// Where the episode of a rule that began with a statement stands among `rows`.
     begun: HashMap<(String, String, u64), usize>,
 }
 
+impl Layout for Episodes {
+    fn row(&mut self, _: &[String], row: &[u8], _: &mut Out) -> Result<()> {
+        self.take(serde_json::from_slice(row)?);
+        Ok(())
+    }
+
+    fn end(&mut self, _: &[String], end: &Trailer, out: &mut Out) -> Result<()> {
+        out.write_all(self.render().as_bytes())?;
+        note(end);
+        Ok(())
+    }
+}
+
 impl Episodes {
+    fn new(zone: Zone) -> Self {
+        Self { zone, rows: Vec::new(), begun: HashMap::new() }
+    }
+
     fn take(&mut self, row: Row) {
         let part = |part: &Option<String>| part.clone().unwrap_or_default();
         let key = (part(&row.rule), part(&row.connection), row.sequence.unwrap_or(0));
@@ -153,7 +138,7 @@ impl Episodes {
         }
     }
 
-    fn render(&self, zone: Zone) -> String {
+    fn render(&self) -> String {
         if self.rows.is_empty() {
             return String::new();
         }
@@ -189,7 +174,7 @@ impl Episodes {
             };
             let what = row.text.as_ref().or(row.message.as_ref());
             table.row(vec![
-                (Style::Dim, clock(&row.time, zone)),
+                (Style::Dim, time(&row.time, self.zone)),
                 (style, clean(row.severity.as_deref().unwrap_or_default())),
                 (Style::Bold, fit(&clean(row.rule.as_deref().unwrap_or_default()), CELL)),
                 (Style::Plain, fit(&clean(&row.who()), CELL)),
@@ -217,15 +202,7 @@ impl Row {
     }
 }
 
-/// `2026-11-25 03:04:05`, with the offset where it is not UTC.
-fn clock(time: &str, zone: Zone) -> String {
-    let format = time::macros::format_description!("[year]-[month]-[day] [hour]:[minute]:[second]");
-    UtcDateTime::parse(time, &Rfc3339)
-        .ok()
-        .and_then(|time| {
-            let offset = zone(time);
-            let shown = time.to_offset(offset).format(format).ok()?;
-            Some(if offset.is_utc() { shown } else { format!("{shown} {}", zone_name(offset)) })
-        })
-        .unwrap_or_else(|| "?".into())
+/// `11-25 03:04:05`
+fn time(time: &str, zone: Zone) -> String {
+    clock::parse(time).map_or_else(|| "?".into(), |time| clock::day_and_second(time, zone))
 }

@@ -2,11 +2,13 @@
 
 mod analyst;
 mod ask;
+mod clock;
 mod csv;
 mod doctor;
 mod filters;
 mod findings;
 mod keys;
+mod output;
 mod policy;
 mod query_worker;
 mod run;
@@ -43,6 +45,7 @@ use crate::{
     config,
     control::{AccessError, BindError, ClientError, LockError},
     ledger::{keys::KeysError, verify::VerifyError},
+    pipeline::Mistake,
 };
 
 /// Sees every statement that reaches the databases of this host, and who really sent it.
@@ -133,7 +136,7 @@ impl Common {
     fn no_csv(&self) -> Result<(), Usage> {
         match self.format {
             Some(Format::Csv) => {
-                Err(Usage("--format csv is for search, timeline and sql: take json".into()))
+                Err(Usage("--format csv is for search, findings, timeline and sql: take json".into()))
             }
             _ => Ok(()),
         }
@@ -153,11 +156,6 @@ pub enum Answer {
     No,
 }
 
-/// What was typed can't be meant.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct UsageError(String);
-
 /// Tells what went wrong, and says it to scripts too: 0 done, 1 the answer is no, 2 usage or
 /// configuration, 3 the service can't be reached.
 pub fn exit(outcome: anyhow::Result<Answer>) -> ExitCode {
@@ -175,7 +173,6 @@ pub fn exit(outcome: anyhow::Result<Answer>) -> ExitCode {
 
 fn code(error: &anyhow::Error) -> u8 {
     if error.is::<config::Error>()
-        || error.is::<UsageError>()
         || error.is::<config::UnreadablePolicies>()
         || error.is::<VerifyError>()
         || error.is::<KeysError>()
@@ -183,6 +180,7 @@ fn code(error: &anyhow::Error) -> u8 {
         || error.is::<LockError>()
         || error.is::<AccessError>()
         || error.is::<BindError>()
+        || error.is::<Mistake>()
     {
         2
     } else if error.is::<ClientError>() {

@@ -65,9 +65,10 @@ pub fn run(arguments: &Run) -> Result<Answer> {
         info!("{summary}");
         notify(&[NotifyState::Ready, NotifyState::Status(summary)]);
     };
-    let outcome = pipeline::run(&settings, &service, arguments.bpf_log, &ready);
+    let source = config::source(arguments.config.as_deref());
+    let outcome = pipeline::run(&settings, source, &service, arguments.bpf_log, &ready);
     notify(&[NotifyState::Stopping, NotifyState::Status("stopping")]);
-    service.ended.request();
+    service.end(pipeline::wall_time());
     if control.join().is_err() {
         warn!("the control thread panicked");
     }

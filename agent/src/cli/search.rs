@@ -1,27 +1,30 @@
 //! `dbwarden search`: statements of the ledger, oldest first, and those to come with `--follow`.
 
 use std::{
+    borrow::Cow,
     collections::{HashSet, VecDeque},
-    io::{self, Write},
+    io::Write,
+    sync::Arc,
     time::Duration,
 };
 
 use anyhow::Result;
 use clap::Args;
-use serde_json::{Map, Value};
-use time::{UtcDateTime, format_description::well_known::Rfc3339};
+use serde::Deserialize;
+use time::UtcDateTime;
 
 use super::{
     Answer, Common, Format,
-    ask::{Ledger, ask},
-    block_on, csv,
-    filters::{Filters, zone_name},
+    ask::Ledger,
+    block_on, clock,
+    filters::Filters,
+    output::{Layout, Out, Output},
     terminal,
     watch::{Line as Shown, View},
 };
 use crate::{
     event::WallTime,
-    search::{self, Filter, Line, Page, Request, RowKey, Trailer, Zone},
+    search::{self, Filter, Page, Request, RowKey, Trailer, Zone},
 };
 
 #[derive(Debug, Args)]
@@ -45,6 +48,13 @@ pub struct Search {
     /// Go on with statements as they are recorded
     #[arg(long, conflicts_with_all = ["all", "after", "before", "until"])]
     follow: bool,
+    /// Show in front of each row its SEGMENT:ROW, which `dbwarden verify --prove` takes
+    ///
+    /// JSON and CSV always have them, as `segment` and `segment_row`. A row whose segment is still open
+    /// has no number yet, and can't be proven yet: search for it again when that is sealed, as it is
+    /// when it is full or old enough (`seal_bytes` and `seal_after` in [ledger]).
+    #[arg(long)]
+    places: bool,
     #[command(flatten)]
     ledger: Ledger,
 }
@@ -56,6 +66,9 @@ const FOLLOW_BACK_US: i64 = 3_000_000;
 /// Rows that are remembered as shown already; more don't come within the time that looks go back.
 const FOLLOW_REMEMBERED: usize = 200_000;
 
+/// Where a row is, and the cells that it takes to say so.
+const PLACE: [&str; 2] = ["segment", "segment_row"];
+const PLACE_WIDTH: usize = 11;
 /// What the table shows of a row.
 const SHOWN: [&str; 32] = [
     "duration_us",
@@ -99,34 +112,29 @@ pub fn search(common: &Common, arguments: &Search) -> Result<Answer> {
 }
 
 async fn show(common: &Common, arguments: &Search, filter: Filter) -> Result<Answer> {
-    let mut printer = Printer::new(common.format(), arguments.filters.zone());
     let page = match (&arguments.after, &arguments.before) {
         _ if arguments.all => Page::All,
         (Some(row), _) => Page::After(row.clone(), arguments.limit),
         (None, Some(row)) => Page::Before(row.clone(), arguments.limit),
         (None, None) => Page::Newest(arguments.limit),
     };
-    let begun = now();
-    let request = |filter: &Filter, page| {
-        let columns = match common.format() {
-            Format::Table => SHOWN.map(str::to_owned).to_vec(),
-            Format::Json | Format::Csv => Vec::new(),
-        };
-        Request::Search(search::Search { filter: filter.clone(), page, findings: false, columns })
+    let columns = match common.format() {
+        Format::Table => columns(arguments.places),
+        Format::Json | Format::Csv => Vec::new(),
     };
-    let mut seen = Seen::default();
-    let first = request(&filter, page);
-    let end = one(common, &arguments.ledger, &first, &mut printer, |row| {
-        !arguments.follow || seen.is_new(row)
-    })
-    .await?;
+    let request = |filter: Filter, page| {
+        Request::Search(search::Search { filter, page, findings: false, columns: columns.clone() })
+    };
+    let mut output = Output::new(common, &arguments.ledger);
+    let mut lines = Statements::new(arguments);
+    let mut from = now();
+    let end = output.show(&request(filter.clone(), page), &mut lines).await?;
     if common.format() == Format::Table {
         note(&end, arguments);
     }
     if !arguments.follow {
         return Ok(Answer::Done);
     }
-    let mut from = begun;
     loop {
         tokio::time::sleep(FOLLOW_PAUSE).await;
         let next = now();
@@ -135,37 +143,15 @@ async fn show(common: &Common, arguments: &Search, filter: Filter) -> Result<Ans
             since: None,
             ..filter.clone()
         };
-        let request = request(&filter, Page::All);
-        one(common, &arguments.ledger, &request, &mut printer, |row| seen.is_new(row)).await?;
+        output.show(&request(filter, Page::All), &mut lines).await?;
         from = next;
     }
 }
 
-/// Asks once, and prints the rows that are wanted.
-async fn one(
-    common: &Common,
-    ledger: &Ledger,
-    request: &Request,
-    printer: &mut Printer,
-    mut is_wanted: impl FnMut(&Map<String, Value>) -> bool,
-) -> Result<Trailer> {
-    let mut answer = ask(common, ledger, request).await?;
-    loop {
-        match answer.next().await? {
-            Line::Columns(columns) => printer.columns(columns)?,
-            Line::Row(bytes) => {
-                let row: Map<String, Value> = serde_json::from_slice(bytes)?;
-                if is_wanted(&row) {
-                    printer.row(bytes, row)?;
-                }
-            }
-            Line::End(end) => {
-                printer.out.flush()?;
-                return Ok(end);
-            }
-            Line::Error(words) => return Err(anyhow::anyhow!(words)),
-        }
-    }
+/// What the table shows of a row.
+fn columns(places: bool) -> Vec<String> {
+    let place = if places { &PLACE[..] } else { &[] };
+    SHOWN.iter().chain(place).map(|&name| name.to_owned()).collect()
 }
 
 /// Says on standard error how to get at what is not shown.
@@ -186,79 +172,96 @@ fn note(end: &Trailer, arguments: &Search) {
     }
 }
 
-/// Rows on standard output, in the form that was asked for.
-struct Printer {
-    format: Format,
-    out: io::BufWriter<io::Stdout>,
+/// One line a statement, under its day.
+struct Statements {
     view: View,
     zone: Zone,
-    columns: Vec<String>,
+    places: bool,
     /// The day that the last row was of, as its headline said.
     day: String,
+    /// While following.
+    seen: Option<Seen>,
 }
 
-impl Printer {
-    fn new(format: Format, zone: Zone) -> Self {
-        let out = io::BufWriter::new(io::stdout());
-        let view = View::of_stdout(zone);
-        Self { format, out, view, zone, columns: Vec::new(), day: String::new() }
+/// Of a row, what stands beside what [`View`] shows.
+#[derive(Deserialize)]
+struct Placed<'a> {
+    #[serde(borrow)]
+    time: Cow<'a, str>,
+    segment: Option<u64>,
+    segment_row: Option<u64>,
+}
+
+impl Statements {
+    fn new(arguments: &Search) -> Self {
+        let zone = arguments.filters.zone();
+        Self {
+            view: View::of_stdout(zone),
+            zone,
+            places: arguments.places,
+            day: String::new(),
+            seen: arguments.follow.then(Seen::default),
+        }
+    }
+}
+
+impl Layout for Statements {
+    fn wants(&mut self, row: &[u8]) -> Result<bool> {
+        match &mut self.seen {
+            None => Ok(true),
+            Some(seen) => Ok(seen.is_new(serde_json::from_slice(row)?)),
+        }
     }
 
-    fn columns(&mut self, columns: Vec<String>) -> io::Result<()> {
-        if self.format == Format::Csv && self.columns.is_empty() {
-            csv::header(&mut self.out, &columns)?;
+    fn row(&mut self, _: &[String], row: &[u8], out: &mut Out) -> Result<()> {
+        let width = terminal::width();
+        let placed: Placed<'_> = serde_json::from_slice(row)?;
+        let day = day(&placed.time, self.zone);
+        if day != self.day {
+            writeln!(out, "{}", self.view.headline(&day, width))?;
+            self.day = day;
         }
-        self.columns = columns;
-        Ok(())
-    }
-
-    fn row(&mut self, bytes: &[u8], row: Map<String, Value>) -> Result<()> {
-        match self.format {
-            Format::Json => {
-                self.out.write_all(bytes)?;
-                self.out.write_all(b"\n")?;
-            }
-            Format::Csv => csv::row(&mut self.out, &self.columns, &row)?,
-            Format::Table => {
-                let width = terminal::width();
-                let time = row.get("time").and_then(Value::as_str).unwrap_or_default();
-                let day = day(time, self.zone);
-                if day != self.day {
-                    writeln!(self.out, "{}", self.view.headline(&day, width))?;
-                    self.day = day;
-                }
-                let shown: Shown = serde_json::from_value(Value::Object(row))?;
-                writeln!(self.out, "{}", self.view.show(&shown, width))?;
-            }
+        let shown: Shown = serde_json::from_slice(row)?;
+        if !self.places {
+            writeln!(out, "{}", self.view.show(&shown, width))?;
+            return Ok(());
         }
+        let place = match (placed.segment, placed.segment_row) {
+            (Some(segment), Some(row)) => format!("{segment}:{row}"),
+            (Some(segment), None) => format!("{segment}:open"),
+            (None, _) => String::new(),
+        };
+        let width = width.saturating_sub(PLACE_WIDTH + 2);
+        let place = terminal::left(&place, PLACE_WIDTH);
+        writeln!(out, "{place}  {}", self.view.show(&shown, width))?;
         Ok(())
     }
 }
 
 /// `Mon 2026-11-23 (UTC+01:00)`
 fn day(time: &str, zone: Zone) -> String {
-    let format = time::macros::format_description!("[weekday repr:short] [year]-[month]-[day]");
-    UtcDateTime::parse(time, &Rfc3339)
-        .ok()
-        .and_then(|time| {
-            let offset = zone(time);
-            let day = time.to_offset(offset).format(format).ok()?;
-            Some(format!("{day} ({})", zone_name(offset)))
-        })
+    clock::parse(time)
+        .map(|time| format!("{} ({})", clock::day(time, zone), clock::zone_name(time, zone)))
         .unwrap_or_default()
 }
 
 /// The newest rows that were shown, by their keys.
 #[derive(Default)]
 struct Seen {
-    keys: HashSet<String>,
-    order: VecDeque<String>,
+    keys: HashSet<Key>,
+    order: VecDeque<Key>,
+}
+
+/// What names a row, sealed or not.
+#[derive(Clone, PartialEq, Eq, Hash, Deserialize)]
+struct Key {
+    time: WallTime,
+    connection: Option<Arc<str>>,
+    sequence: Option<u64>,
 }
 
 impl Seen {
-    fn is_new(&mut self, row: &Map<String, Value>) -> bool {
-        let part = |name| row.get(name).map(Value::to_string).unwrap_or_default();
-        let key = ["time", "connection", "sequence"].map(part).join("/");
+    fn is_new(&mut self, key: Key) -> bool {
         if !self.keys.insert(key.clone()) {
             return false;
         }
@@ -273,6 +276,5 @@ impl Seen {
 }
 
 fn now() -> WallTime {
-    let micros = UtcDateTime::now().unix_timestamp_nanos() / 1_000;
-    WallTime(i64::try_from(micros).unwrap_or(i64::MAX))
+    WallTime::from_utc(UtcDateTime::now())
 }

@@ -8,12 +8,13 @@ use serde_json::{Map, Value};
 
 use super::{
     Answer, Common, Format, Usage,
-    ask::{Ledger, ask},
-    block_on, csv,
+    ask::Ledger,
+    block_on,
+    output::{Layout, Out, Output},
     table::{Align, Table},
-    terminal::{Paint, Style, clean, fit},
+    terminal::{Paint, Style, clean, counted, fit},
 };
-use crate::search::{self, Line, Request, TABLES};
+use crate::search::{self, Request, TABLES, Trailer};
 
 #[derive(Debug, Args)]
 pub struct Sql {
@@ -41,44 +42,37 @@ pub fn sql(common: &Common, arguments: &Sql) -> Result<Answer> {
 
 async fn show(common: &Common, arguments: &Sql, query: &str) -> Result<Answer> {
     let request = Request::Sql(search::Sql { query: query.to_owned() });
-    let mut answer = ask(common, &arguments.ledger, &request).await?;
-    let mut out = io::BufWriter::new(io::stdout().lock());
-    let mut columns: Vec<String> = Vec::new();
-    let mut page: Vec<Map<String, Value>> = Vec::new();
-    loop {
-        match (answer.next().await?, common.format()) {
-            (Line::Columns(names), format) => {
-                columns = names;
-                if format == Format::Csv {
-                    csv::header(&mut out, &columns)?;
-                }
-            }
-            (Line::Row(row), Format::Json) => {
-                out.write_all(row)?;
-                out.write_all(b"\n")?;
-            }
-            (Line::Row(row), Format::Csv) => {
-                csv::row(&mut out, &columns, &serde_json::from_slice(row)?)?;
-            }
-            (Line::Row(row), Format::Table) => {
-                page.push(serde_json::from_slice(row)?);
-                if page.len() == PAGE {
-                    out.write_all(render(&columns, &page, Paint::of_stdout()).as_bytes())?;
-                    page.clear();
-                }
-            }
-            (Line::End(end), format) => {
-                if format == Format::Table {
-                    if !page.is_empty() || end.rows == 0 {
-                        out.write_all(render(&columns, &page, Paint::of_stdout()).as_bytes())?;
-                    }
-                    eprintln!("{}", super::terminal::counted(end.rows, "row"));
-                }
-                out.flush()?;
-                return Ok(Answer::Done);
-            }
-            (Line::Error(words), _) => return Err(anyhow::anyhow!(words)),
+    Output::new(common, &arguments.ledger).show(&request, &mut Pages::default()).await?;
+    Ok(Answer::Done)
+}
+
+/// Rows of which a page at a time becomes a table.
+#[derive(Default)]
+struct Pages {
+    page: Vec<Map<String, Value>>,
+}
+
+impl Pages {
+    fn turn(&mut self, columns: &[String], out: &mut Out) -> Result<()> {
+        out.write_all(render(columns, &self.page, Paint::of_stdout()).as_bytes())?;
+        self.page.clear();
+        Ok(())
+    }
+}
+
+impl Layout for Pages {
+    fn row(&mut self, columns: &[String], row: &[u8], out: &mut Out) -> Result<()> {
+        self.page.push(serde_json::from_slice(row)?);
+        if self.page.len() == PAGE { self.turn(columns, out) } else { Ok(()) }
+    }
+
+    fn end(&mut self, columns: &[String], end: &Trailer, out: &mut Out) -> Result<()> {
+        if !self.page.is_empty() || end.rows == 0 {
+            self.turn(columns, out)?;
         }
+        out.flush()?;
+        eprintln!("{}", counted(end.rows, "row"));
+        Ok(())
     }
 }
 

@@ -9,7 +9,7 @@ use super::{
     table::{Align, Table},
     terminal::{Paint, Style, bytes, clean, count, counted, duration, whole_seconds},
 };
-use crate::control::{Client, LedgerStatus, ServerStatus, Status};
+use crate::control::{Client, CopyStatus, LedgerStatus, ServerStatus, Status};
 
 pub fn status(common: &Common) -> Result<Answer> {
     common.no_csv()?;
@@ -159,6 +159,23 @@ fn ledger(ledger: &LedgerStatus, fact: &mut impl FnMut(&str, Style, &str)) {
     for trouble in &ledger.troubles {
         fact("", Style::Bad, trouble);
     }
+    if let Some(copies) = &ledger.copies {
+        self::copies(copies, fact);
+    }
+}
+
+fn copies(copies: &CopyStatus, fact: &mut impl FnMut(&str, Style, &str)) {
+    let CopyStatus { url, copied, waiting, missed, sent_bytes, trouble } = copies;
+    let there = counted(*copied, "segment");
+    let words = format!("{there} in {url}, {} wait, {} sent", count(*waiting), bytes(*sent_bytes));
+    fact("copies", Style::Plain, &words);
+    if *missed > 0 {
+        let words = format!("{} removed before being copied", counted(*missed, "segment"));
+        fact("", Style::Bad, &words);
+    }
+    if let Some(trouble) = trouble {
+        fact("", Style::Bad, trouble);
+    }
 }
 
 fn servers(servers: &[ServerStatus]) -> Table {
@@ -203,7 +220,8 @@ fn servers(servers: &[ServerStatus]) -> Table {
 mod tests {
     use super::{Paint, render};
     use crate::control::{
-        AbsentServer, Agent, Hooks, LedgerStatus, Ring, ServerStatus, Snapshot, Status, Totals,
+        AbsentServer, Agent, CopyStatus, Hooks, LedgerStatus, Ring, ServerStatus, Snapshot, Status,
+        Totals,
     };
 
     fn busy() -> Status {
@@ -270,6 +288,14 @@ mod tests {
                     sealed_bytes: 41 << 20,
                     missed_rows: 3,
                     troubles: vec!["the file system is full".into()],
+                    copies: Some(CopyStatus {
+                        url: "s3://ledgers/fleet".into(),
+                        copied: 5,
+                        waiting: 2,
+                        missed: 1,
+                        sent_bytes: 9 << 20,
+                        trouble: Some("the bucket is away".into()),
+                    }),
                     ..LedgerStatus::default()
                 }),
             },
@@ -289,6 +315,9 @@ watchers   1
 ledger     7 sealed segments (41 MiB), 1200 rows since (130 KiB) in /var/lib/dbwarden/ledger
            3 rows could not be kept
            the file system is full
+copies     5 segments in s3://ledgers/fleet, 2 wait, 9 MiB sent
+           1 segment removed before being copied
+           the bucket is away
 ring       at most 6 % of 16 MiB in use (data)
 
 SERVER        ENGINE           PID  LISTENS                                       TLS       OPEN  BLIND  STATEMENTS      IN    OUT

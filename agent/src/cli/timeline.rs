@@ -1,23 +1,25 @@
 //! `dbwarden timeline`: who connected, what they did, what data was touched, on one screen.
 
-use std::io::{self, Write};
+use std::io::Write;
 
 use anyhow::Result;
 use clap::Args;
 use serde::Deserialize;
-use time::{Duration, UtcDateTime, format_description::well_known::Rfc3339};
+use time::{Duration, UtcDateTime};
 use unicode_width::UnicodeWidthStr;
 
 use super::{
     Answer, Common, Format,
-    ask::{Ledger, ask},
-    block_on, csv,
-    filters::{Filters, zone_name},
+    ask::Ledger,
+    block_on, clock,
+    filters::Filters,
+    output::{Layout, Out, Output},
+    table::Align,
     terminal::{self, Paint, Style, clean, count, counted, duration, fit, left, right},
 };
 use crate::{
     event::WallTime,
-    search::{self, Filter, Line, Request, Trailer, Zone},
+    search::{self, Filter, Request, TimelineTrailer, Trailer, Zone},
 };
 
 #[derive(Debug, Args)]
@@ -42,8 +44,7 @@ pub fn timeline(common: &Common, arguments: &Timeline) -> Result<Answer> {
     let now = UtcDateTime::now();
     let mut filter = arguments.filters.filter(now)?;
     if filter.since.is_none() && filter.until.is_none() {
-        let micros = now.saturating_sub(SPAN).unix_timestamp_nanos() / 1_000;
-        filter.since = Some(WallTime(i64::try_from(micros).unwrap_or(0)));
+        filter.since = Some(WallTime::from_utc(now.saturating_sub(SPAN)));
     }
     block_on(show(common, arguments, filter))
 }
@@ -53,44 +54,16 @@ async fn show(common: &Common, arguments: &Timeline, filter: Filter) -> Result<A
         Format::Table => terminal::height().map_or(40, |rows| rows.saturating_sub(FRAME).max(10)),
         Format::Json | Format::Csv => LINES,
     });
-    let turned = Turned::of(&filter);
+    let mut screen = Screen {
+        paint: Paint::of_stdout(),
+        zone: arguments.filters.zone(),
+        width: terminal::width(),
+        turned: Turned::of(&filter),
+        entries: Vec::new(),
+    };
     let request = Request::Timeline(search::Timeline { filter, lines });
-    let mut answer = ask(common, &arguments.ledger, &request).await?;
-    let mut out = io::BufWriter::new(io::stdout().lock());
-    let mut columns = Vec::new();
-    let mut shown: Vec<Entry> = Vec::new();
-    loop {
-        match (answer.next().await?, common.format()) {
-            (Line::Columns(names), format) => {
-                columns = names;
-                if format == Format::Csv {
-                    csv::header(&mut out, &columns)?;
-                }
-            }
-            (Line::Row(row), Format::Json) => {
-                out.write_all(row)?;
-                out.write_all(b"\n")?;
-            }
-            (Line::Row(row), Format::Csv) => {
-                csv::row(&mut out, &columns, &serde_json::from_slice(row)?)?;
-            }
-            (Line::Row(row), Format::Table) => shown.push(serde_json::from_slice(row)?),
-            (Line::End(end), format) => {
-                if format == Format::Table {
-                    let screen = Screen {
-                        paint: Paint::of_stdout(),
-                        zone: arguments.filters.zone(),
-                        width: terminal::width(),
-                        turned,
-                    };
-                    out.write_all(screen.render(&shown, &end).as_bytes())?;
-                }
-                out.flush()?;
-                return Ok(Answer::Done);
-            }
-            (Line::Error(words), _) => return Err(anyhow::anyhow!(words)),
-        }
-    }
+    Output::new(common, &arguments.ledger).show(&request, &mut screen).await?;
+    Ok(Answer::Done)
 }
 
 /// What the timeline is turned around: it stands first in each line.
@@ -139,26 +112,53 @@ struct Entry {
     weight: String,
 }
 
+/// A screen that is written when its last line is known.
 struct Screen {
     paint: Paint,
     zone: Zone,
     width: usize,
     turned: Turned,
+    entries: Vec<Entry>,
 }
 
-const CLOCK: usize = 8;
-const COUNT: usize = 7;
-const ROWS: usize = 11;
-const LONGEST: usize = 8;
+/// What stands before the words of a line, over all lines.
+struct Column {
+    align: Align,
+    /// Never wider.
+    cap: usize,
+    /// Where the words would have too little room without it, the column with the lowest goes first.
+    goes: Option<u8>,
+}
+
+/// Cells without their blanks, and the words.
+struct Line {
+    cells: Vec<(Style, String)>,
+    style: Style,
+    what: String,
+}
+
+impl Layout for Screen {
+    fn row(&mut self, _: &[String], row: &[u8], _: &mut Out) -> Result<()> {
+        self.entries.push(serde_json::from_slice(row)?);
+        Ok(())
+    }
+
+    fn end(&mut self, _: &[String], end: &Trailer, out: &mut Out) -> Result<()> {
+        Ok(out.write_all(self.render(end).as_bytes())?)
+    }
+}
 
 impl Screen {
-    fn render(&self, entries: &[Entry], end: &Trailer) -> String {
-        let mut text = self.headline(end);
-        for entry in entries {
-            text += &self.entry(entry);
+    fn render(&self, end: &Trailer) -> String {
+        let about = end.timeline.clone().unwrap_or_default();
+        let mut text = self.headline(&about);
+        let lines: Vec<Line> =
+            self.entries.iter().map(|entry| self.line(entry, self.crosses_days(&about))).collect();
+        let (widths, room) = self.widths(&lines);
+        for line in &lines {
+            text += &self.laid_out(line, &widths, room);
             text.push('\n');
         }
-        let about = end.timeline.clone().unwrap_or_default();
         if about.lines_left_out > 0 {
             let words = format!(
                 "… and {} more of {}: --limit, --who, --table or a shorter time show them",
@@ -171,16 +171,82 @@ impl Screen {
         text
     }
 
-    fn headline(&self, end: &Trailer) -> String {
-        let Some(about) = &end.timeline else { return String::new() };
+    fn columns(&self) -> Vec<Column> {
+        let column = |align, cap, goes| Column { align, cap, goes };
+        let who = column(Align::Left, (self.width / 6).clamp(10, 24), None);
+        let place = column(Align::Left, (self.width / 7).clamp(10, 24), None);
+        let time = |goes| column(Align::Left, 15, goes);
+        let mut columns = vec![time(None), time(Some(1))];
+        columns.extend(match self.turned {
+            Turned::Person => vec![who, place],
+            Turned::Database => vec![place, who],
+            Turned::Table => vec![column(Align::Left, 12, None), who, place],
+        });
+        columns.push(column(Align::Right, 7, None));
+        columns.push(column(Align::Right, 11, Some(2)));
+        columns.push(column(Align::Right, 8, Some(0)));
+        columns.push(column(Align::Left, 1, None));
+        columns
+    }
+
+    /// As wide as what stands in them, none for those that are left out; and the room for the words.
+    fn widths(&self, lines: &[Line]) -> (Vec<(Align, usize)>, usize) {
+        let columns = self.columns();
+        let widest = |at: usize, cap: usize| {
+            let cells = lines.iter().filter_map(|line| line.cells.get(at));
+            cells.map(|(_, text)| text.width()).max().unwrap_or(0).min(cap)
+        };
+        let mut widths: Vec<(Align, usize)> = columns
+            .iter()
+            .enumerate()
+            .map(|(at, column)| (column.align, widest(at, column.cap)))
+            .collect();
+        let room = |widths: &[(Align, usize)]| {
+            let used = widths.iter().filter(|(_, width)| *width > 0).map(|(_, width)| width + 2);
+            self.width.saturating_sub(used.sum())
+        };
+        for next in 0..=2 {
+            if room(&widths) >= self.width / 3 {
+                break;
+            }
+            let going = widths.iter_mut().zip(&columns).filter(|(_, c)| c.goes == Some(next));
+            going.for_each(|((_, width), _)| *width = 0);
+        }
+        let room = room(&widths);
+        (widths, room)
+    }
+
+    fn laid_out(&self, line: &Line, widths: &[(Align, usize)], room: usize) -> String {
+        let mut shown = String::new();
+        for ((style, text), (align, width)) in line.cells.iter().zip(widths) {
+            if *width > 0 {
+                let cell = match align {
+                    Align::Left => left(text, *width),
+                    Align::Right => right(text, *width),
+                };
+                shown += &self.paint.paint(*style, &cell);
+                shown += "  ";
+            }
+        }
+        shown += &self.paint.paint(line.style, &fit(&line.what, room));
+        shown.trim_end().to_owned()
+    }
+
+    fn crosses_days(&self, about: &TimelineTrailer) -> bool {
+        let day = |time: Option<WallTime>| time.map(|time| clock::day(time.to_utc(), self.zone));
+        day(about.first) != day(about.last)
+    }
+
+    fn headline(&self, about: &TimelineTrailer) -> String {
         let (Some(first), Some(last)) = (about.first, about.last) else {
             return "nothing was recorded in that time\n".into();
         };
         let (from, to) = (first.to_utc(), last.to_utc());
-        let (from_day, to_day) = (self.day(from), self.day(to));
+        let [from_day, to_day] = [from, to].map(|time| clock::day(time, self.zone));
+        let [from, until] = [from, to].map(|time| clock::second(time, self.zone));
         let span = match from_day == to_day {
-            true => format!("{from_day} {} to {}", self.clock(from), self.clock(to)),
-            false => format!("{from_day} {} to {to_day} {}", self.clock(from), self.clock(to)),
+            true => format!("{from_day} {from} to {until}"),
+            false => format!("{from_day} {from} to {to_day} {until}"),
         };
         let errors = match about.errors {
             0 => String::new(),
@@ -188,17 +254,16 @@ impl Screen {
         };
         let words = format!(
             "{span} ({}), {}{errors}",
-            zone_name((self.zone)(to)),
+            clock::zone_name(to, self.zone),
             counted(about.statements, "statement"),
         );
         self.paint.paint(Style::Bold, &fit(&words, self.width)) + "\n"
     }
 
-    fn entry(&self, entry: &Entry) -> String {
-        let clock = |text: &str| {
-            UtcDateTime::parse(text, &Rfc3339).map(|time| self.clock(time)).unwrap_or_default()
-        };
-        let (first, last) = (clock(&entry.first), clock(&entry.last));
+    fn line(&self, entry: &Entry, with_day: bool) -> Line {
+        let shown = if with_day { clock::day_and_second } else { clock::second };
+        let [first, last] = [&entry.first, &entry.last]
+            .map(|text| clock::parse(text).map(|time| shown(time, self.zone)).unwrap_or_default());
         let until = if first == last { String::new() } else { format!("–{last}") };
         let (mark, style) = match entry.weight.as_str() {
             "record" => ("!", Style::Warning),
@@ -219,41 +284,21 @@ impl Screen {
             }
         };
         let done = entry.effects.as_deref().unwrap_or_default().join("+");
-        let who = (Style::Bold, clean(&who), (self.width / 6).clamp(10, 24));
-        let place = (Style::Plain, clean(&place), (self.width / 7).clamp(10, 24));
-        let done = (style, clean(&done), 12);
-        let keys = match self.turned {
+        let who = (Style::Bold, clean(&who));
+        let place = (Style::Plain, clean(&place));
+        let mut cells = vec![(Style::Dim, first), (Style::Dim, until)];
+        cells.extend(match self.turned {
             Turned::Person => vec![who, place],
             Turned::Database => vec![place, who],
-            Turned::Table => vec![done, who, place],
-        };
-        let mut cells =
-            vec![(Style::Dim, left(&first, CLOCK)), (Style::Dim, left(&until, CLOCK + 1))];
-        cells.extend(keys.into_iter().map(|(style, text, width)| (style, left(&text, width))));
+            Turned::Table => vec![(style, clean(&done)), who, place],
+        });
         let times =
             if entry.count > 1 { format!("×{}", count(entry.count)) } else { String::new() };
-        cells.push((Style::Plain, right(&times, COUNT)));
-        let rows = entry.rows.map(|rows| counted(rows, "row")).unwrap_or_default();
-        cells.push((Style::Dim, right(&rows, ROWS)));
-        let longest = entry.max_duration_us.map(duration).unwrap_or_default();
-        cells.push((Style::Dim, right(&longest, LONGEST)));
+        cells.push((Style::Plain, times));
+        cells.push((Style::Dim, entry.rows.map(|n| counted(n, "row")).unwrap_or_default()));
+        cells.push((Style::Dim, entry.max_duration_us.map(duration).unwrap_or_default()));
         cells.push((style, mark.to_owned()));
-        let used: usize = cells.iter().map(|(_, text)| text.width() + 2).sum();
-        let what = fit(&what(entry), self.width.saturating_sub(used));
-        cells.push((style, what));
-        let shown: Vec<String> =
-            cells.iter().map(|(style, text)| self.paint.paint(*style, text)).collect();
-        shown.join("  ").trim_end().to_owned()
-    }
-
-    fn clock(&self, time: UtcDateTime) -> String {
-        let format = time::macros::format_description!("[hour]:[minute]:[second]");
-        time.to_offset((self.zone)(time)).format(format).unwrap_or_default()
-    }
-
-    fn day(&self, time: UtcDateTime) -> String {
-        let format = time::macros::format_description!("[weekday repr:short] [year]-[month]-[day]");
-        time.to_offset((self.zone)(time)).format(format).unwrap_or_default()
+        Line { cells, style, what: what(entry) }
     }
 }
 

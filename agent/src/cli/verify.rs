@@ -9,9 +9,10 @@ use std::{
 
 use anyhow::{Context, Result, anyhow};
 use clap::Args;
+use time::UtcDateTime;
 
 use super::{
-    Answer, Common, Format, UsageError,
+    Answer, Common, Format, Usage, clock,
     terminal::{Paint, Style, bytes, clean, count, counted},
 };
 use crate::{
@@ -19,9 +20,10 @@ use crate::{
     event::WallTime,
     ledger::{
         note::{Note, PublicKey},
-        prove,
+        prove::{self, ProveError},
         verify::{self, Anchor, Finding, Options, Progress, Report},
     },
+    search::{Edge, WhenError, moment},
 };
 
 #[derive(Debug, Args)]
@@ -38,12 +40,16 @@ pub struct Verify {
     /// A checkpoint kept elsewhere; only such a one can show that the whole host was rolled back
     #[arg(long, value_name = "FILE")]
     checkpoint: Option<PathBuf>,
-    /// Read only segments with rows since then (RFC 3339, or a date); of older ones check that they
-    /// are there
+    /// Read only segments with rows since then, given as for `search`: 2h or 3d (ago), yesterday,
+    /// 2026-11-23, 2026-11-23T14:00:00+01:00; of older ones check that they are there
     #[arg(long, value_name = "TIME", value_parser = since)]
     since: Option<WallTime>,
     /// Instead of verifying all, prove one row to somebody who has neither the ledger nor dbwarden
-    /// (PROOFS.md says how it is checked); rows count from 0
+    ///
+    /// `dbwarden search --places` finds a row and its SEGMENT:ROW; rows count from 0. Only rows of
+    /// sealed segments can be proven: one that is still open gets its number when its segment is
+    /// sealed, which is when that is full or old enough (`seal_bytes` and `seal_after` in [ledger]).
+    /// PROOFS.md says how a proof is checked.
     #[arg(long, value_name = "SEGMENT:ROW", value_parser = place, conflicts_with_all = ["since", "checkpoint"])]
     prove: Option<(u64, u64)>,
     /// Where the proof goes, instead of to standard output
@@ -57,9 +63,9 @@ pub fn verify(common: &Common, arguments: &Verify) -> Result<Answer> {
         Some(path) => {
             let text = fs::read_to_string(path)
                 .with_context(|| format!("can't read the checkpoint {}", path.display()))?;
-            let note: Note = text.parse().map_err(|error| {
-                UsageError(format!("{} is no checkpoint: {error}", path.display()))
-            })?;
+            let note: Note = text
+                .parse()
+                .map_err(|error| Usage(format!("{} is no checkpoint: {error}", path.display())))?;
             Some(note)
         }
     };
@@ -91,7 +97,18 @@ fn write_proof(
     row: u64,
     out: Option<&std::path::Path>,
 ) -> Result<Answer> {
-    let proof = format!("{}\n", prove::prove(options, segment, row)?.to_json());
+    let proof = prove::prove(options, segment, row).map_err(|error| {
+        let is_open = matches!(error, ProveError::NotSealed(_));
+        let error = anyhow::Error::from(error);
+        match is_open {
+            true => error.context(
+                "nothing can be proven of an open segment: wait until it is sealed (see seal_after in \
+                 [ledger]), and search for the row again, since only then it has its number",
+            ),
+            false => error,
+        }
+    })?;
+    let proof = format!("{}\n", proof.to_json());
     match out {
         Some(path) => {
             fs::write(path, proof).with_context(|| format!("writing {}", path.display()))?
@@ -255,19 +272,15 @@ fn place(text: &str) -> Result<(u64, u64), String> {
     let numbers = text
         .split_once(':')
         .and_then(|(segment, row)| Some((segment.parse().ok()?, row.parse().ok()?)));
-    numbers.ok_or_else(|| "a segment's number, a colon and a row's number, as in 12:0".to_owned())
+    numbers.ok_or_else(|| {
+        "a segment's number, a colon and a row's number, as in 12:0 (`dbwarden search --places` \
+         shows them; a row without a number isn't sealed yet)"
+            .to_owned()
+    })
 }
 
-fn since(text: &str) -> Result<WallTime, String> {
-    use time::{
-        Date, OffsetDateTime, format_description::well_known::Rfc3339, macros::format_description,
-    };
-    let date = || Date::parse(text, format_description!("[year]-[month]-[day]")).ok();
-    let moment = OffsetDateTime::parse(text, &Rfc3339)
-        .ok()
-        .or_else(|| Some(date()?.midnight().assume_utc()))
-        .ok_or("a time as in 2026-11-23T15:04:05Z, or a date as in 2026-11-23 (UTC)")?;
-    i64::try_from(moment.unix_timestamp_nanos() / 1_000).map(WallTime).map_err(|e| e.to_string())
+fn since(text: &str) -> Result<WallTime, WhenError> {
+    moment(text, Edge::Since, UtcDateTime::now(), clock::local)
 }
 
 #[cfg(test)]
@@ -355,8 +368,8 @@ the ledger isn't what was signed: 5 findings
         for bad in ["", "12", ":", "12:", "a:b", "1:-1"] {
             assert!(place(bad).is_err(), "{bad}");
         }
-        assert_eq!(since("1970-01-02"), Ok(WallTime(86_400_000_000)));
         assert_eq!(since("1970-01-01T01:00:00+01:00"), Ok(WallTime(0)));
-        assert!(since("yesterday").is_err());
+        assert!(since("2h").unwrap() > since("yesterday").unwrap());
+        assert!(since("soon").is_err());
     }
 }

@@ -10,7 +10,7 @@ use std::{
 use anyhow::Result;
 use clap::Args;
 
-use super::{Answer, Common, Format, block_on, filters, terminal};
+use super::{Answer, Common, Format, block_on, clock, terminal};
 use crate::{
     control::{Client, ClientError, Filter},
     event::PrincipalKind,
@@ -66,7 +66,7 @@ async fn show(common: &Common, filter: &Filter) -> Result<Answer> {
     let view = match common.format() {
         Format::Table => {
             eprintln!("watching; Ctrl-C ends");
-            Some(View::of_stdout(filters::local))
+            Some(View::of_stdout(clock::local))
         }
         Format::Json | Format::Csv => None,
     };

@@ -23,7 +23,7 @@ pub struct Mistake {
     pub path: PathBuf,
     /// Counts from 1; 0 where the mistake is nowhere in particular.
     pub line: usize,
-    /// The line as written.
+    /// The line as written; empty where it may hold a secret.
     pub excerpt: String,
     /// What is wrong, what is allowed.
     pub message: String,
@@ -35,6 +35,9 @@ impl fmt::Display for Mistake {
             return write!(f, "{}: {}", self.path.display(), self.message);
         }
         write!(f, "{}:{}: {}", self.path.display(), self.line, self.message)?;
+        if self.excerpt.is_empty() {
+            return Ok(());
+        }
         write!(f, "\n{:>5} | {}", self.line, self.excerpt)
     }
 }
@@ -44,22 +47,35 @@ impl fmt::Display for Mistake {
 pub(super) struct Complaint {
     pub span: Option<Range<usize>>,
     pub message: String,
+    /// The line isn't shown: what is said of it ends in logs.
+    pub is_secret: bool,
 }
 
 impl Complaint {
     pub(super) fn at(span: Range<usize>, message: impl Into<String>) -> Self {
-        Self { span: Some(span), message: message.into() }
+        Self { span: Some(span), message: message.into(), is_secret: false }
+    }
+
+    /// Of a line that may hold a secret.
+    pub(super) fn of_secret(span: Range<usize>, message: impl Into<String>) -> Self {
+        Self { is_secret: true, ..Self::at(span, message) }
     }
 
     /// The TOML reader's words in ours: key, section, and what would be allowed there.
     pub(super) fn of_toml(error: &toml::de::Error, text: &str) -> Self {
         let span = error.span();
         let place = span.as_ref().map(|span| Place::of(text, span.start)).unwrap_or_default();
-        Self { span, message: reworded(error.message(), &place) }
+        let message = reworded(error.message(), &place);
+        let named = error.message().split('`').nth(1);
+        let is_secret = [named, place.key].into_iter().flatten().any(names_secret);
+        Self { span, message: message + if is_secret { NO_SECRETS } else { "" }, is_secret }
     }
 
     pub(super) fn locate(self, path: PathBuf, text: &str) -> Mistake {
         let (line, excerpt) = match self.span {
+            Some(span) if self.is_secret => {
+                (text.get(..span.start).unwrap_or(text).matches('\n').count() + 1, String::new())
+            }
             Some(span) => {
                 let before = text.get(..span.start).unwrap_or(text);
                 let line = before.matches('\n').count();
@@ -70,6 +86,10 @@ impl Complaint {
         Mistake { path, line, excerpt, message: self.message }
     }
 }
+
+/// What is added to a complaint about a key that looks as if it held one.
+const NO_SECRETS: &str = "; secrets don't stand in this file: credentials of object stores are taken \
+     from the environment (AWS_…, AZURE_…, GOOGLE_…)";
 
 /// Where in the file an offset lies: the last section header above it and the key on its line.
 #[derive(Default)]
@@ -90,6 +110,13 @@ impl<'a> Place<'a> {
             .find(|line| line.starts_with('['));
         Self { section, key }
     }
+}
+
+fn names_secret(key: &str) -> bool {
+    let key = key.to_ascii_lowercase();
+    ["secret", "password", "token", "access_key", "account_key", "credential", "sas"]
+        .iter()
+        .any(|word| key.contains(word))
 }
 
 fn reworded(message: &str, place: &Place<'_>) -> String {

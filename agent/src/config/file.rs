@@ -66,6 +66,14 @@ pub struct Ledger {
     pub keep_for: Option<Span>,
     pub keep_bytes: Option<Size>,
     pub keep_free: Option<Size>,
+    pub copy: Option<Spanned<LedgerCopy>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LedgerCopy {
+    pub url: Option<Spanned<String>>,
+    pub interval: Option<Spanned<Span>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -1,5 +1,6 @@
 //! The configuration: what the user wrote (`file`) becomes what the stages need (`settings`) here.
 
+mod copy;
 mod error;
 mod file;
 mod policies;
@@ -13,6 +14,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+pub use copy::LedgerCopy;
 pub use error::{Error, Mistake};
 pub use policies::{
     LabelOn, POLICY_DIRECTORY, Policy, RegionOf, UnreadablePolicies, policy_source, policy_sources,
@@ -43,6 +45,11 @@ pub fn load(named: Option<&Path>) -> Result<Settings, Error> {
         }
         Err(source) => Err(Error::Unreadable { path: path.to_owned(), source }),
     }
+}
+
+/// The file that [`load`] reads; `None` where there is none, and nothing but the defaults applies.
+pub fn source(named: Option<&Path>) -> Option<&Path> {
+    named.or_else(|| Some(Path::new(DEFAULT_PATH)).filter(|path| path.exists()))
 }
 
 fn parse(path: &Path, text: &str, host: &HostFacts) -> Result<Settings, Error> {

@@ -6,7 +6,9 @@ use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 use super::{
+use super::{
     LabelOn, Policy, RegionOf, Size, Span,
+    copy::{LedgerCopy, copy},
     error::Complaint,
     file,
     policies::{labels, regions},
@@ -90,6 +92,9 @@ pub struct Ledger {
     pub keep_bytes: Option<Size>,
     /// Writing pauses while the file system has less room than this.
     pub keep_free: Size,
+    /// Where it is copied to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub copy: Option<LedgerCopy>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -208,6 +213,7 @@ impl Settings {
                 keep_for: None,
                 keep_bytes: None,
                 keep_free: Size(1 << 30),
+                copy: None,
             },
             log: Log { level: LogLevel::Info },
             servers: Vec::new(),
@@ -321,10 +327,12 @@ fn budget(key: &str, written: Option<Spanned<Size>>, default: Size) -> Result<Si
 
 fn ledger(written: file::Ledger, default: Ledger) -> Result<Ledger, Complaint> {
     let directory = written.directory.map(|path| absolute("directory", path)).transpose()?;
+    let directory = directory.unwrap_or(default.directory);
     let keys = written.keys.map(|path| absolute("keys", path)).transpose()?;
     Ok(Ledger {
         enabled: written.enabled.unwrap_or(default.enabled),
-        directory: directory.unwrap_or(default.directory),
+        copy: written.copy.map(|written| copy(written, &directory)).transpose()?,
+        directory,
         keys: keys.unwrap_or(default.keys),
         literals: written.literals.unwrap_or(default.literals),
         commit_interval: within("commit_interval", written.commit_interval, &COMMIT)?
@@ -349,7 +357,7 @@ fn policy(written: file::Policy) -> Result<Policy, Complaint> {
     })
 }
 
-fn within<T: Copy + PartialOrd + std::fmt::Display>(
+pub(super) fn within<T: Copy + PartialOrd + std::fmt::Display>(
     key: &str,
     written: Option<Spanned<T>>,
     range: &RangeInclusive<T>,

@@ -3,8 +3,8 @@
 use std::{path::Path, time::Duration};
 
 use super::{
-    HookChoice, HostFacts, Ledger, Literals, LogLevel, Server, Settings, Size, Span, TlsCapture,
-    load, parse,
+    HookChoice, HostFacts, Ledger, LedgerCopy, Literals, LogLevel, Server, Settings, Size, Span,
+    TlsCapture, load, parse,
 };
 use crate::{
     event::{Engine, PrincipalKind},
@@ -56,6 +56,9 @@ fn every_key_arrives() {
         keep_for = "90d"
         keep_bytes = "20GiB"
         keep_free = "2GiB"
+        [ledger.copy]
+        url = "s3://ledgers/fleet"
+        interval = "1m"
         [log]
         level = "debug"
         [[server]]
@@ -124,6 +127,7 @@ fn every_key_arrives() {
             keep_for: Some(seconds(90 * 86_400)),
             keep_bytes: Some(Size(20 << 30)),
             keep_free: Size(2 << 30),
+            copy: Some(LedgerCopy { url: "s3://ledgers/fleet".into(), interval: seconds(60) }),
         }
     );
     assert_eq!(settings.log.level, LogLevel::Debug);
@@ -285,6 +289,59 @@ fn a_mistake_says_where_what_and_what_is_allowed() {
         ("[host\nname = \"a\"", "c.toml:1: unclosed table, expected `]`\n    1 | [host"),
     ] {
         assert_eq!(read(text).unwrap_err(), expected, "for {text:?}");
+    }
+}
+
+fn copied_to(url: &str) -> Result<String, String> {
+    let settings = read(&format!("[ledger.copy]\nurl = {url:?}"))?;
+    Ok(settings.ledger.copy.map(|copy| copy.url).unwrap_or_default())
+}
+
+#[test]
+fn the_ledger_is_copied_to_places_that_can_be_meant() {
+    for url in [
+        "s3://ledgers",
+        "s3://ledgers/fleet/eu",
+        "gs://ledgers/fleet",
+        "az://container/fleet",
+        "abfss://container@account.dfs.core.windows.net/fleet",
+        "file:///srv/copies",
+    ] {
+        assert_eq!(copied_to(url).as_deref(), Ok(url));
+    }
+    for (url, expected) in [
+        ("", "\"\" is no place for copies: s3://BUCKET/PATH"),
+        ("/srv/copies", "\"/srv/copies\" is no place for copies"),
+        ("ftp://host/path", "\"ftp://host/path\" is no place for copies"),
+        ("s3:///path", "\"s3:///path\" is no place for copies"),
+        ("file://nas/copies", "\"file://nas/copies\" is no folder of this host"),
+        ("file:///", "\"file:///\" is no folder of this host"),
+        ("file:///var/lib/dbwarden/ledger/copies", "is in the ledger itself"),
+    ] {
+        let error = copied_to(url).unwrap_err();
+        assert!(error.contains(expected) && error.starts_with("c.toml:2: `url`: "), "{error}");
+    }
+    let error = read("[ledger.copy]\ninterval = \"5s\"").unwrap_err();
+    assert!(error.starts_with("c.toml:1: [ledger.copy] needs a `url`"), "{error}");
+    let error = read("[ledger.copy]\nurl = \"gs://l\"\ninterval = \"1ms\"").unwrap_err();
+    assert!(error.starts_with("c.toml:3: `interval`: from 1s to 1day; 1ms is not"), "{error}");
+}
+
+#[test]
+fn what_may_be_a_secret_is_refused_and_not_repeated() {
+    for text in [
+        "[ledger.copy]\nurl = \"s3://key:hush@ledgers/fleet\"",
+        "[ledger.copy]\nurl = \"s3://hush@ledgers/fleet\"",
+        "[ledger.copy]\nurl = \"https://host/ledgers?signature=hush\"",
+        "[ledger.copy]\nurl = \"az://container/path#hush\"",
+        "[ledger.copy]\nurl = \"abfs://container:hush@account.dfs.core.windows.net/\"",
+        "[ledger.copy]\nsecret_access_key = \"hush\"",
+        "[ledger.copy]\nAWS_SESSION_TOKEN = \"hush\"",
+        "[ledger]\ncopy = { url = \"s3://ledgers\", password = \"hush\" }",
+    ] {
+        let error = read(text).unwrap_err();
+        assert!(error.contains("from the environment (AWS_"), "{error}");
+        assert!(!error.contains("hush"), "{error}");
     }
 }
 

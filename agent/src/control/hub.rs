@@ -44,12 +44,15 @@ pub struct Notice {
 #[derive(Debug, Default)]
 pub struct Hub {
     n_watchers: AtomicUsize,
+    /// Of them, those that are shown literals.
+    n_with_literals: AtomicUsize,
     queues: Mutex<Vec<Arc<Queue>>>,
     missed: AtomicU64,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
+    literals: bool,
     pending: Mutex<Pending>,
     filled: Notify,
 }
@@ -86,16 +89,27 @@ impl Hub {
         self.n_watchers.load(Ordering::Relaxed)
     }
 
-    /// `None` when there are as many watchers as there may be.
-    pub fn watch(self: &Arc<Self>) -> Option<Watcher> {
+    /// Whether somebody is shown the literals of statements.
+    pub fn shows_literals(&self) -> bool {
+        self.n_with_literals.load(Ordering::Relaxed) > 0
+    }
+
+    /// `None` when there are as many watchers as there may be. `literals`: it will be shown them.
+    pub fn watch(self: &Arc<Self>, literals: bool) -> Option<Watcher> {
         let mut queues = lock(&self.queues);
         if queues.len() >= WATCHERS {
             return None;
         }
-        let queue = Arc::new(Queue::default());
+        let queue = Arc::new(Queue { literals, ..Queue::default() });
         queues.push(queue.clone());
-        self.n_watchers.store(queues.len(), Ordering::Relaxed);
+        self.count(&queues);
         Some(Watcher { hub: self.clone(), queue })
+    }
+
+    fn count(&self, queues: &[Arc<Queue>]) {
+        let with_literals = queues.iter().filter(|queue| queue.literals).count();
+        self.n_watchers.store(queues.len(), Ordering::Relaxed);
+        self.n_with_literals.store(with_literals, Ordering::Relaxed);
     }
 
     fn push(&self, line: Line) {
@@ -147,7 +161,7 @@ impl Drop for Watcher {
     fn drop(&mut self) {
         let mut queues = lock(&self.hub.queues);
         queues.retain(|queue| !Arc::ptr_eq(queue, &self.queue));
-        self.hub.n_watchers.store(queues.len(), Ordering::Relaxed);
+        self.hub.count(&queues);
     }
 }
 
@@ -186,7 +200,7 @@ mod tests {
     fn nothing_is_made_when_nobody_watches() {
         let hub = Arc::new(Hub::default());
         hub.publish(|| panic!("made a record for nobody"));
-        let watcher = hub.watch();
+        let watcher = hub.watch(false);
         assert_eq!(hub.watchers(), 1);
         drop(watcher);
         hub.publish(|| panic!("made a record for nobody"));
@@ -199,7 +213,7 @@ mod tests {
             [(0, QUEUE_LINES), (1 << 20, (QUEUE_BYTES / (1 << 20)) - 1), (QUEUE_BYTES, 0)]
         {
             let hub = Arc::new(Hub::default());
-            let watcher = hub.watch().unwrap();
+            let watcher = hub.watch(false).unwrap();
             let sent = QUEUE_LINES + 10;
             for _ in 0..sent {
                 hub.notice(|| notice("x".repeat(message_bytes)));
@@ -217,7 +231,7 @@ mod tests {
     #[test]
     fn one_hole_is_one_count() {
         let hub = Arc::new(Hub::default());
-        let watcher = hub.watch().unwrap();
+        let watcher = hub.watch(false).unwrap();
         hub.notice(|| notice("first".into()));
         hub.notice(|| notice("x".repeat(QUEUE_BYTES)));
         hub.notice(|| notice("would fit, but comes after the hole".into()));
@@ -229,7 +243,7 @@ mod tests {
     #[test]
     fn a_slow_watcher_takes_nothing_from_another() {
         let hub = Arc::new(Hub::default());
-        let (slow, quick) = (hub.watch().unwrap(), hub.watch().unwrap());
+        let (slow, quick) = (hub.watch(false).unwrap(), hub.watch(false).unwrap());
         let mut seen = 0;
         for _ in 0..3 * QUEUE_LINES {
             hub.notice(|| notice(String::new()));
@@ -240,11 +254,23 @@ mod tests {
     }
 
     #[test]
+    fn literals_are_wanted_while_somebody_is_shown_them() {
+        let hub = Arc::new(Hub::default());
+        let without = hub.watch(false);
+        assert!(!hub.shows_literals());
+        let with = hub.watch(true);
+        drop(without);
+        assert!(hub.shows_literals());
+        drop(with);
+        assert!(!hub.shows_literals());
+    }
+
+    #[test]
     fn there_is_a_last_watcher() {
         let hub = Arc::new(Hub::default());
-        let watchers: Vec<_> = (0..WATCHERS).map(|_| hub.watch().unwrap()).collect();
-        assert!(hub.watch().is_none());
+        let watchers: Vec<_> = (0..WATCHERS).map(|_| hub.watch(false).unwrap()).collect();
+        assert!(hub.watch(false).is_none());
         drop(watchers);
-        assert!(hub.watch().is_some());
+        assert!(hub.watch(false).is_some());
     }
 }

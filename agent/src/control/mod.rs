@@ -27,13 +27,16 @@ pub use filter::Filter;
 pub use hub::{Hub, Line, Notice, Watcher};
 pub use listener::{BindError, Listener};
 pub use lock::{HOST_LOCK, HostLock, LockError};
+pub use query::QueryWorker;
 pub use server::serve;
 pub use shutdown::Shutdown;
 pub use status::{
-    AbsentServer, Agent, Hooks, LedgerStatus, Ring, ServerStatus, Snapshot, Status, StatusCell,
-    Totals,
+    AbsentServer, Agent, CopyStatus, Hooks, LedgerStatus, Ring, ServerStatus, Snapshot, Status,
+    StatusCell, Totals,
 };
 pub use whois::{Asked, Identified, Question, Questions, Whois};
+
+use crate::event::WallTime;
 
 /// What the pipeline and the control server share; the pipeline only ever does short atomic things
 /// to it.
@@ -53,8 +56,7 @@ pub struct Service {
     pub reload: Arc<AtomicBool>,
     /// Where the ledger is that can be searched; `None` where none is kept.
     pub ledger: Option<LedgerPlace>,
-    /// The program that is started as a query worker: this one.
-    pub query_worker: PathBuf,
+    pub query_worker: QueryWorker,
 }
 
 /// The folders of a ledger.
@@ -74,8 +76,19 @@ impl Service {
             ended: Shutdown::new()?,
             reload: Arc::default(),
             ledger: None,
-            query_worker: "/proc/self/exe".into(),
+            query_worker: QueryWorker::default(),
         })
+    }
+
+    /// Says good-bye to whoever watches, and lets the control server end.
+    pub fn end(&self, now: WallTime) {
+        self.live.notice(|| Notice {
+            time: now,
+            notice: "stopping",
+            server: None,
+            message: "the service stops".to_owned(),
+        });
+        self.ended.request();
     }
 }
 

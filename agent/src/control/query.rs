@@ -10,7 +10,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     process::{Child, Command},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
-    time::{Instant, timeout},
+    time::{sleep, timeout},
 };
 use tracing::warn;
 
@@ -22,24 +22,36 @@ const WORKERS: usize = 4;
 const REQUEST_BYTES: usize = 64 << 10;
 /// To send it.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-/// For a whole answer. Who exports more asks for less time at once.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(600);
 const CHUNK_BYTES: usize = 64 << 10;
 /// Of one line of an answer.
 const LINE_BYTES: usize = 16 << 20;
 
+/// What answers a question to the ledger.
+#[derive(Clone, Debug)]
+pub struct QueryWorker {
+    /// Started as `program query-worker --ledger LEDGER --keys KEYS`: this one.
+    pub program: PathBuf,
+    /// For a whole answer. Who exports more asks about less time at once.
+    pub time_limit: Duration,
+}
+
+impl Default for QueryWorker {
+    fn default() -> Self {
+        Self { program: "/proc/self/exe".into(), time_limit: Duration::from_secs(600) }
+    }
+}
+
 /// Starts query workers, a few at a time.
 #[derive(Debug)]
 pub(super) struct Queries {
-    program: PathBuf,
+    worker: QueryWorker,
     ledger: LedgerPlace,
     room: Arc<Semaphore>,
 }
 
 impl Queries {
-    /// Workers are `program query-worker --ledger LEDGER --keys KEYS`.
-    pub(super) fn new(program: PathBuf, ledger: LedgerPlace) -> Self {
-        Self { program, ledger, room: Arc::new(Semaphore::new(WORKERS)) }
+    pub(super) fn new(worker: QueryWorker, ledger: LedgerPlace) -> Self {
+        Self { worker, ledger, room: Arc::new(Semaphore::new(WORKERS)) }
     }
 
     /// The lines of the answer; an error says in words why there is none, and whether asking again
@@ -58,17 +70,19 @@ impl Queries {
             let _ = input.write_all(&request).await;
         }
         let (lines, answer) = mpsc::channel(1);
-        tokio::spawn(relay(worker, lines, place));
+        tokio::spawn(relay(worker, self.worker.time_limit, lines, place));
         Ok(answer)
     }
 
     fn start(&self) -> io::Result<Child> {
-        Command::new(&self.program)
+        Command::new(&self.worker.program)
             .arg("query-worker")
             .arg("--ledger")
             .arg(&self.ledger.ledger)
             .arg("--keys")
             .arg(&self.ledger.keys)
+            // The service's may hold what logs in to an object store.
+            .env_clear()
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -91,19 +105,25 @@ pub(super) enum Refusal {
 
 /// Brings whole lines from the worker to the asker; the worker is killed when there is no asker left
 /// or no time.
-async fn relay(mut worker: Child, out: mpsc::Sender<Bytes>, _place: OwnedSemaphorePermit) {
-    let until = Instant::now() + ANSWER_TIMEOUT;
+async fn relay(
+    mut worker: Child,
+    time_limit: Duration,
+    out: mpsc::Sender<Bytes>,
+    place: OwnedSemaphorePermit,
+) {
     let failure = tokio::select! {
         failure = lines(&mut worker, &out) => failure,
         () = out.closed() => None,
-        () = tokio::time::sleep_until(until) => {
-            Some(format!("this took longer than {} s: ask about less time", ANSWER_TIMEOUT.as_secs()))
+        () = sleep(time_limit) => {
+            Some(format!("this took longer than {} s: ask about less time", time_limit.as_secs()))
         }
     };
     // Its memory is free before somebody else gets its place.
     if let Err(error) = worker.kill().await {
         warn!(%error, "can't end a query worker");
     }
+    // An asker who doesn't read the words has no worker any more, and keeps nobody else from one.
+    drop(place);
     if let Some(words) = failure {
         let _ = out.send(format!("{}\n", json!({ "@error": words })).into()).await;
     }

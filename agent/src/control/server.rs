@@ -6,7 +6,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -30,12 +30,12 @@ use tokio_io_timeout::TimeoutStream;
 use tracing::{debug, warn};
 
 use super::{
-    Agent, Filter, Line, Listener, Notice, Question, Service, Snapshot, Status, Watcher,
+    Agent, Filter, Line, Listener, Question, Service, Snapshot, Status, Watcher,
     access::Peer,
     hub::WATCHERS,
     query::{Queries, Refusal},
 };
-use crate::event::{Shown, WallTime};
+use crate::event::Shown;
 
 /// Clients at a time, of all sorts.
 const CLIENTS: usize = 64;
@@ -235,7 +235,7 @@ impl Api {
     }
 
     fn watch(&self, filter: Filter) -> Answer {
-        let Some(watcher) = self.service.live.watch() else {
+        let Some(watcher) = self.service.live.watch(filter.literals) else {
             let words = format!("{WATCHERS} watch already, and no more may");
             return error(StatusCode::SERVICE_UNAVAILABLE, &words);
         };
@@ -274,21 +274,11 @@ async fn feed(watcher: Watcher, filter: Filter, out: mpsc::Sender<Bytes>, servic
         if missed > 0 {
             write_line(&mut frame, &json!({ "missed": missed }));
         }
-        if stopping {
-            let message = "the service stops".into();
-            let time = now();
-            write_line(&mut frame, &Notice { time, notice: "stopping", server: None, message });
-        }
         if (!frame.is_empty() && out.send(frame.into()).await.is_err()) || stopping {
             return;
         }
         sleep(WATCH_PAUSE).await;
     }
-}
-
-fn now() -> WallTime {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    WallTime(i64::try_from(since_epoch.as_micros()).unwrap_or(i64::MAX))
 }
 
 fn write_line(frame: &mut Vec<u8>, line: &impl Serialize) {

@@ -147,6 +147,24 @@ pub struct LedgerStatus {
     pub missed_rows: u64,
     /// Why nothing is written, sealed or proven at the moment, in sentences.
     pub troubles: Vec<String>,
+    /// Null where none are made.
+    pub copies: Option<CopyStatus>,
+}
+
+/// How far the sealed segments are copied to another place.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CopyStatus {
+    pub url: String,
+    /// Segments that are there, and that wait.
+    pub copied: u64,
+    pub waiting: u64,
+    /// Segments that retention removed here before they had been copied.
+    pub missed: u64,
+    /// Bytes that were sent since the start.
+    pub sent_bytes: u64,
+    /// Why it doesn't go on, in a sentence; it is tried again.
+    pub trouble: Option<String>,
 }
 
 /// Where an asker leaves a wish and the pipeline, when it comes by, an answer.

@@ -23,6 +23,7 @@ pub(super) fn record() -> Record {
         sequence: 1,
         claims: None,
         text: Some("select 1".into()),
+        standard_conforming_strings: Some(true),
         parameters: Vec::new(),
         kind: StatementKind::Simple,
         facts: None,
@@ -202,7 +203,7 @@ async fn the_end_is_announced() {
     let served = Served::start();
     let mut lines = served.client().watch(&Filter::default()).await.unwrap();
     served.watched_by(1).await;
-    served.service.ended.request();
+    served.service.end(WallTime(0));
     let line: serde_json::Value =
         serde_json::from_slice(lines.next().await.unwrap().unwrap()).unwrap();
     assert_eq!(line["notice"], "stopping");

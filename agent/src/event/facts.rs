@@ -166,6 +166,8 @@ named! {
         SyntaxError = "syntax-error",
         /// The grammar knows it; the analysis doesn't.
         UnknownSyntax = "unknown-syntax",
+        /// It isn't known how the server reads the backslashes in it, and that makes a difference.
+        AmbiguousText = "ambiguous-text",
         /// The text was never seen.
         NoText = "no-text",
         /// The process that parses did not answer.

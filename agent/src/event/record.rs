@@ -28,6 +28,8 @@ pub struct Record {
 
     /// `None` where it was never seen (`text_known = false`).
     pub text: Option<Arc<str>>,
+    /// As in [`Statement`](super::Statement).
+    pub standard_conforming_strings: Option<bool>,
     pub parameters: Vec<Parameter>,
     /// What sort of request carried it.
     pub kind: StatementKind,

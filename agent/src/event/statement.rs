@@ -13,6 +13,9 @@ pub struct Statement {
     /// The exact text, or `None` where it was never seen (`text_known = false`): prepared before
     /// capture began, or lost.
     pub text: Option<Arc<str>>,
+    /// PostgreSQL's setting of that name when the server read the text: off, a backslash escapes in
+    /// plain `'…'` too. `None` where it isn't known.
+    pub standard_conforming_strings: Option<bool>,
     /// The name of the prepared statement that was executed; `None` for simple queries, empty for
     /// the unnamed one.
     pub prepared: Option<Arc<str>>,

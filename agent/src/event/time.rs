@@ -20,6 +20,11 @@ impl BootTime {
 pub struct WallTime(pub i64);
 
 impl WallTime {
+    /// Parts of a microsecond are left out.
+    pub fn from_utc(time: time::UtcDateTime) -> Self {
+        Self(i64::try_from(time.unix_timestamp_nanos() / 1_000).unwrap_or(i64::MAX))
+    }
+
     /// The same moment as `time` knows it; out-of-range values become the epoch.
     pub fn to_utc(self) -> time::UtcDateTime {
         time::UtcDateTime::from_unix_timestamp_nanos(i128::from(self.0) * 1_000)
@@ -50,7 +55,7 @@ impl<'de> Deserialize<'de> for WallTime {
         let text = Cow::<str>::deserialize(deserializer)?;
         let time = time::UtcDateTime::parse(&text, &time::format_description::well_known::Rfc3339)
             .map_err(de::Error::custom)?;
-        Ok(Self(i64::try_from(time.unix_timestamp_nanos() / 1_000).unwrap_or(i64::MAX)))
+        Ok(Self::from_utc(time))
     }
 }
 

@@ -3,6 +3,7 @@
 //! ```text
 //! open/0000000012.log                                                    rows that aren't sealed yet
 //! segments/0000000011-20261124T231500.000001Z-20261125T001459.999999Z.parquet
+//! configuration.toml                                                     what the last start applied
 //! ```
 //!
 //! While a segment is being sealed its log is still there. Where both are, the Parquet file holds the

@@ -5,7 +5,7 @@ pub mod canonical;
 pub mod checkpoint;
 pub mod columns;
 pub mod copies;
-mod durable;
+pub(crate) mod durable;
 mod encoder;
 pub mod entry;
 #[cfg(test)]
@@ -27,5 +27,5 @@ pub mod verify;
 mod witness;
 
 pub use canonical::Literals;
-pub use store::{Appended, CloseError, Ledger, LedgerStatus, OpenError, Options};
+pub use store::{Appended, CloseError, Ledger, LedgerStatus, OpenError, Options, check_directory};
 pub use witness::{Removal, SealedSegment, Unproven, Witness, WitnessError};

@@ -82,6 +82,7 @@ pub fn full_record() -> Record {
         sequence: 7,
         claims: None,
         text: Some("DELETE FROM songs WHERE id = 5 AND title = 'naïve'".into()),
+        standard_conforming_strings: Some(true),
         parameters: vec![
             Parameter::Text("5".to_owned()),
             Parameter::Null,
@@ -138,6 +139,7 @@ pub fn empty_record() -> Record {
         sequence: 0,
         claims: None,
         text: None,
+        standard_conforming_strings: None,
         parameters: Vec::new(),
         kind: StatementKind::Simple,
         facts: None,
@@ -237,6 +239,7 @@ impl Entries {
             sequence: self.draw(),
             claims: self.maybe(|this| Arc::new(this.claims())),
             text: self.text(),
+            standard_conforming_strings: None,
             parameters: self
                 .list(|this| this.maybe(Self::string).map_or(Parameter::Null, Parameter::Text)),
             kind: [StatementKind::Simple, StatementKind::Replication][self.below(2)],

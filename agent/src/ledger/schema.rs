@@ -143,7 +143,8 @@ pub fn schema() -> SchemaRef {
     SCHEMA.clone()
 }
 
-fn data_type(kind: Kind) -> DataType {
+/// A column of that kind as Arrow knows it.
+pub fn data_type(kind: Kind) -> DataType {
     match kind {
         Kind::Time => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
         Kind::U16 => DataType::UInt16,

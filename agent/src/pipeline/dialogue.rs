@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     control::Notice,
-    event::{BootTime, Direction, Entry, Layer, Piece, SessionEvent},
+    event::{BootTime, Direction, Entry, Layer, Occurrence, Piece, SessionEvent},
     principal::claims,
     protocol::{self, Session},
 };
@@ -140,8 +140,7 @@ impl Dialogue {
             server: Some(self.profile.server.name.clone()),
             message: format!("connection {id} is {message}"),
         });
-        let row = connection_row(shared, &mut self.profile, at, "blind");
-        shared.outbox.push(Entry::Occurrence(row));
+        tell(shared, &mut self.profile, at, "blind", |_| {});
     }
 
     /// The connection is over.
@@ -154,9 +153,8 @@ impl Dialogue {
         if !self.blind && self.is_dark() && self.session.stats().skipped_bytes > 0 {
             self.found_blind(shared, at);
         }
-        let mut row = connection_row(shared, &mut self.profile, at, "closed");
-        row.counts = self.tally.counts();
-        shared.outbox.push(Entry::Occurrence(row));
+        let tally = &self.tally;
+        tell(shared, &mut self.profile, at, "closed", |row| row.counts = tally.counts());
     }
 }
 
@@ -198,9 +196,9 @@ impl Listener<'_> {
                 self.row("opened");
             }
             SessionEvent::Refused { code, message } => {
-                let mut row = connection_row(shared, profile, self.at, "refused");
-                row.message = Some(format!("{code} {message}"));
-                shared.outbox.push(Entry::Occurrence(row));
+                tell(shared, profile, self.at, "refused", |row| {
+                    row.message = Some(format!("{code} {message}"));
+                });
             }
             SessionEvent::Changed { name: "application_name", value } => {
                 profile.calls_itself(value);
@@ -222,7 +220,21 @@ impl Listener<'_> {
 
     fn row(&mut self, action: &'static str) {
         *self.opened = true;
-        let row = connection_row(self.shared, self.profile, self.at, action);
-        self.shared.outbox.push(Entry::Occurrence(row));
+        tell(self.shared, self.profile, self.at, action, |_| {});
+    }
+}
+
+/// A row of what happened to a connection, where there is a ledger to keep it.
+fn tell(
+    shared: &mut Shared,
+    profile: &mut Profile,
+    at: BootTime,
+    action: &'static str,
+    complete: impl FnOnce(&mut Occurrence),
+) {
+    if shared.outbox.keeps() {
+        let mut row = connection_row(shared, profile, at, action);
+        complete(&mut row);
+        shared.outbox.push(Entry::Occurrence(row));
     }
 }

@@ -18,13 +18,15 @@ mod scout;
 mod servers;
 mod whois;
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use nix::time::{ClockId, clock_gettime};
 
+pub use self::keeping::Mistake;
 use self::{
     connections::{Connections, Shared},
+    keeping::{Configuration, Keeping},
     losses::Losses,
     outbox::outbox,
     policing::Policing,
@@ -35,7 +37,7 @@ use crate::{
     capture::{Capture, CaptureSettings, Control, ControlRing, DataRecord, Drained, RecordError},
     config::{self, Settings},
     control::{self, Hub, Notice, Service, Snapshot},
-    event::{BootTime, Clock, Entry, Occurrence, OccurrenceKind, Origin},
+    event::{BootTime, Clock, Entry, Occurrence, OccurrenceKind, Origin, WallTime},
     identity::{Limits, ProcessTable, Procfs, Users},
     principal::Rules,
 };
@@ -59,10 +61,14 @@ const CATCH_UP_NS: u64 = 10_000_000_000;
 /// Captures on the calling thread until `service.shutdown`. `ready` is called once, when everything is
 /// attached, with a sentence for `systemctl status`.
 ///
+/// `source` is the file that the settings come from, if they come from one.
+///
 /// # Errors
-/// What keeps this host from being watched. What happens later is counted and told, and ends nothing.
+/// What keeps this host from being watched, and [`Mistake`]s. A ledger that can't be kept doesn't: it
+/// is tried again. What happens later is counted and told, and ends nothing.
 pub fn run(
     settings: &Settings,
+    source: Option<&Path>,
     service: &Service,
     bpf_log: bool,
     ready: &dyn Fn(&str),
@@ -85,7 +91,12 @@ pub fn run(
     let live = service.live.clone();
     let host = Arc::new(host(&settings.host));
     let keeping = match settings.ledger.enabled {
-        true => Some(keeping::open(&settings.ledger, &settings.host.name, clock().wall(now()))?),
+        true => {
+            let configuration = Configuration::new(settings, source)
+                .context("can't write the configuration as TOML")?;
+            let (ledger, now) = (&settings.ledger, wall_time());
+            Some(Keeping::start(ledger, host.clone(), configuration, now)?)
+        }
         false => None,
     };
     let (mut outbox, inbox) = outbox(live.clone(), keeping.is_some());
@@ -107,7 +118,6 @@ pub fn run(
         decode_errors: 0,
         losses: Losses::default(),
         recording,
-        ledger: settings.ledger.clone(),
         control_lost: 0,
         next_catch_up: BootTime(0),
         next_housekeeping: BootTime(0),
@@ -183,7 +193,6 @@ struct State {
     decode_errors: u64,
     losses: Losses,
     recording: Recording,
-    ledger: config::Ledger,
     /// Control records that were lost when procfs was last read for it.
     control_lost: u64,
     next_catch_up: BootTime,
@@ -392,10 +401,7 @@ impl State {
                 ring("control", self.capture_settings.control_ring_bytes, self.control_peak),
             ],
             processes: (live + exited) as u64,
-            ledger: self
-                .ledger
-                .enabled
-                .then(|| keeping::status(&self.ledger, &self.recording.status())),
+            ledger: self.recording.status(),
         }
     }
 }
@@ -410,4 +416,9 @@ fn now() -> BootTime {
 fn clock() -> Clock {
     let wall = clock_gettime(ClockId::CLOCK_REALTIME).map(Duration::from).unwrap_or_default();
     Clock { offset_ns: i128::try_from(wall.as_nanos()).unwrap_or(0) - i128::from(now().0) }
+}
+
+/// The time of day.
+pub fn wall_time() -> WallTime {
+    clock().wall(now())
 }

@@ -74,12 +74,20 @@ pub fn outbox(live: Arc<Hub>, keeps: bool) -> (Outbox, Inbox) {
 }
 
 impl Outbox {
-    /// Whether anybody wants to know. If not, an entry need not even be made.
+    /// Whether anybody wants to know of statements. If not, a record need not even be made.
     pub fn is_wanted(&self) -> bool {
         self.keeps || self.live.watchers() > 0
     }
 
+    /// Whether there is a ledger. If not, a row of something else than a statement need not be made.
+    pub fn keeps(&self) -> bool {
+        self.keeps
+    }
+
     pub fn push(&mut self, entry: Entry) {
+        if !self.keeps && matches!(entry, Entry::Occurrence(_)) {
+            return;
+        }
         let bytes = weight(&entry);
         let queued = self.queued_bytes.load(Ordering::Relaxed) + self.batch_bytes;
         if queued + bytes > QUEUE_BYTES {
@@ -185,9 +193,13 @@ mod tests {
     #[test]
     fn nobody_wants_what_is_neither_kept_nor_watched() {
         let live = Arc::new(Hub::default());
-        let (outbox, _inbox) = outbox(live.clone(), false);
+        let (mut outbox, inbox) = outbox(live.clone(), false);
         assert!(!outbox.is_wanted());
-        let watcher = live.watch();
+        let watcher = live.watch(false);
         assert!(watcher.is_some() && outbox.is_wanted());
+        // Those who watch see statements alone.
+        outbox.push(entry(1, 10));
+        outbox.flush();
+        assert!(inbox.batches.try_recv().is_err());
     }
 }

@@ -36,6 +36,7 @@ pub fn record(
         claims,
 
         text: statement.text.clone(),
+        standard_conforming_strings: statement.standard_conforming_strings,
         parameters: statement.parameters.clone(),
         kind: statement.kind,
         facts: None,

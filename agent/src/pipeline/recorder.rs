@@ -4,27 +4,25 @@ use std::{
     mem,
     sync::{Arc, Mutex, PoisonError, mpsc::RecvTimeoutError},
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
 
 use super::{
-    clock,
-    keeping::Keeping,
-    now,
+    keeping::{Alert, Keeping},
     outbox::{Inbox, Lost},
     policing::Policing,
+    wall_time,
 };
 use crate::{
     analyst::{Analyst, Bounds},
-    control::{Hub, Notice},
+    control::{Hub, LedgerStatus, Notice},
     event::{
         Effect, Effects, Entry, Episode, EpisodeAction, Facts, Finding, Occurrence, OccurrenceKind,
-        Origin, Record, StatementKind, WallTime,
+        Origin, Record, StatementKind,
     },
-    ledger::{Appended, LedgerStatus},
-    statement::{self, Lexing},
+    statement::{self, Analysed, Lexing},
 };
 
 /// How often the ledger is asked what is due, where nothing else happens.
@@ -37,19 +35,19 @@ pub struct Recorder {
     host: Arc<Origin>,
     keeping: Option<Keeping>,
     policing: Option<Policing>,
-    status: Arc<Mutex<LedgerStatus>>,
-    /// The rows that the ledger refuses are one notice until it takes them again.
-    refusing: bool,
+    status: Arc<Mutex<Option<LedgerStatus>>>,
+    next_look: Instant,
 }
 
 /// What the pipeline's thread holds of it.
 pub struct Recording {
     thread: JoinHandle<()>,
-    status: Arc<Mutex<LedgerStatus>>,
+    status: Arc<Mutex<Option<LedgerStatus>>>,
 }
 
 impl Recording {
-    pub fn status(&self) -> LedgerStatus {
+    /// `None` where no ledger is wanted.
+    pub fn status(&self) -> Option<LedgerStatus> {
         self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -66,7 +64,9 @@ impl Recorder {
         keeping: Option<Keeping>,
         policing: Option<Policing>,
     ) -> Self {
-        Self { live, host, keeping, policing, status: Arc::default(), refusing: false }
+        let status = keeping.as_ref().map(Keeping::status);
+        let status = Arc::new(Mutex::new(status));
+        Self { live, host, keeping, policing, status, next_look: Instant::now() }
     }
 
     /// Works until the other end of `inbox` is gone.
@@ -114,46 +114,52 @@ impl Recorder {
             policing.end(&mut told);
             told.drain(..).for_each(|entry| self.record(entry));
         }
-        if let Some(keeping) = self.keeping.take()
-            && let Err(error) = keeping.ledger.close()
-        {
-            tracing::error!(%error, "the ledger's last rows");
+        if let Some(keeping) = self.keeping.take() {
+            keeping.close();
         }
     }
 
     fn analyse(&self, record: &mut Record, analyst: &mut Analyst) {
-        // What is not the default is not known here: a text that it would change is redacted the more.
-        let lexing = Lexing::default();
+        let lexing = record.text.as_ref().and_then(|text| {
+            let is_whole = record.truncated_bytes + record.lost_bytes == 0;
+            // Of a statement whose end wasn't seen there is no time.
+            let has_run = record.duration_us.is_some() && record.error_message.is_none();
+            statement::lexing(text, record.standard_conforming_strings, is_whole && has_run)
+        });
         if let Some(text) = &record.text {
-            let mut facts = analyst.facts(text, lexing);
+            let mut facts = match lexing {
+                Some(lexing) => analyst.facts(text, lexing),
+                None => Analysed::ambiguous(text).whole,
+            };
             if record.kind == StatementKind::Replication {
                 facts = replicating(&facts);
             }
-            if let Some(keeping) = &self.keeping {
+            if let Some(lookup) = self.keeping.as_ref().and_then(Keeping::lookup) {
+                let lexing = lexing.unwrap_or_default();
                 let keys = statement::key_values(&facts, text, lexing, &record.parameters);
-                record.keys =
-                    keys.map(|key| keeping.lookup.tag(&key.column, &key.value).into()).collect();
+                record.keys = keys.map(|key| lookup.tag(&key.column, &key.value).into()).collect();
             }
             record.facts = Some(facts);
         }
         if let Some(message) = &record.error_message {
             record.redacted_error = Some(statement::redact_error(message));
         }
-        // Whoever may see literals still sees no secret.
         let literals =
-            self.live.watchers() > 0 || self.keeping.as_ref().is_some_and(|k| k.literals);
-        if literals && let Some(text) = &record.text {
-            record.text = Some(statement::redact_secrets(text, lexing).into());
+            self.live.shows_literals() || self.keeping.as_ref().is_some_and(Keeping::literals);
+        match literals {
+            // Whoever may see literals still sees no secret.
+            true => {
+                let text = record.text.as_deref();
+                record.text = text.map(|text| without_secrets(text, lexing).into());
+            }
+            // Nor does one who begins to watch before this record is shown.
+            false => withhold_literals(record),
         }
     }
 
     fn record(&mut self, entry: Entry) {
         if let Some(keeping) = &mut self.keeping {
-            let refused = keeping.ledger.append(&entry) == Appended::Full;
-            if refused && !self.refusing {
-                self.complain();
-            }
-            self.refusing = refused;
+            keeping.append(&entry);
         }
         match entry {
             Entry::Statement(record) => self.live.publish(|| record),
@@ -164,22 +170,22 @@ impl Recorder {
         }
     }
 
-    fn complain(&self) {
-        let message = "the ledger takes no more rows: they are counted; `dbwarden status` says why";
-        tracing::error!("{message}");
-        self.live.notice(|| Notice {
-            time: wall_time(),
-            notice: "ledger",
-            server: None,
-            message: message.to_owned(),
-        });
-    }
-
     fn tick(&mut self) {
-        if let Some(keeping) = &mut self.keeping {
-            keeping.ledger.tick(wall_time());
-            *self.status.lock().unwrap_or_else(PoisonError::into_inner) = keeping.ledger.status();
+        let Some(keeping) = &mut self.keeping else { return };
+        let (time, now) = (wall_time(), Instant::now());
+        keeping.tick(time);
+        if now < self.next_look {
+            return;
         }
+        self.next_look = now + TICK;
+        for Alert { message, is_over } in keeping.alerts() {
+            match is_over {
+                true => tracing::info!("{message}"),
+                false => tracing::error!("{message}"),
+            }
+            self.live.notice(|| Notice { time, notice: "ledger", server: None, message });
+        }
+        *self.status.lock().unwrap_or_else(PoisonError::into_inner) = Some(keeping.status());
     }
 
     fn gap(&self, lost: Lost) -> Entry {
@@ -214,12 +220,22 @@ fn notice(episode: &Episode) -> Notice {
     }
 }
 
+fn without_secrets(text: &str, lexing: Option<Lexing>) -> String {
+    match lexing {
+        Some(lexing) => statement::redact_secrets(text, lexing),
+        None => statement::redact_ambiguous_secrets(text),
+    }
+}
+
+/// What is left of the record is for everybody's eyes.
+fn withhold_literals(record: &mut Record) {
+    record.text = record.facts.as_ref().map(|facts| facts.text.clone());
+    record.parameters = Vec::new();
+    record.error_message.clone_from(&record.redacted_error);
+}
+
 /// A command of the replication protocol is no SQL, whatever its words look like.
 fn replicating(facts: &Facts) -> Arc<Facts> {
     let effects = Effects::from_iter([Effect::Replicate]);
     Arc::new(Facts { effects, ..facts.clone() })
-}
-
-fn wall_time() -> WallTime {
-    clock().wall(now())
 }

@@ -7,6 +7,7 @@ use rustc_hash::FxHashMap;
 
 use super::{
     Caller, Set,
+    alike::Alike,
     question::{Case, Circumstances, clock},
 };
 use crate::event::{ClaimTag, Facts, Judgement, Origin};
@@ -16,20 +17,17 @@ const MAX_ORIGINS: usize = 4_096;
 const MAX_CALLERS: usize = 4_096;
 const MAX_CLAIMS: usize = 1_024;
 const MAX_VERDICTS: usize = 32_768;
-/// Facts that are held for verdicts, all together and one alone. Most are held by the analyst anyway.
-const MAX_BYTES: usize = 16 << 20;
-const MAX_FACTS_BYTES: usize = 64 << 10;
 
 /// Judges statements by one set of rules after the other.
 pub struct Judge {
     set: Arc<Set>,
     /// By address; what stands there is held, so that nothing else can come to stand there.
-    origins: FxHashMap<usize, (u32, Arc<Origin>)>,
-    callers: LruCache<Caller, u32, RandomState>,
-    claims: LruCache<Claims, u32, RandomState>,
-    next: u32,
-    verdicts: LruCache<Key, Remembered, rustc_hash::FxBuildHasher>,
-    bytes: usize,
+    origins: FxHashMap<usize, (u64, Arc<Origin>)>,
+    callers: LruCache<Caller, u64, RandomState>,
+    claims: LruCache<Claims, u64, RandomState>,
+    facts: Alike,
+    next: u64,
+    verdicts: LruCache<Key, Arc<Judgement>, rustc_hash::FxBuildHasher>,
     counts: Counts,
 }
 
@@ -44,24 +42,12 @@ pub struct Counts {
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Key {
-    /// Address of the facts; 0 where there are none.
-    facts: usize,
-    caller: u32,
+    /// 0 where there are none.
+    facts: u64,
+    caller: u64,
+    claims: u64,
     rows: u32,
-    claims: u32,
     hour: u16,
-}
-
-struct Remembered {
-    judgement: Arc<Judgement>,
-    /// Holds what stands at the key's address.
-    facts: Option<Arc<Facts>>,
-}
-
-/// Bytes that facts hold, roughly.
-fn held_bytes(facts: &Facts) -> usize {
-    let names = facts.tables.len() + facts.columns.len() + facts.functions.len();
-    size_of::<Facts>() + facts.text.len() + 64 * names
 }
 
 impl Judge {
@@ -71,9 +57,9 @@ impl Judge {
             origins: FxHashMap::default(),
             callers: LruCache::unbounded_with_hasher(RandomState::new()),
             claims: LruCache::unbounded_with_hasher(RandomState::new()),
-            next: 1,
+            facts: Alike::default(),
+            next: 0,
             verdicts: LruCache::unbounded_with_hasher(rustc_hash::FxBuildHasher),
-            bytes: 0,
             counts: Counts::default(),
         }
     }
@@ -113,35 +99,25 @@ impl Judge {
             true => self.claims(circumstances.claims),
             false => 0,
         };
-        let address = facts.map_or(0, |facts| Arc::as_ptr(facts).addr());
-        let key = Key { facts: address, caller, rows, claims, hour };
-        if let Some(remembered) = self.verdicts.get(&key) {
+        let what = facts.map_or(0, |facts| self.facts.number(facts));
+        let key = Key { facts: what, caller, rows, claims, hour };
+        if let Some(judgement) = self.verdicts.get(&key) {
             self.counts.remembered += 1;
-            return remembered.judgement.clone();
+            return judgement.clone();
         }
         self.counts.evaluated += 1;
         let caller = Caller::new(origin, self.set.world());
         let case = Case { caller: &caller, facts: facts.map(|facts| &**facts), circumstances };
         let judgement = Arc::new(self.set.decide(&case));
-        self.remember(key, judgement.clone(), facts.cloned());
+        if self.verdicts.len() >= MAX_VERDICTS {
+            self.verdicts.pop_lru();
+        }
+        self.verdicts.put(key, judgement.clone());
         judgement
     }
 
-    fn remember(&mut self, key: Key, judgement: Arc<Judgement>, facts: Option<Arc<Facts>>) {
-        let bytes = facts.as_deref().map_or(0, held_bytes);
-        if bytes > MAX_FACTS_BYTES {
-            return;
-        }
-        self.bytes += bytes;
-        self.verdicts.put(key, Remembered { judgement, facts });
-        while self.verdicts.len() > MAX_VERDICTS || self.bytes > MAX_BYTES {
-            let Some((_, old)) = self.verdicts.pop_lru() else { break };
-            self.bytes -= old.facts.as_deref().map_or(0, held_bytes).min(self.bytes);
-        }
-    }
-
     /// The number of who stands behind a connection; the same for all that look alike.
-    fn caller(&mut self, origin: &Arc<Origin>) -> u32 {
+    fn caller(&mut self, origin: &Arc<Origin>) -> u64 {
         let address = Arc::as_ptr(origin).addr();
         if let Some((number, _)) = self.origins.get(&address) {
             return *number;
@@ -165,7 +141,7 @@ impl Judge {
         number
     }
 
-    fn claims(&mut self, claims: &[ClaimTag]) -> u32 {
+    fn claims(&mut self, claims: &[ClaimTag]) -> u64 {
         if let Some(number) = self.claims.get(claims) {
             return *number;
         }
@@ -178,17 +154,9 @@ impl Judge {
     }
 
     /// Numbers are never given twice, so nothing that is remembered becomes another's.
-    fn number(&mut self) -> u32 {
-        if self.next == u32::MAX {
-            self.forget_callers();
-            self.claims.clear();
-            self.verdicts.clear();
-            self.bytes = 0;
-            self.next = 1;
-        }
-        let number = self.next;
+    fn number(&mut self) -> u64 {
         self.next += 1;
-        number
+        self.next
     }
 
     fn forget_callers(&mut self) {

@@ -5,6 +5,7 @@
 //! one for each of its effects and each table that suffers it; the worst verdict wins, and always names the
 //! rule. Sets are replaced as a whole or not at all: nothing is loaded in part.
 
+mod alike;
 mod bounds;
 mod caller;
 mod complaint;

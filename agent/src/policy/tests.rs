@@ -326,7 +326,7 @@ fn verdicts_are_remembered_as_far_as_rules_can_tell() {
     assert_eq!(ask(1, 999, 0), (Verdict::Allow, 2));
     assert_eq!(ask(1, 5_000, 0), (Verdict::Flag, 3));
     assert_eq!(ask(1, 6_000, 0), (Verdict::Flag, 3));
-    // Another connection of the same caller; another hour.
+    // Another connection of the same caller; another text that says the same; another hour.
     assert_eq!(ask(2, 6_000, 0), (Verdict::Flag, 3));
     assert_eq!(ask(1, 1, 1), (Verdict::Allow, 4));
     judge.replace(Arc::new(load("")));

@@ -3,7 +3,7 @@
 //! Each carries its constants and takes one column, so that it can be pushed down to where columns
 //! are decoded and be evaluated once for each value of a dictionary instead of once a row.
 
-use std::{hash::Hash, sync::Arc};
+use std::{hash::Hash, ops::RangeInclusive, sync::Arc};
 
 use datafusion::{
     arrow::{
@@ -16,15 +16,41 @@ use datafusion::{
     },
     common::{Result, ScalarValue, exec_err},
     logical_expr::{
-        ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
-        ident, lit,
+        BinaryExpr, ColumnarValue, Expr, Operator, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl,
+        Signature, Volatility, ident, lit, utils::split_conjunction,
     },
 };
 
-use crate::event::{Effect, WallTime};
+use crate::{
+    event::{Effect, WallTime},
+    ledger::log::ALL_TIMES,
+};
 
 pub(super) fn time_literal(time: WallTime) -> Expr {
     lit(ScalarValue::TimestampMicrosecond(Some(time.0), Some("UTC".into())))
+}
+
+/// From when till when a row can be that fulfils all of `filters`: wider than they say, if anything.
+pub(super) fn times(filters: &[Expr]) -> RangeInclusive<WallTime> {
+    let (mut first, mut last) = ALL_TIMES.into_inner();
+    for filter in filters.iter().flat_map(split_conjunction) {
+        let Expr::BinaryExpr(BinaryExpr { left, op, right }) = filter else { continue };
+        let (column, op, literal) = match (&**left, &**right) {
+            (Expr::Column(column), Expr::Literal(literal, _)) => (column, Some(*op), literal),
+            (Expr::Literal(literal, _), Expr::Column(column)) => (column, op.swap(), literal),
+            _ => continue,
+        };
+        let ScalarValue::TimestampMicrosecond(Some(time), _) = literal else { continue };
+        let time = WallTime(*time);
+        match op {
+            _ if column.name != "time" => {}
+            Some(Operator::Gt | Operator::GtEq) => first = first.max(time),
+            Some(Operator::Lt | Operator::LtEq) => last = last.min(time),
+            Some(Operator::Eq) => (first, last) = (first.max(time), last.min(time)),
+            _ => {}
+        }
+    }
+    first..=last
 }
 
 /// `part` stands somewhere in the column's text, in any case.
@@ -238,4 +264,32 @@ fn bits(column: &ArrayRef) -> Result<UInt32Array> {
         _ => 0,
     });
     Ok(UInt32Array::new(sets.collect(), lists.nulls().cloned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::logical_expr::{ident, lit};
+
+    use super::{time_literal, times};
+    use crate::{event::WallTime, ledger::log::ALL_TIMES};
+
+    #[test]
+    fn times_are_those_that_all_filters_allow() {
+        let at = |time| time_literal(WallTime(time));
+        let time = || ident("time");
+        let all = ALL_TIMES;
+        for (filters, first, last) in [
+            (vec![], all.start().0, all.end().0),
+            (vec![time().gt_eq(at(3)), time().lt(at(9))], 3, 9),
+            (vec![time().gt_eq(at(3)).and(time().gt(at(5)))], 5, all.end().0),
+            (vec![at(9).gt_eq(time())], all.start().0, 9),
+            (vec![time().eq(at(4))], 4, 4),
+            // Of an alternative, another column or another kind of comparison nothing is known.
+            (vec![time().gt(at(3)).or(lit(true))], all.start().0, all.end().0),
+            (vec![ident("process_start").gt(at(3))], all.start().0, all.end().0),
+            (vec![time().not_eq(at(3))], all.start().0, all.end().0),
+        ] {
+            assert_eq!(times(&filters), WallTime(first)..=WallTime(last), "{filters:?}");
+        }
+    }
 }

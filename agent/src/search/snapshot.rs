@@ -12,7 +12,10 @@ use std::{
 use super::SearchError;
 use crate::{
     event::WallTime,
-    ledger::layout::{Layout, LogFile, SegmentFile},
+    ledger::{
+        layout::{Layout, LogFile, SegmentFile},
+        log::ALL_TIMES,
+    },
 };
 
 /// Every row that was recorded before it was taken, each once.
@@ -21,6 +24,8 @@ pub(super) struct Snapshot {
     /// In the order of their numbers, which is that of time.
     pub segments: Vec<Segment>,
     pub open: Vec<OpenLog>,
+    /// What was recorded before is of no interest.
+    pub recorded_since: WallTime,
 }
 
 /// A sealed segment.
@@ -77,17 +82,22 @@ impl Snapshot {
         }
         let sealed: HashSet<u64> = segments.iter().map(|segment| segment.file.number).collect();
         open.retain(|log| !sealed.contains(&log.number));
-        Ok(Self { segments, open })
+        Ok(Self { segments, open, recorded_since: *ALL_TIMES.start() })
     }
 
     /// What is sealed, and what is open.
     pub fn split(self) -> (Self, Self) {
-        let Self { segments, open } = self;
-        (Self { segments, open: Vec::new() }, Self { segments: Vec::new(), open })
+        let Self { segments, open, recorded_since } = self;
+        (
+            Self { segments, open: Vec::new(), recorded_since },
+            Self { segments: Vec::new(), open, recorded_since },
+        )
     }
 
-    /// Leaves out what was sealed before `time` and so holds nothing that was recorded since.
-    pub fn recorded_since(&mut self, time: WallTime) {
+    /// Leaves out what was sealed before `time` and so holds nothing that was recorded since; of the
+    /// open logs, what was committed before.
+    pub fn only_recorded_since(&mut self, time: WallTime) {
+        self.recorded_since = time;
         let since = UNIX_EPOCH + Duration::from_micros(u64::try_from(time.0).unwrap_or(0));
         self.segments.retain(|segment| segment.sealed >= since);
     }

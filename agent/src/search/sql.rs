@@ -16,7 +16,7 @@ use super::{
     answer::{Answer, Trailer},
     session::session,
     snapshot::Snapshot,
-    table::{Order, Rows},
+    table::{Order, Rows, SEGMENT, SEGMENT_ROW},
 };
 use crate::ledger::schema::{COLUMNS, Kind};
 
@@ -31,7 +31,7 @@ pub const TABLES: [(&str, Option<&str>); 5] = [
 
 /// Names and types of the tables' columns, as SQL knows them.
 pub fn columns() -> impl Iterator<Item = (&'static str, &'static str)> {
-    COLUMNS.iter().map(|column| {
+    let columns = COLUMNS.iter().map(|column| {
         let words = match column.kind {
             Kind::Time => "timestamp (UTC, microseconds)",
             Kind::U16 | Kind::U32 | Kind::U64 => "unsigned integer",
@@ -44,7 +44,11 @@ pub fn columns() -> impl Iterator<Item = (&'static str, &'static str)> {
             Kind::Counts => "map from text to unsigned integer",
         };
         (column.name, words)
-    })
+    });
+    columns.chain([
+        (SEGMENT, "unsigned integer: the segment that the row is in"),
+        (SEGMENT_ROW, "integer: its place there, from 0; null while that isn't sealed"),
+    ])
 }
 
 pub(super) async fn run(

@@ -41,7 +41,7 @@ pub(super) async fn run(
     let mut conditions = vec![ident("record").eq(lit(record))];
     conditions.extend(search.filter.conditions(options.hash_key)?);
     if let Some(since) = search.filter.recorded_since {
-        snapshot.recorded_since(since);
+        snapshot.only_recorded_since(since);
         conditions.push(ended_since(since));
     }
     let columns = columns(&search.columns)?;

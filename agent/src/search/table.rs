@@ -17,15 +17,18 @@ use datafusion::{
         listing::PartitionedFile,
         memory::DataSourceExec,
         physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource},
+        table_schema::TableSchema,
     },
     execution::object_store::ObjectStoreUrl,
     logical_expr::{Expr, TableProviderFilterPushDown, TableType, utils::conjunction},
+    parquet::arrow::RowNumber,
     physical_expr::{LexOrdering, PhysicalSortExpr, expressions},
     physical_optimizer::pruning::PruningPredicateBuilder,
     physical_plan::{ExecutionPlan, empty::EmptyExec, union::UnionExec},
 };
 
 use super::{
+    expression::times,
     open,
     snapshot::{Segment, Snapshot},
 };
@@ -34,6 +37,10 @@ use crate::ledger::schema::{COLUMNS, Kind, schema};
 /// Where the session keeps the ledger's folder; nothing else can be reached by a URL.
 pub(super) const STORE: &str = "dbwarden://ledger/";
 const TIME: &str = "time";
+/// Where a row is, which no file says of itself: the number of its segment, and its own in the sealed
+/// file, from 0. A row that isn't sealed has none yet.
+pub(super) const SEGMENT: &str = "segment";
+pub(super) const SEGMENT_ROW: &str = "segment_row";
 
 /// In which order rows shall come out of a scan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,7 +95,9 @@ impl Rows {
             .map(|group| group.into_iter().map(|segment| self.file(segment)).collect())
             .map(FileGroup::new)
             .collect();
-        let source = Arc::new(ParquetSource::new(self.schema.clone()));
+        // The reader counts rows only for those who ask.
+        let counts = projection.is_none_or(|columns| columns.contains(&(COLUMNS.len() + 1)));
+        let source = Arc::new(ParquetSource::new(layers(counts)));
         let config = FileScanConfigBuilder::new(ObjectStoreUrl::parse(STORE)?, source)
             .with_file_groups(groups)
             .with_projection_indices(projection.cloned())?;
@@ -106,7 +115,7 @@ impl Rows {
     }
 
     fn file(&self, segment: &Segment) -> PartitionedFile {
-        let columns = self.schema.fields().iter().map(|field| match field.name().as_str() {
+        let columns = COLUMNS.iter().map(|column| match column.name {
             TIME => ColumnStatistics {
                 null_count: Precision::Exact(0),
                 min_value: Precision::Exact(time_value(segment.file.first_time.0)),
@@ -122,6 +131,7 @@ impl Rows {
         };
         let name = segment.file.path.file_name().unwrap_or_default().to_string_lossy();
         PartitionedFile::new(format!("segments/{name}"), segment.bytes)
+            .with_partition_values(vec![ScalarValue::UInt64(Some(segment.file.number))])
             .with_statistics(Arc::new(statistics))
     }
 }
@@ -159,7 +169,8 @@ impl TableProvider for Rows {
             parts.push(self.sealed(segments, partitions, projection)?);
         }
         if !self.snapshot.open.is_empty() {
-            parts.push(open::scan(self.snapshot.clone(), &self.schema, projection)?);
+            let times = times(filters);
+            parts.push(open::scan(self.snapshot.clone(), &self.schema, projection, times)?);
         }
         match parts.len() {
             0 => {
@@ -180,9 +191,25 @@ impl fmt::Debug for Rows {
     }
 }
 
-/// The ledger's columns, with text as it is quickest to look at: what is said of a connection or of a
-/// text is the same in many rows, and stays a number and a dictionary.
+/// The ledger's columns, [`SEGMENT`] and [`SEGMENT_ROW`].
 pub(super) fn table_schema() -> SchemaRef {
+    layers(true).table_schema().clone()
+}
+
+/// What files have in themselves, what is the same in all rows of one, and what its reader counts.
+fn layers(counts: bool) -> TableSchema {
+    let segment = Field::new(SEGMENT, DataType::UInt64, false);
+    let row = Field::new(SEGMENT_ROW, DataType::Int64, true).with_extension_type(RowNumber);
+    let counted = if counts { vec![Arc::new(row)] } else { Vec::new() };
+    TableSchema::builder(file_schema())
+        .with_table_partition_cols(vec![Arc::new(segment)])
+        .with_virtual_columns(counted)
+        .build()
+}
+
+/// With text as it is quickest to look at: what is said of a connection or of a text is the same in many
+/// rows, and stays a number and a dictionary.
+fn file_schema() -> SchemaRef {
     let fields: Vec<Field> = schema()
         .fields()
         .iter()

@@ -37,11 +37,14 @@ pub enum WhenError {
 pub fn moment(text: &str, edge: Edge, now: UtcDateTime, zone: Zone) -> Result<WallTime, WhenError> {
     let text = text.trim();
     if let Some(ago) = ago(text)? {
-        return now.checked_sub(ago).map(wall).ok_or_else(|| WhenError::TooFar(text.to_owned()));
+        return now
+            .checked_sub(ago)
+            .map(WallTime::from_utc)
+            .ok_or_else(|| WhenError::TooFar(text.to_owned()));
     }
     let today = now.to_offset(zone(now)).date();
     let day = match text {
-        "now" => return Ok(wall(now)),
+        "now" => return Ok(WallTime::from_utc(now)),
         "today" => Some(today),
         "yesterday" => Some(yesterday(today)),
         _ => date(text)?,
@@ -51,10 +54,10 @@ pub fn moment(text: &str, edge: Edge, now: UtcDateTime, zone: Zone) -> Result<Wa
             Edge::Since => day,
             Edge::Until => day.next_day().ok_or_else(|| WhenError::TooFar(text.to_owned()))?,
         };
-        return Ok(wall(in_zone(day.midnight(), zone)));
+        return Ok(WallTime::from_utc(in_zone(day.midnight(), zone)));
     }
     if let Ok(moment) = UtcDateTime::parse(&text.replacen(' ', "T", 1), &Rfc3339) {
-        return Ok(wall(moment));
+        return Ok(WallTime::from_utc(moment));
     }
     let (day, clock) = match text.split_once([' ', 'T']) {
         Some(("today", clock)) => (Some(today), clock),
@@ -63,7 +66,9 @@ pub fn moment(text: &str, edge: Edge, now: UtcDateTime, zone: Zone) -> Result<Wa
         None => (Some(today), text),
     };
     match (day, time_of_day(clock.trim())) {
-        (Some(day), Some(clock)) => Ok(wall(in_zone(PrimitiveDateTime::new(day, clock), zone))),
+        (Some(day), Some(clock)) => {
+            Ok(WallTime::from_utc(in_zone(PrimitiveDateTime::new(day, clock), zone)))
+        }
         _ => Err(WhenError::Unreadable(text.to_owned())),
     }
 }
@@ -124,10 +129,6 @@ fn in_zone(shown: PrimitiveDateTime, zone: Zone) -> UtcDateTime {
     let guess = shown.as_utc();
     let offset = zone(guess.saturating_sub(Duration::seconds(zone(guess).whole_seconds().into())));
     guess.saturating_sub(Duration::seconds(offset.whole_seconds().into()))
-}
-
-fn wall(moment: UtcDateTime) -> WallTime {
-    WallTime(i64::try_from(moment.unix_timestamp_nanos() / 1_000).unwrap_or(i64::MAX))
 }
 
 #[cfg(test)]

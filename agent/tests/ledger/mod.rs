@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+pub mod served;
+
 use std::{fs, io::Cursor, path::Path, sync::Arc};
 
 use datafusion::arrow::{

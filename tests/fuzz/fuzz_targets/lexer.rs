@@ -2,7 +2,8 @@
 #![no_main]
 
 use dbwarden::statement::{
-    Lexer, Lexing, Template, fingerprint, redact, redact_error, redact_secrets,
+    Lexer, Lexing, Template, fingerprint, redact, redact_ambiguous, redact_ambiguous_secrets,
+    redact_error, redact_secrets,
 };
 
 libfuzzer_sys::fuzz_target!(|data: (bool, &str)| {
@@ -13,6 +14,10 @@ libfuzzer_sys::fuzz_target!(|data: (bool, &str)| {
     // Code in a string comes out as `$$…$$`, which may be longer than its quotes were.
     assert!(redact(text, lexing).len() <= 2 * text.len() + 4);
     assert!(redact_secrets(text, lexing).len() <= 2 * text.len() + 4);
+    // Not known, nothing is shown that knowing would hide.
+    let (ambiguous, sure) = (redact_ambiguous(text), redact(text, lexing));
+    assert!(sure.starts_with(ambiguous.trim_end_matches('?')), "{ambiguous} of {sure}");
+    redact_ambiguous_secrets(text);
     let mut template = Template::default();
     template.fill(text, lexing);
     assert!(template.key().len() <= text.len() + 1);

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 
 use anyhow::{Context, Result};
-use dbwarden_tests::{Postgres, Via};
+use dbwarden_tests::{Postgres, PostgresBuilder, Via};
 
 /// 500 000 rows: all of it stays in the server's memory.
 const SCALE: &str = "5";
@@ -16,22 +16,23 @@ pub struct Servers {
     pub log_statement: Postgres,
 }
 
+/// A server that logs to standard error, as Debian's packages do: each process writes by itself.
+pub fn settings() -> PostgresBuilder {
+    Postgres::builder()
+        .setting("shared_buffers", "256MB")
+        .setting("autovacuum", "off")
+        .setting("logging_collector", "off")
+        .setting("log_destination", "stderr")
+        .setting("log_line_prefix", "%m [%p] %q%u@%d ")
+}
+
 impl Servers {
     pub fn start() -> Result<Servers> {
-        let common = || {
-            Postgres::builder()
-                .setting("shared_buffers", "256MB")
-                .setting("autovacuum", "off")
-                // As Debian's packages log: each process writes to the file by itself.
-                .setting("logging_collector", "off")
-                .setting("log_destination", "stderr")
-                .setting("log_line_prefix", "%m [%p] %q%u@%d ")
-        };
-        let pgaudit = common().preload("pgaudit").setting("pgaudit.log", "all");
+        let pgaudit = settings().preload("pgaudit").setting("pgaudit.log", "all");
         let servers = Servers {
-            plain: common().start()?,
+            plain: settings().start()?,
             pgaudit: pgaudit.start()?,
-            log_statement: common().setting("log_statement", "all").start()?,
+            log_statement: settings().setting("log_statement", "all").start()?,
         };
         for server in servers.all() {
             server.pgbench(Via::Unix, &["-i", "-q", "-s", SCALE])?;
@@ -46,13 +47,23 @@ impl Servers {
     }
 }
 
-/// How many of the log's lines contain `word`; then empties the log, which the server keeps open
-/// for appending.
+/// How many of the log's lines contain `word`; then empties the log.
 pub fn take_log_lines(server: &Postgres, word: &str) -> Result<u64> {
     let path = server.output();
     let log = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
     let lines = log.split(|&byte| byte == b'\n');
     let n = lines.filter(|line| line.windows(word.len()).any(|at| at == word.as_bytes())).count();
-    File::options().write(true).truncate(true).open(&path)?;
+    empty_log(server)?;
     Ok(n as u64)
+}
+
+/// The server keeps it open for appending.
+pub fn empty_log(server: &Postgres) -> Result<()> {
+    let path = server.output();
+    File::options()
+        .write(true)
+        .truncate(true)
+        .open(&path)
+        .with_context(|| format!("emptying {}", path.display()))?;
+    Ok(())
 }

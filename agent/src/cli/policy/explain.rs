@@ -12,7 +12,7 @@ use time::UtcDateTime;
 
 use super::{
     super::{
-        Answer, Common, Format, UsageError,
+        Answer, Common, Format, Usage,
         terminal::{Paint, Style, clean},
     },
     case::{Made, Written},
@@ -53,7 +53,7 @@ pub(super) fn explain(common: &Common, arguments: &Explain) -> Result<Answer> {
     let made = arguments
         .by
         .make(&arguments.statement, &settings, set.world(), &mut analyst, now)
-        .map_err(UsageError)?;
+        .map_err(Usage)?;
     let case = made.case();
     let (judgement, outcome) = (set.decide(&case), set.outcome(&case)?);
     let near: Vec<Near> = set.nearly(&case)?.into_iter().take(NEAR).collect();

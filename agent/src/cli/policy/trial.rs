@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::{
     super::{
-        Answer, Common, Format, UsageError,
+        Answer, Common, Format, Usage,
         terminal::{Paint, Style, counted},
     },
     case::Written,
@@ -70,7 +70,7 @@ pub(super) fn test(common: &Common, arguments: &Test) -> Result<Answer> {
     for path in &arguments.files {
         let text = fs::read_to_string(path)
             .with_context(|| format!("can't read the cases in {}", path.display()))?;
-        let wrong = |words: String| UsageError(format!("{}: {words}", path.display()));
+        let wrong = |words: String| Usage(format!("{}: {words}", path.display()));
         let cases: Cases = toml::from_str(&text).map_err(|error| wrong(error.to_string()))?;
         for (n, expected) in cases.case.iter().enumerate() {
             if !Verdict::ALL.iter().any(|verdict| verdict.name() == expected.verdict) {

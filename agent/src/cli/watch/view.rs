@@ -1,11 +1,13 @@
 //! One line of the watch stream as one line of a terminal.
 
 use serde::Deserialize;
-use time::{UtcDateTime, format_description::well_known::Rfc3339};
 use unicode_width::UnicodeWidthStr;
 
 use crate::{
-    cli::terminal::{Paint, Style, bytes, clean, counted, duration, fit, left, right},
+    cli::{
+        clock,
+        terminal::{Paint, Style, bytes, clean, counted, duration, fit, left, right},
+    },
     search::Zone,
 };
 
@@ -144,14 +146,8 @@ impl View {
         shown
     }
 
-    /// Local time of day, as in `03:04:05.123`.
     fn clock(&self, time: &str) -> String {
-        let format =
-            time::macros::format_description!("[hour]:[minute]:[second].[subsecond digits:3]");
-        UtcDateTime::parse(time, &Rfc3339)
-            .ok()
-            .and_then(|time| time.to_offset((self.zone)(time)).format(format).ok())
-            .unwrap_or_else(|| "?".into())
+        clock::parse(time).map_or_else(|| "?".into(), |time| clock::millisecond(time, self.zone))
     }
 }
 

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use arrow_array::{
-    ArrayRef, RecordBatch, UInt32Array,
+    ArrayRef, RecordBatch, RecordBatchOptions, UInt32Array,
     builder::{
         BooleanBuilder, StringBuilder, TimestampMicrosecondBuilder, UInt16Builder, UInt32Builder,
         UInt64Builder,
     },
     new_null_array,
 };
-use arrow_schema::{ArrowError, DataType};
+use arrow_schema::{ArrowError, DataType, Schema, SchemaRef};
 use arrow_select::take::take;
 use thiserror::Error;
 
@@ -32,6 +32,8 @@ pub enum BuildError {
 
 /// Gathers rows. Origins and facts are handed in once a batch, however many rows share them.
 pub struct BatchBuilder {
+    /// Of the columns that are wanted.
+    schema: SchemaRef,
     origins: GroupBuilder,
     facts: GroupBuilder,
     rows: GroupBuilder,
@@ -48,10 +50,18 @@ impl Default for BatchBuilder {
 
 impl BatchBuilder {
     pub fn new() -> Self {
+        Self::of_columns(|_| true)
+    }
+
+    /// Without all other columns.
+    pub fn of_columns(is_wanted: impl Fn(&str) -> bool) -> Self {
+        let fields = schema::schema().fields().clone();
+        let wanted = fields.iter().filter(|field| is_wanted(field.name()));
         Self {
-            origins: GroupBuilder::new(Group::Origin),
-            facts: GroupBuilder::new(Group::Facts),
-            rows: GroupBuilder::new(Group::Row),
+            schema: Arc::new(Schema::new(wanted.cloned().collect::<Vec<_>>())),
+            origins: GroupBuilder::new(Group::Origin, &is_wanted),
+            facts: GroupBuilder::new(Group::Facts, &is_wanted),
+            rows: GroupBuilder::new(Group::Row, &is_wanted),
             origin_of: Vec::new(),
             facts_of: Vec::new(),
         }
@@ -84,12 +94,10 @@ impl BatchBuilder {
 
     /// The batch; the builder is empty afterwards, its definitions too.
     pub fn finish(&mut self) -> Result<RecordBatch, BuildError> {
-        let schema = schema::schema();
         let origin_of = UInt32Array::from(std::mem::take(&mut self.origin_of));
         let facts_of = UInt32Array::from(std::mem::take(&mut self.facts_of));
         let n_rows = origin_of.len();
-        let mut columns: Vec<ArrayRef> =
-            schema.fields().iter().map(|field| new_null_array(field.data_type(), 0)).collect();
+        let mut columns: Vec<(usize, ArrayRef)> = Vec::with_capacity(self.schema.fields().len());
         for (group, places) in [
             (&mut self.rows, None),
             (&mut self.origins, Some(&origin_of)),
@@ -97,15 +105,19 @@ impl BatchBuilder {
         ] {
             let n_defined = std::mem::take(&mut group.n_rows) as usize;
             for column in &mut group.columns {
-                let data_type = schema.field(column.index).data_type();
-                columns[column.index] = match (column.filled, places) {
-                    (0, _) => new_null_array(data_type, n_rows),
-                    (_, None) => column.finish(n_defined, data_type)?,
-                    (_, Some(places)) => take(&column.finish(n_defined, data_type)?, places, None)?,
+                let array = match (column.filled, places) {
+                    (0, _) => new_null_array(&column.data_type, n_rows),
+                    (_, None) => column.finish(n_defined)?,
+                    (_, Some(places)) => take(&column.finish(n_defined)?, places, None)?,
                 };
+                columns.push((column.index, array));
             }
         }
-        Ok(RecordBatch::try_new(schema, columns)?)
+        columns.sort_unstable_by_key(|(index, _)| *index);
+        let columns = columns.into_iter().map(|(_, array)| array).collect();
+        // Whoever only counts wants no column at all.
+        let rows = RecordBatchOptions::new().with_row_count(Some(n_rows));
+        Ok(RecordBatch::try_new_with_options(self.schema.clone(), columns, &rows)?)
     }
 }
 
@@ -113,19 +125,19 @@ impl BatchBuilder {
 struct GroupBuilder {
     group: Group,
     columns: Vec<ColumnBuilder>,
-    /// For each of `COLUMNS`, its place in `columns`.
+    /// For each of `COLUMNS`, its place in `columns`; beyond its end where it isn't there.
     places: Vec<usize>,
     n_rows: u32,
 }
 
 impl GroupBuilder {
-    fn new(group: Group) -> Self {
+    fn new(group: Group, is_wanted: &impl Fn(&str) -> bool) -> Self {
         let mut columns = Vec::new();
         let mut places = vec![usize::MAX; COLUMNS.len()];
         for (index, column) in COLUMNS.iter().enumerate() {
-            if column.group == group {
+            if column.group == group && is_wanted(column.name) {
                 places[index] = columns.len();
-                columns.push(ColumnBuilder { index, values: Values::new(column.kind), filled: 0 });
+                columns.push(ColumnBuilder::new(index, column.kind));
             }
         }
         Self { group, columns, places, n_rows: 0 }
@@ -134,7 +146,7 @@ impl GroupBuilder {
     fn push(&mut self, bytes: &[u8]) -> Result<u32, BuildError> {
         for field in Fields::new(self.group, bytes) {
             let (index, value) = field?;
-            // The decoder has checked that the column is of this group.
+            // One of this group, as the decoder has checked; others than the wanted have no place.
             if let Some(column) = self.columns.get_mut(self.places[index]) {
                 column.push(self.n_rows as usize, value);
             }
@@ -146,13 +158,19 @@ impl GroupBuilder {
 
 /// One column. Nulls are appended when the next value comes: most columns of most rows are null.
 struct ColumnBuilder {
+    /// In `COLUMNS`.
     index: usize,
+    data_type: DataType,
     values: Values,
     /// Rows that have been appended.
     filled: usize,
 }
 
 impl ColumnBuilder {
+    fn new(index: usize, kind: Kind) -> Self {
+        Self { index, data_type: schema::data_type(kind), values: Values::new(kind), filled: 0 }
+    }
+
     fn push(&mut self, row: usize, value: Value<'_>) {
         self.fill(row);
         self.values.append(value);
@@ -166,10 +184,10 @@ impl ColumnBuilder {
         }
     }
 
-    fn finish(&mut self, n_rows: usize, data_type: &DataType) -> Result<ArrayRef, ArrowError> {
+    fn finish(&mut self, n_rows: usize) -> Result<ArrayRef, ArrowError> {
         self.fill(n_rows);
         self.filled = 0;
-        self.values.finish(data_type)
+        self.values.finish(&self.data_type)
     }
 }
 

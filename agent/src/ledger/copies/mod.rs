@@ -105,6 +105,8 @@ impl Copies {
                     _ = stopped.changed() => {}
                 }
             });
+            // A name that is being looked up doesn't hold up the service's end.
+            runtime.shutdown_background();
         });
         Ok(Self { status, stop, thread: Some(thread.map_err(CopyError::Thread)?) })
     }

@@ -22,7 +22,7 @@ mod write;
 pub use batch::{Batch, BatchHead, CHAIN_LEN, HEAD_LEN, MAX_PAYLOAD};
 pub use header::{Header, HeaderError};
 pub use payload::{NO_FACTS, Payload, Piece};
-pub use read::{ReadError, Reader};
+pub use read::{ALL_TIMES, ReadError, Reader};
 pub use recover::{Recovered, Torn, recover, set_aside};
 pub use scan::{ScanError, Scanner, Trust};
 pub use write::{LogWriter, Rows};

@@ -15,6 +15,8 @@ use crate::{
 /// Of one Arrow batch, unless a single row is more than that.
 const MAX_ROWS: usize = 8192;
 const MAX_BYTES: usize = 8 << 20;
+/// Whenever something happened.
+pub const ALL_TIMES: RangeInclusive<WallTime> = WallTime(i64::MIN)..=WallTime(i64::MAX);
 
 #[derive(Debug, Error)]
 pub enum ReadError {
@@ -44,8 +46,8 @@ pub struct Reader {
     /// Where the next piece of the scanner's payload is, and whether its rows are wanted.
     place: usize,
     wanted: bool,
-    from: u64,
     times: RangeInclusive<WallTime>,
+    committed_since: WallTime,
 }
 
 impl Reader {
@@ -58,15 +60,9 @@ impl Reader {
             built_bytes: 0,
             place: 0,
             wanted: true,
-            from: 0,
-            times: WallTime(i64::MIN)..=WallTime(i64::MAX),
+            times: ALL_TIMES,
+            committed_since: *ALL_TIMES.start(),
         })
-    }
-
-    /// Passes over the rows of batches that begin before that byte of the file.
-    pub fn from_position(mut self, position: u64) -> Self {
-        self.from = position;
-        self
     }
 
     /// Passes over batches that have no row of those times. Rows of other times may still come with
@@ -76,30 +72,31 @@ impl Reader {
         self
     }
 
-    /// After `None`: the end of what was whole, for [`from_position`](Self::from_position).
-    pub fn position(&self) -> u64 {
-        self.scanner.position()
+    /// Passes over batches that were committed before that moment.
+    pub fn committed_since(mut self, moment: WallTime) -> Self {
+        self.committed_since = moment;
+        self
     }
 
-    /// The segment that the log belongs to.
-    pub fn segment(&self) -> u64 {
-        self.scanner.header().segment
+    /// Leaves all other columns out.
+    pub fn only_columns(mut self, is_wanted: impl Fn(&str) -> bool) -> Self {
+        self.builder = BatchBuilder::of_columns(is_wanted);
+        self
     }
 
-    /// The next rows, of the schema [`schema()`](crate::ledger::schema::schema); `None` where the log
+    /// The next rows, with the columns of [`schema()`](crate::ledger::schema::schema) or those that are
+    /// wanted of it; `None` where the log
     /// ends for now.
     pub fn next_batch(&mut self) -> Result<Option<RecordBatch>, ReadError> {
         loop {
             if self.gather()? {
                 return self.finish().map(Some);
             }
-            let begins_at = self.scanner.position();
             self.place = 0;
             let Some((batch, _)) = self.scanner.next_batch()? else { break };
-            let (earliest, latest) = (batch.head.earliest, batch.head.latest);
-            self.wanted = begins_at >= self.from
-                && earliest <= *self.times.end()
-                && latest >= *self.times.start();
+            self.wanted = batch.head.committed >= self.committed_since
+                && batch.head.earliest <= *self.times.end()
+                && batch.head.latest >= *self.times.start();
         }
         if self.builder.n_rows() == 0 { Ok(None) } else { self.finish().map(Some) }
     }

@@ -57,6 +57,16 @@ pub fn prepare(layout: &Layout) -> Result<Lock, OpenError> {
 fn make(path: &Path) -> Result<(), OpenError> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
     made.or_else(|error| if path.exists() { Ok(()) } else { Err(error) }).map_err(failed(path))?;
+    check(path)
+}
+
+/// Whether what is there can hold a ledger; nothing can.
+pub fn check(path: &Path) -> Result<(), OpenError> {
+    if let Err(error) = fs::symlink_metadata(path)
+        && error.kind() == io::ErrorKind::NotFound
+    {
+        return Ok(());
+    }
     let metadata = fs::metadata(path).map_err(failed(path))?;
     let path = path.to_owned();
     let (owner, expected) = (metadata.uid(), rustix::process::geteuid().as_raw());

@@ -21,7 +21,11 @@ use std::{
 
 use thiserror::Error;
 
-pub use self::{directory::OpenError, options::Options, shared::LedgerStatus};
+pub use self::{
+    directory::{OpenError, check as check_directory},
+    options::Options,
+    shared::LedgerStatus,
+};
 use self::{
     keeper::{Keeper, Task},
     shared::Shared,

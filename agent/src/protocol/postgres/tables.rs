@@ -12,6 +12,8 @@ use crate::{
 pub(super) struct Prepared {
     pub name: Arc<str>,
     pub text: Arc<str>,
+    /// The session's setting when the server read the text, if it is known.
+    pub standard_conforming_strings: Option<bool>,
     /// Object ids of the parameters' types, as far as known (0: unspecified).
     pub types: Box<[u32]>,
     /// Bytes of the text that were left out by budget, and that were lost.

@@ -2,7 +2,7 @@
 
 use crate::{
     event::{BootTime, Direction, Engine, Outcome, SessionEvent},
-    protocol::{Limits, Session},
+    protocol::{Limits, Session, Sink},
 };
 
 use Direction::{Request as C, Response as S};
@@ -17,20 +17,23 @@ enum Wire {
 
 /// One line an event.
 fn run(wire: &[Wire]) -> Vec<String> {
-    let mut session = Session::new(Engine::Postgresql, Limits::default());
     let mut lines = Vec::new();
+    drive(wire, &mut |event| lines.push(line(event)));
+    lines
+}
+
+fn drive(wire: &[Wire], sink: &mut Sink<'_>) {
+    let mut session = Session::new(Engine::Postgresql, Limits::default());
     let mut at = BootTime(0);
-    let mut sink = |event: SessionEvent<'_>| lines.push(line(event));
     for piece in wire {
         at.0 += 1_000;
         match *piece {
-            Wire::Bytes(direction, bytes) => session.bytes(direction, at, bytes, &mut sink),
-            Wire::Gap(direction, len) => session.gap(direction, at, len, 0, &mut sink),
-            Wire::Lost(direction, len) => session.gap(direction, at, len, len, &mut sink),
+            Wire::Bytes(direction, bytes) => session.bytes(direction, at, bytes, sink),
+            Wire::Gap(direction, len) => session.gap(direction, at, len, 0, sink),
+            Wire::Lost(direction, len) => session.gap(direction, at, len, len, sink),
         }
     }
-    session.close(at, &mut sink);
-    lines
+    session.close(at, sink);
 }
 
 fn line(event: SessionEvent<'_>) -> String {
@@ -183,6 +186,104 @@ fn conversations() {
     );
     check("copy ends what ignores Sync", COPY_IN, &["1 abc: COPY 1"]);
     check("good-bye", &[Bytes(C, b"X\0\0\0\x04")], &["Terminated"]);
+}
+
+/// Each text with the setting under which the server has read it.
+#[test]
+fn texts_are_read_as_the_session_has_said() {
+    use Wire::{Bytes, Gap};
+    const OFF: &[u8] = b"S\0\0\0\x24standard_conforming_strings\0off\0";
+    const ON: &[u8] = b"S\0\0\0\x23standard_conforming_strings\0on\0";
+    const READY: &[u8] = b"Z\0\0\0\x05I";
+    const RUN: &[u8] = b"B\0\0\0\x0c\0\0\0\0\0\0\0\0E\0\0\0\x09\0\0\0\0\0";
+    const PARSE: &[u8] = b"P\0\0\0\x0b\0abc\0\0\0";
+    const SYNC: &[u8] = b"S\0\0\0\x04";
+    const ANSWER: &[u8] = b"1\0\0\0\x042\0\0\0\x04C\0\0\0\x0dSELECT 1\0";
+    const RAN: &[u8] = b"2\0\0\0\x04C\0\0\0\x0dSELECT 1\0Z\0\0\0\x05I";
+    let login = |setting| [Bytes(C, START), Bytes(S, setting), Bytes(S, WELCOME)];
+    let check = |name: &str, wire: Vec<Wire>, expected: &[Option<bool>]| {
+        let mut found = Vec::new();
+        drive(&wire, &mut |event| {
+            if let SessionEvent::Statement(statement) = event {
+                found.push(statement.standard_conforming_strings);
+            }
+        });
+        assert_eq!(found, expected, "{name}");
+    };
+    let after = |setting, wire: Vec<Wire>| login(setting).into_iter().chain(wire).collect();
+    let query = || vec![Bytes(C, Q1), Bytes(S, DONE)];
+    check("as said at the log-in", after(ON, query()), &[Some(true)]);
+    check("off from the start", after(OFF, query()), &[Some(false)]);
+    check("joined midstream", [query(), query()].into_iter().flatten().collect(), &[None, None]);
+    check(
+        "a statement that changes it is read before",
+        after(
+            ON,
+            vec![
+                Bytes(C, Q1),
+                Bytes(S, b"C\0\0\0\x0dSELECT 1\0"),
+                Bytes(S, OFF),
+                Bytes(S, READY),
+                Bytes(C, Q1),
+                Bytes(S, DONE),
+            ],
+        ),
+        &[Some(true), Some(false)],
+    );
+    check(
+        "behind one that isn't answered nobody knows",
+        after(ON, vec![Bytes(C, Q1), Bytes(C, Q1), Bytes(S, DONE), Bytes(S, DONE)]),
+        &[Some(true), None],
+    );
+    check(
+        "nor behind one of the same pipeline",
+        after(
+            ON,
+            vec![
+                Bytes(C, PARSE),
+                Bytes(C, RUN),
+                Bytes(C, PARSE),
+                Bytes(C, RUN),
+                Bytes(C, SYNC),
+                Bytes(S, ANSWER),
+                Bytes(S, ANSWER),
+                Bytes(S, READY),
+            ],
+        ),
+        &[Some(true), None],
+    );
+    check(
+        "what is prepared stays as it was read",
+        after(
+            ON,
+            vec![
+                Bytes(C, PARSE),
+                Bytes(C, SYNC),
+                Bytes(S, b"1\0\0\0\x04"),
+                Bytes(S, OFF),
+                Bytes(S, READY),
+                Bytes(C, RUN),
+                Bytes(C, SYNC),
+                Bytes(S, RAN),
+            ],
+        ),
+        &[Some(true)],
+    );
+    check(
+        "a report may have been missed",
+        after(
+            ON,
+            vec![
+                Bytes(C, Q1),
+                Bytes(S, b"D\0\0\0\x0b\0\x01"),
+                Gap(S, 1000),
+                Bytes(S, DONE),
+                Bytes(C, Q1),
+                Bytes(S, DONE),
+            ],
+        ),
+        &[Some(true), None],
+    );
 }
 
 const COPY_IN: &[Wire] = &[

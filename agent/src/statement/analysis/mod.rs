@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     fingerprint::fingerprint,
     lexer::{Lexer, Lexing},
+    reading::redact_ambiguous,
     redact::redact,
     template::Template,
 };
@@ -46,25 +47,44 @@ impl Analysed {
     /// Facts for a text that isn't parsed: what the lexer alone can tell, and that all else is unknown.
     pub fn unparsed(text: &str, lexing: Lexing, reason: Analysis) -> Self {
         let verb = leading_keyword(text, lexing);
-        let mut facts = Facts {
-            text: redact(text, lexing).into(),
-            fingerprint: fingerprint(text, lexing),
-            summary: verb.unwrap_or_default().into(),
-            effects: Effects::from_iter([Effect::Unknown]),
-            tables: Vec::new(),
-            columns: Vec::new(),
-            functions: Vec::new(),
-            keys: Vec::new(),
-            restricted: None,
-            analysis: reason,
-        };
+        let redacted = redact(text, lexing);
+        let mut facts = unknown_facts(redacted, fingerprint(text, lexing), verb, reason);
         // No SQL, but PostgreSQL's language for replication, which the grammar at hand doesn't have.
         if verb.is_some_and(|verb| REPLICATION.contains(&verb)) && reason == Analysis::SyntaxError {
             facts.effects = Effects::from_iter([Effect::Replicate]);
             facts.analysis = Analysis::Complete;
         }
+        Self::only(facts)
+    }
+
+    /// Facts for a text of which it isn't known how the server has read it.
+    pub fn ambiguous(text: &str) -> Self {
+        let redacted = redact_ambiguous(text);
+        let lexing = Lexing::default();
+        // Of nothing that might be a literal.
+        let fingerprint = fingerprint(&redacted, lexing);
+        let verb = leading_keyword(&redacted, lexing);
+        Self::only(unknown_facts(redacted, fingerprint, verb, Analysis::AmbiguousText))
+    }
+
+    fn only(facts: Facts) -> Self {
         let whole = Arc::new(facts);
         Self { statements: vec![whole.clone()], whole, is_literal_sensitive: true }
+    }
+}
+
+fn unknown_facts(redacted: String, fingerprint: u64, verb: Option<&str>, why: Analysis) -> Facts {
+    Facts {
+        text: redacted.into(),
+        fingerprint,
+        summary: verb.unwrap_or_default().into(),
+        effects: Effects::from_iter([Effect::Unknown]),
+        tables: Vec::new(),
+        columns: Vec::new(),
+        functions: Vec::new(),
+        keys: Vec::new(),
+        restricted: None,
+        analysis: why,
     }
 }
 

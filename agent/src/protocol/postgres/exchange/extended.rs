@@ -45,12 +45,14 @@ impl Exchange {
 
     /// What a `Parse` defines. Clients that prepare the same text again and again share one.
     fn prepared_by(&self, parse: &Parse<'_>, message: &Message<'_>) -> Arc<Prepared> {
+        let standard_conforming_strings = self.standard_conforming_strings();
         let types = parse.types.chunks_exact(4).filter_map(|oid| Reader::new(oid).u32());
         let table = if self.failure.skipping { &self.failure.prepared } else { &self.prepared };
         let repeated = table.find(parse.name).filter(|known| {
             parse.name.is_empty()
                 && parse.whole
                 && known.text.as_bytes() == parse.text
+                && known.standard_conforming_strings == standard_conforming_strings
                 && (parse.types.is_empty() || known.types.iter().copied().eq(types.clone()))
                 && known.truncated + known.lost == 0
         });
@@ -63,6 +65,7 @@ impl Exchange {
                 name => decode(name, true),
             },
             text: decode(parse.text, parse.whole),
+            standard_conforming_strings,
             types: types.collect(),
             truncated: if parse.whole { 0 } else { message.truncated() },
             lost: if parse.whole { 0 } else { message.lost },

@@ -124,6 +124,22 @@ impl InFlight {
         self.queue.iter_mut().filter_map(|request| request.statement.as_deref_mut())
     }
 
+    /// Whether one of them may change the session's settings, by running a statement or by ending its
+    /// transaction.
+    pub fn may_change_settings(&self) -> bool {
+        // The newest first: of a long pipeline they tell at once.
+        self.queue.iter().rev().any(|request| {
+            !matches!(
+                request.kind,
+                Kind::Parse { .. }
+                    | Kind::Bind { .. }
+                    | Kind::Describe { .. }
+                    | Kind::Close { .. }
+                    | Kind::CopyEnd
+            )
+        })
+    }
+
     /// The next `Execute` that goes on with a portal whose statement has none in flight.
     pub fn continuing(&mut self, serial: u64) -> Option<&mut Request> {
         self.queue.iter_mut().find(|request| {

@@ -42,6 +42,7 @@ impl Exchange {
     /// left out by budget, requests may have been lost with them: that shows only when the next one
     /// comes, and an answer may belong to one that nobody saw.
     pub fn answers_missed(&mut self, lost: bool) {
+        self.reported_conforming_strings = None;
         if lost && self.pairing != Pairing::RequestsMissed {
             return self.unpair();
         }

@@ -47,6 +47,8 @@ pub(super) struct Exchange {
     pub backend_pid: Option<u32>,
     authentication: &'static str,
     authenticated: bool,
+    /// The newest value that the server has reported, while no report can have been missed.
+    reported_conforming_strings: Option<bool>,
 
     in_flight: InFlight,
     prepared: PreparedTable,
@@ -74,6 +76,7 @@ impl Exchange {
             backend_pid: None,
             authentication: "trust",
             authenticated: false,
+            reported_conforming_strings: None,
             in_flight: InFlight::default(),
             prepared: PreparedTable::default(),
             portals: Portals::default(),

@@ -44,6 +44,7 @@ impl Exchange {
                 None => decode(text, message.is_whole()),
             };
             statement.text = Some(text.clone());
+            statement.standard_conforming_strings = self.standard_conforming_strings();
             self.newest_text = Some(text);
         }
         if self.failure.skipping {

@@ -176,6 +176,7 @@ pub(super) fn describe(statement: &mut Statement, prepared: Option<&Prepared>) {
     let Some(prepared) = prepared else { return };
     let nothing_left = prepared.text.is_empty() && prepared.truncated + prepared.lost > 0;
     statement.text = (!nothing_left).then(|| prepared.text.clone());
+    statement.standard_conforming_strings = prepared.standard_conforming_strings;
     statement.prepared = Some(prepared.name.clone());
     statement.truncated_bytes += prepared.truncated;
     statement.lost_bytes += prepared.lost;
