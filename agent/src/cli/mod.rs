@@ -135,9 +135,9 @@ impl Common {
     /// For subcommands whose answers are no rows.
     fn no_csv(&self) -> Result<(), Usage> {
         match self.format {
-            Some(Format::Csv) => {
-                Err(Usage("--format csv is for search, findings, timeline and sql: take json".into()))
-            }
+            Some(Format::Csv) => Err(Usage(
+                "--format csv is for search, findings, timeline and sql: take json".into(),
+            )),
             _ => Ok(()),
         }
     }

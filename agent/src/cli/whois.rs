@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
-    Answer, Common, Format, UsageError, block_on,
+    Answer, Common, Format, Usage, block_on,
     terminal::{Paint, Style, clean, counted, left},
 };
 use crate::control::{Client, Question};
@@ -22,7 +22,7 @@ pub struct Whois {
 
 pub fn whois(common: &Common, arguments: &Whois) -> Result<Answer> {
     common.no_csv()?;
-    arguments.who.parse::<Question>().map_err(UsageError)?;
+    arguments.who.parse::<Question>().map_err(Usage)?;
     let whois = block_on(async { Ok(Client::new(&common.control).whois(&arguments.who).await?) })?;
     let found = whois.get("found").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let more = whois.get("more").and_then(Value::as_u64).unwrap_or(0);

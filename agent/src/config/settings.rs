@@ -6,7 +6,6 @@ use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 use super::{
-use super::{
     LabelOn, Policy, RegionOf, Size, Span,
     copy::{LedgerCopy, copy},
     error::Complaint,

@@ -133,6 +133,7 @@ impl Keeping {
                 let time = match entry {
                     Entry::Statement(record) => record.time,
                     Entry::Occurrence(occurrence) => occurrence.time,
+                    Entry::Finding(episode) => episode.time,
                 };
                 self.n_missed += 1;
                 let missed = self.missed.get_or_insert(Missed { n_rows: 0, from: time, to: time });
