@@ -283,6 +283,10 @@ impl Loading {
             }
         }
         for warning in result.validation_warnings() {
+            // A rule with a name that doesn't exist can't fire either; the name is what to mend.
+            if result.validation_errors().any(|error| error.policy_id() == warning.policy_id()) {
+                continue;
+            }
             let Some((source, start)) = place(warning.policy_id()) else { continue };
             let mut complaint = of_validator(source, start, warning);
             if let ValidationWarning::ImpossiblePolicy(_)
