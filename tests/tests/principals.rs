@@ -286,8 +286,14 @@ fn claims_are_kept_apart() -> Result<()> {
         Ok(Some(search(&["--who", &unit])?).filter(|rows| rows.len() >= 3))
     })?;
     ensure!(by_unit.iter().any(|row| row["principal_kind"] == "service"), "{by_unit:#?}");
-    let timeline = said(&mut agent.command(&["timeline", "--format", "table", "--who", &unit]))?;
-    ensure!(timeline.contains("(service)"), "{timeline}");
+    let lines = said(&mut agent.command(&["timeline", "--format", "json", "--who", &unit]))?;
+    let lines = lines.lines().map(serde_json::from_str).collect::<Result<Vec<Value>, _>>()?;
+    let of = |kind: &str, who: &str, initiator: Value| {
+        let is_it = |line: &&Value| line["kind"] == kind && line["who"] == who;
+        lines.iter().filter(is_it).any(|line| line["initiator"] == initiator)
+    };
+    ensure!(of("service", &unit, Value::Null), "{lines:#?}");
+    ensure!(of("ai", "claimed agent", json!(unit)), "{lines:#?}");
     Ok(())
 }
 

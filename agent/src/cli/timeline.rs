@@ -272,7 +272,7 @@ impl Screen {
             _ => (" ", Style::Dim),
         };
         let who = match (entry.kind.as_deref(), &entry.initiator) {
-            (Some("ai"), Some(initiator)) => format!("{initiator} → {} (ai)", entry.who),
+            (Some("ai"), Some(initiator)) => format!("ai {initiator}→{}", entry.who),
             (Some(kind @ ("ai" | "service")), _) => format!("{} ({kind})", entry.who),
             _ => entry.who.clone(),
         };

@@ -4,7 +4,10 @@ use std::{rc::Rc, sync::Arc};
 
 use super::servers::ServerFacts;
 use crate::{
-    event::{Claims, Client, ConnectionId, Endpoint, Lane, Origin, Principal, Process, Transport},
+    event::{
+        ClaimTag, Claims, Client, ConnectionId, Endpoint, Lane, Origin, Principal, Process,
+        Transport,
+    },
     principal::{Rules, Subject, claims},
     protocol::postgres::Title,
 };
@@ -22,15 +25,9 @@ pub struct Profile {
     /// The server has made sure that it is `db_user`.
     user_proven: bool,
     encrypted: bool,
-    origin: Option<Known>,
-    /// The same for the last statement that made another of it by what it claims.
-    claimed: Option<Known>,
-}
-
-/// What was made of the profile, until something of it changes.
-struct Known {
-    principal: Principal,
-    origin: Arc<Origin>,
+    origin: Option<Arc<Origin>>,
+    /// The same for the last statement that claimed something about who sent it, and what that was.
+    claimed: Option<(Vec<ClaimTag>, Arc<Origin>)>,
 }
 
 impl Profile {
@@ -126,7 +123,12 @@ impl Profile {
 
     /// The connection's half of its records, as of now.
     pub fn origin(&mut self, host: &Origin, rules: &Rules) -> Arc<Origin> {
-        self.known(host, rules).origin.clone()
+        if let Some(origin) = &self.origin {
+            return origin.clone();
+        }
+        let origin = Arc::new(self.make_origin(host, &self.principal(rules)));
+        self.origin = Some(origin.clone());
+        origin
     }
 
     /// Likewise for a statement that claims something, which may make the client less trusted.
@@ -136,18 +138,24 @@ impl Profile {
         rules: &Rules,
         claims: Option<&Claims>,
     ) -> Arc<Origin> {
-        let origin = self.origin(host, rules);
-        if claims.is_none() || !rules.use_claims() {
-            return origin;
+        let plain = self.origin(host, rules);
+        let telling = claims.map(|claims| rules.telling(claims)).unwrap_or_default();
+        if telling.is_empty() {
+            return plain;
+        }
+        if let Some((tags, origin)) = &self.claimed
+            && *tags == telling
+        {
+            return origin.clone();
         }
         let principal = self.decide(rules, claims);
-        for known in [&self.origin, &self.claimed].into_iter().flatten() {
-            if known.principal == principal {
-                return known.origin.clone();
-            }
-        }
-        let origin = Arc::new(self.make_origin(host, &principal));
-        self.claimed = Some(Known { principal, origin: origin.clone() });
+        let last = self.claimed.take().map(|(_, origin)| origin);
+        let origin = [Some(plain), last]
+            .into_iter()
+            .flatten()
+            .find(|origin| says(origin, &principal))
+            .unwrap_or_else(|| Arc::new(self.make_origin(host, &principal)));
+        self.claimed = Some((telling, origin.clone()));
         origin
     }
 
@@ -155,18 +163,6 @@ impl Profile {
     pub fn principal(&self, rules: &Rules) -> Principal {
         let claims = claims::read(None, self.application());
         self.decide(rules, claims.as_ref())
-    }
-
-    fn known(&mut self, host: &Origin, rules: &Rules) -> &Known {
-        let known = match self.origin.take() {
-            Some(known) => known,
-            None => {
-                let principal = self.principal(rules);
-                let origin = Arc::new(self.make_origin(host, &principal));
-                Known { principal, origin }
-            }
-        };
-        self.origin.insert(known)
     }
 
     fn decide(&self, rules: &Rules, claims: Option<&Claims>) -> Principal {
@@ -212,6 +208,15 @@ impl Profile {
             ..who(host, process, principal)
         }
     }
+}
+
+/// Whether this is what an origin says of that principal.
+fn says(origin: &Origin, principal: &Principal) -> bool {
+    let initiator = principal.initiator.as_deref().map(|initiator| &initiator.name);
+    origin.principal.as_ref() == Some(&principal.name)
+        && origin.principal_kind == Some(principal.kind)
+        && origin.principal_rule.as_ref() == Some(&principal.rule)
+        && origin.initiator.as_ref() == initiator
 }
 
 /// What is said of a process that has no connection.

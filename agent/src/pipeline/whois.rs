@@ -3,7 +3,7 @@
 use super::{connections::Connections, now, profile};
 use crate::{
     control::{Identified, Question, Whois},
-    event::{BootTime, Client, Endpoint},
+    event::{Client, Endpoint},
     identity::{Peer, ProcessTable},
     principal::Subject,
 };
@@ -38,7 +38,7 @@ pub fn whois(
         })
         .collect();
     if let (true, Question::Pid(pid)) = (found.is_empty(), question) {
-        let peer = Peer { pid, key: 0, at: BootTime(now().0), uid: None };
+        let peer = Peer { pid, key: 0, at: now(), uid: None };
         let process = processes.resolve(peer, shared.clock);
         let found = process.map(|process| {
             let client = Client::Local(process.clone());

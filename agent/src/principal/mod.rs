@@ -24,13 +24,16 @@ pub use network::Network;
 pub use rule::{Numbers, Rule, RuleError, Words, Written};
 pub use subject::Subject;
 
-use crate::event::{Evidence, LoginStrength, Principal, PrincipalKind, Strength};
+use std::collections::HashSet;
+
+use crate::event::{ClaimTag, Claims, Evidence, LoginStrength, Principal, PrincipalKind, Strength};
 
 /// All rules in their order. Made once, asked for each connection.
 #[derive(Debug)]
 pub struct Rules {
     rules: Vec<Rule>,
-    uses_claims: bool,
+    /// The tags that some rule asks about.
+    tags: HashSet<Box<str>>,
 }
 
 impl Rules {
@@ -38,13 +41,13 @@ impl Rules {
     pub fn new(written: &[Written]) -> Result<Self, RuleError> {
         let own = written.iter().enumerate().map(|(at, written)| Rule::new(written, &own_id(at)));
         let rules: Vec<Rule> = own.chain(builtin::rules()).collect::<Result<_, _>>()?;
-        let uses_claims = rules.iter().any(Rule::rests_on_claims);
-        Ok(Self { rules, uses_claims })
+        let tags = rules.iter().flat_map(Rule::tags).map(Into::into).collect();
+        Ok(Self { rules, tags })
     }
 
-    /// Whether what a statement claims can change who sent it.
-    pub fn use_claims(&self) -> bool {
-        self.uses_claims
+    /// Of what a statement claims, what can change who sent it; most claim nothing of that sort.
+    pub fn telling(&self, claims: &Claims) -> Vec<ClaimTag> {
+        claims.tags.iter().filter(|tag| self.tags.contains(&tag.name)).cloned().collect()
     }
 
     /// Who it is.

@@ -160,9 +160,12 @@ impl Rule {
         topics(self).iter().any(|topic| others.contains(topic))
     }
 
-    /// A single statement can be enough to meet it, or not.
-    pub fn rests_on_claims(&self) -> bool {
-        self.conditions.iter().any(|one| matches!(one, Condition::Claim(..)))
+    /// The tags that it asks about.
+    pub fn tags(&self) -> impl Iterator<Item = &str> {
+        self.conditions.iter().filter_map(|one| match one {
+            Condition::Claim(name, _) => Some(&**name),
+            _ => None,
+        })
     }
 
     /// What it calls this one.

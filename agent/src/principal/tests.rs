@@ -325,7 +325,6 @@ fn claims_lower_trust_and_never_raise_it() {
         application = "curl*"
         "#,
     );
-    assert!(rules.use_claims());
     let client = psql(session);
     let tag = |name: &str, value: &str| ClaimTag { name: name.into(), value: value.into() };
     let agent = Claims { tags: vec![tag("agent", "ana")], trace: None };
@@ -337,7 +336,8 @@ fn claims_lower_trust_and_never_raise_it() {
     );
     assert_eq!(principal.evidence[0].value, "agent=ana");
     assert_eq!(principal.evidence[0].strength, Strength::Claim);
-    let free = Claims { tags: vec![tag("model", "Order")], trace: None };
+    let free = Claims { tags: vec![tag("model", "Order"), tag("route", "/")], trace: None };
+    assert_eq!(rules.telling(&free), [tag("model", "Order")]);
     let free = Subject { claims: Some(&free), ..subject(&client) };
     assert_eq!(said(&rules.decide(&free)), "human ana builtin:login-session");
     let curl = Subject { application: Some("curl/8"), ..subject(&client) };
