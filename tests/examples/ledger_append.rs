@@ -127,7 +127,7 @@ fn measure(mix: &str, mut entries: Vec<Entry>, n_rows: usize) -> Result<()> {
 fn times(entries: &[Entry]) -> impl Iterator<Item = WallTime> {
     entries.iter().filter_map(|entry| match entry {
         Entry::Statement(record) => Some(record.time),
-        Entry::Occurrence(_) => None,
+        Entry::Occurrence(_) | Entry::Finding(_) => None,
     })
 }
 
@@ -147,7 +147,7 @@ fn peak_mib() -> Result<f64> {
 fn entries_mib(entries: &[Entry]) -> f64 {
     let lists = entries.iter().map(|entry| match entry {
         Entry::Statement(record) => record.keys.len() * 80,
-        Entry::Occurrence(_) => 0,
+        Entry::Occurrence(_) | Entry::Finding(_) => 0,
     });
     (size_of_val(entries) + lists.sum::<usize>()) as f64 / f64::from(1 << 20)
 }
@@ -302,6 +302,7 @@ fn entries(scripts: &[Script], in_turn: bool) -> Vec<Entry> {
             first_byte_us: Some(duration - numbers.below(10)),
             origin: origins[connection].clone(),
             sequence: sequences[connection],
+            claims: None,
             text: Some(script.text.clone()),
             standard_conforming_strings: Some(true),
             parameters: Vec::new(),
@@ -315,6 +316,7 @@ fn entries(scripts: &[Script], in_turn: bool) -> Vec<Entry> {
             error_message: None,
             redacted_error: None,
             transaction: Some(script.transaction),
+            judgement: None,
             truncated_bytes: 0,
             lost_bytes: 0,
             joined_midstream: false,

@@ -6,8 +6,10 @@ mod clock;
 mod csv;
 mod doctor;
 mod filters;
+mod findings;
 mod keys;
 mod output;
+mod policy;
 mod query_worker;
 mod run;
 mod search;
@@ -18,6 +20,7 @@ mod terminal;
 mod timeline;
 mod verify;
 mod watch;
+mod whois;
 
 use std::{io, io::IsTerminal, path::PathBuf, process::ExitCode};
 
@@ -25,7 +28,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use analyst::analyst;
 pub use doctor::doctor;
+pub use findings::{Findings, findings};
 pub use keys::{KeysArguments, keys};
+pub use policy::{PolicyArguments, policy};
 pub use query_worker::{QueryWorker, query_worker};
 pub use run::{Run, run};
 pub use search::{Search, search};
@@ -34,6 +39,7 @@ pub use status::status;
 pub use timeline::{Timeline, timeline};
 pub use verify::{Verify, verify};
 pub use watch::{Watch, watch};
+pub use whois::{Whois, whois};
 
 use crate::{
     config,
@@ -80,6 +86,8 @@ pub enum Command {
     Watch(Watch),
     /// Show health, coverage and losses of the running service
     Status,
+    /// Show who a process, an address or a connection is, by which rule and on which evidence
+    Whois(Whois),
     /// Check what this host and its kernel allow
     ///
     /// Loads the BPF programs, attaches those that cost nobody anything, and takes them off again; a
@@ -96,11 +104,17 @@ pub enum Command {
     Verify(Box<Verify>),
     /// Show or rotate the key that signs the ledger
     Keys(KeysArguments),
+    /// Write, check and try the rules that statements are judged by
+    ///
+    /// Needs no service.
+    Policy(PolicyArguments),
     /// Parse statements for the service, which starts this itself
     #[command(hide = true)]
     Analyst,
     /// Find statements in the ledger
     Search(Box<Search>),
+    /// Show what the rules have found, by episodes
+    Findings(Box<Findings>),
     /// Show who did what, when
     Timeline(Box<Timeline>),
     /// Ask the ledger in SQL
@@ -121,9 +135,9 @@ impl Common {
     /// For subcommands whose answers are no rows.
     fn no_csv(&self) -> Result<(), Usage> {
         match self.format {
-            Some(Format::Csv) => {
-                Err(Usage("--format csv is for search, timeline and sql: take json".into()))
-            }
+            Some(Format::Csv) => Err(Usage(
+                "--format csv is for search, findings, timeline and sql: take json".into(),
+            )),
             _ => Ok(()),
         }
     }
@@ -159,6 +173,7 @@ pub fn exit(outcome: anyhow::Result<Answer>) -> ExitCode {
 
 fn code(error: &anyhow::Error) -> u8 {
     if error.is::<config::Error>()
+        || error.is::<config::UnreadablePolicies>()
         || error.is::<VerifyError>()
         || error.is::<KeysError>()
         || error.is::<Usage>()

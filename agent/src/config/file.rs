@@ -9,7 +9,7 @@ use super::{
     Size, Span,
     settings::{HookChoice, Literals, LogLevel, TlsCapture},
 };
-use crate::event::Engine;
+use crate::{event::Engine, principal::Written};
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -18,7 +18,11 @@ pub struct File {
     pub control: Control,
     pub capture: Capture,
     pub ledger: Ledger,
+    pub principal: Vec<Spanned<Written>>,
     pub server: Vec<Spanned<Server>>,
+    pub policy: Policy,
+    pub label: Vec<Spanned<Label>>,
+    pub region: Vec<Spanned<Region>>,
     pub log: Log,
 }
 
@@ -82,6 +86,8 @@ pub struct Server {
     pub data_directory: Option<Spanned<PathBuf>>,
     pub executable: Option<Spanned<PathBuf>>,
     pub socket: Option<Spanned<PathBuf>>,
+    pub environment: Option<String>,
+    pub region: Option<String>,
     pub exclude: bool,
 }
 
@@ -89,6 +95,30 @@ pub struct Server {
 #[serde(deny_unknown_fields, default)]
 pub struct Log {
     pub level: LogLevel,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Policy {
+    pub enabled: Option<bool>,
+    pub directory: Option<Spanned<PathBuf>>,
+    pub starter_pack: Option<bool>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Label {
+    pub name: Option<String>,
+    pub on: Vec<Spanned<String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Region {
+    pub name: Option<String>,
+    pub networks: Vec<Spanned<String>>,
+    pub units: Vec<String>,
+    pub containers: Vec<String>,
 }
 
 /// `event::Engine` is written out by sinks and read only here, so its names are read here.

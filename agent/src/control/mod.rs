@@ -13,8 +13,13 @@ mod query;
 mod server;
 mod shutdown;
 mod status;
+mod whois;
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{
+    io,
+    path::PathBuf,
+    sync::{Arc, atomic::AtomicBool},
+};
 
 pub use access::{Access, AccessError};
 pub use client::{Client, ClientError, Lines};
@@ -29,6 +34,7 @@ pub use status::{
     AbsentServer, Agent, CopyStatus, Hooks, LedgerStatus, Ring, ServerStatus, Snapshot, Status,
     StatusCell, Totals,
 };
+pub use whois::{Asked, Identified, Question, Questions, Whois};
 
 use crate::event::WallTime;
 
@@ -40,10 +46,14 @@ pub struct Service {
     pub live: Arc<Hub>,
     /// Answers to `status`.
     pub status: StatusCell,
+    /// Questions to the pipeline about who somebody is.
+    pub questions: Questions,
     /// The pipeline shall end: somebody sent a signal.
     pub shutdown: Shutdown,
     /// The pipeline has ended and published its last: the control server shall end too.
     pub ended: Shutdown,
+    /// The policies shall be read again: somebody sent SIGHUP.
+    pub reload: Arc<AtomicBool>,
     /// Where the ledger is that can be searched; `None` where none is kept.
     pub ledger: Option<LedgerPlace>,
     pub query_worker: QueryWorker,
@@ -61,8 +71,10 @@ impl Service {
         Ok(Self {
             live: Arc::new(Hub::default()),
             status: StatusCell::default(),
+            questions: Questions::default(),
             shutdown: Shutdown::new()?,
             ended: Shutdown::new()?,
+            reload: Arc::default(),
             ledger: None,
             query_worker: QueryWorker::default(),
         })

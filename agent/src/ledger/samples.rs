@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use crate::event::{
-    Access, Analysis, ConnectionId, Effect, Effects, Engine, Entry, Facts, Lane, LoginStrength,
-    Occurrence, OccurrenceKind, Origin, Parameter, Parent, Record, StatementKind, TableAccess,
-    Transport, WallTime,
+    Access, Analysis, ClaimTag, Claims, ConnectionId, Effect, Effects, Engine, Entry, Episode,
+    EpisodeAction, Facts, Finding, Judgement, Lane, LoginStrength, Occurrence, OccurrenceKind,
+    Origin, Parameter, Parent, PrincipalKind, Record, Severity, StatementKind, TableAccess, Trace,
+    Transport, Verdict, WallTime,
 };
 
 pub fn full_origin() -> Origin {
@@ -26,6 +27,11 @@ pub fn full_origin() -> Origin {
         application: text("psql"),
         client_address: text("127.0.0.1"),
         client_port: Some(40001),
+        principal: None,
+        principal_kind: None,
+        principal_rule: None,
+        initiator: None,
+        groups: Arc::default(),
         pid: Some(4711),
         process_start: Some(WallTime(1_700_000_000_000_000)),
         exe: text("/usr/bin/psql"),
@@ -74,6 +80,7 @@ pub fn full_record() -> Record {
         first_byte_us: Some(1_000),
         origin: Arc::new(full_origin()),
         sequence: 7,
+        claims: None,
         text: Some("DELETE FROM songs WHERE id = 5 AND title = 'naïve'".into()),
         standard_conforming_strings: Some(true),
         parameters: vec![
@@ -91,9 +98,34 @@ pub fn full_record() -> Record {
         error_message: Some("key (id)=(5) is still referenced".to_owned()),
         redacted_error: Some("key (id)=(?) is still referenced".to_owned()),
         transaction: Some("failed"),
+        judgement: None,
         truncated_bytes: 1,
         lost_bytes: 2,
         joined_midstream: true,
+    }
+}
+
+/// What a later version says more of: who it was, and what it said of itself.
+pub fn principal_record() -> Record {
+    let text = |text: &str| Some(Arc::<str>::from(text));
+    let tag = |name: &str, value: &str| ClaimTag { name: name.into(), value: value.into() };
+    Record {
+        origin: Arc::new(Origin {
+            host: "db-1".into(),
+            principal: text("claude-code"),
+            principal_kind: Some(PrincipalKind::Ai),
+            principal_rule: text("builtin:claude-code"),
+            initiator: text("ada"),
+            ..Origin::default()
+        }),
+        claims: Some(Arc::new(Claims {
+            tags: vec![tag("agent", "billing-bot"), tag("route", "/songs/17")],
+            trace: Some(Trace {
+                trace_id: "0af7651916cd43dd8448eb211c80319c".into(),
+                span_id: "b7ad6b7169203331".into(),
+            }),
+        })),
+        ..empty_record()
     }
 }
 
@@ -105,6 +137,7 @@ pub fn empty_record() -> Record {
         first_byte_us: None,
         origin: Arc::new(Origin::default()),
         sequence: 0,
+        claims: None,
         text: None,
         standard_conforming_strings: None,
         parameters: Vec::new(),
@@ -118,6 +151,7 @@ pub fn empty_record() -> Record {
         error_message: None,
         redacted_error: None,
         transaction: None,
+        judgement: None,
         truncated_bytes: 0,
         lost_bytes: 0,
         joined_midstream: false,
@@ -132,6 +166,30 @@ pub fn occurrence() -> Occurrence {
         origin: Arc::new(Origin { host: "db-1".into(), ..Origin::default() }),
         message: Some("coverage of a minute".to_owned()),
         counts: vec![("seen_bytes".into(), 10), ("decoded_bytes".into(), 9)],
+    }
+}
+
+pub fn judgement() -> Judgement {
+    let finding = finding().finding;
+    let rule = Some(finding.rule.clone());
+    Judgement { verdict: Verdict::Flag, rule, findings: vec![finding] }
+}
+
+pub fn finding() -> Episode {
+    Episode {
+        time: WallTime(1_764_000_000_000_003),
+        action: EpisodeAction::Ended,
+        finding: Finding {
+            rule: "no-deletes".into(),
+            verdict: Verdict::Deny,
+            severity: Severity::High,
+            message: "ask first".into(),
+            dry_run: true,
+        },
+        origin: Arc::new(Origin { host: "db-1".into(), ..Origin::default() }),
+        sequence: 7,
+        facts: Some(Arc::new(full_facts())),
+        counts: vec![("statements".into(), 3), ("rows".into(), 9)],
     }
 }
 
@@ -164,7 +222,11 @@ impl Entries {
     }
 
     pub fn entry(&mut self) -> Entry {
-        if self.below(4) > 0 { Entry::Statement(self.record()) } else { self.occurrence() }
+        match self.below(8) {
+            0 => self.episode(),
+            1 => self.occurrence(),
+            _ => Entry::Statement(self.record()),
+        }
     }
 
     fn record(&mut self) -> Record {
@@ -175,6 +237,7 @@ impl Entries {
             first_byte_us: self.number(),
             origin: self.shared_origin(),
             sequence: self.draw(),
+            claims: self.maybe(|this| Arc::new(this.claims())),
             text: self.text(),
             standard_conforming_strings: None,
             parameters: self
@@ -192,6 +255,7 @@ impl Entries {
             error_message: self.maybe(Self::string),
             redacted_error: self.maybe(Self::string),
             transaction: transactions[self.below(4)],
+            judgement: self.maybe(|this| Arc::new(this.judgement())),
             truncated_bytes: self.draw(),
             lost_bytes: self.draw(),
             joined_midstream: self.below(2) == 0,
@@ -205,6 +269,37 @@ impl Entries {
             action: ["opened", "closed", "minute"][self.below(3)],
             origin: self.shared_origin(),
             message: self.maybe(Self::string),
+            counts: self.list(|this| (this.string().into(), this.draw())),
+        })
+    }
+
+    fn judgement(&mut self) -> Judgement {
+        let findings = self.list(Self::finding);
+        let rule = self.maybe(|this| this.string().into());
+        Judgement { verdict: Verdict::ALL[self.below(Verdict::ALL.len())], rule, findings }
+    }
+
+    fn finding(&mut self) -> Finding {
+        Finding {
+            rule: self.string().into(),
+            verdict: Verdict::ALL[self.below(Verdict::ALL.len())],
+            severity: Severity::ALL[self.below(Severity::ALL.len())],
+            message: self.string().into(),
+            dry_run: self.below(2) == 0,
+        }
+    }
+
+    fn episode(&mut self) -> Entry {
+        Entry::Finding(Episode {
+            time: WallTime(1_764_000_000_000_000 + self.below(1_000_000) as i64),
+            action: EpisodeAction::ALL[self.below(2)],
+            finding: self.finding(),
+            origin: self.shared_origin(),
+            sequence: self.draw(),
+            facts: self.maybe(|this| {
+                let at = this.below(5);
+                this.facts[at].clone()
+            }),
             counts: self.list(|this| (this.string().into(), this.draw())),
         })
     }
@@ -224,6 +319,9 @@ impl Entries {
         origin.server_port = self.maybe(|this| this.draw() as u16);
         origin.transport = self.maybe(|this| Transport::ALL[this.below(4)]);
         origin.connection = self.maybe(|this| ConnectionId(this.draw()));
+        origin.principal = self.text();
+        origin.principal_kind = self.maybe(|this| PrincipalKind::ALL[this.below(4)]);
+        origin.initiator = self.text();
         origin.process_start = self.maybe(|this| WallTime(this.draw() as i64));
         origin.pid = self.maybe(|this| this.draw() as u32);
         origin.login_strength = self.maybe(|_| LoginStrength::Weak);
@@ -231,6 +329,20 @@ impl Entries {
             self.list(|this| Parent { pid: this.draw() as u32, comm: this.string().into() }).into();
         origin.unit = self.text();
         if self.below(2) == 0 { origin } else { Origin { host: origin.host, ..full } }
+    }
+
+    fn claims(&mut self) -> Claims {
+        let mut names: Vec<String> = self.list(Self::string);
+        names.sort();
+        names.dedup();
+        let tag = |name: String| ClaimTag { value: self.string().into(), name: name.into() };
+        Claims {
+            tags: names.into_iter().map(tag).collect(),
+            trace: self.maybe(|this| Trace {
+                trace_id: this.string().into(),
+                span_id: this.string().into(),
+            }),
+        }
     }
 
     fn facts(&mut self) -> Facts {

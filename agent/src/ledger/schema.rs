@@ -127,6 +127,8 @@ pub const COLUMNS: &[Column] = &[
     column("action", R, Kind::Text),
     column("message", R, Kind::Text),
     column("counts", R, Kind::Counts),
+    // Of findings.
+    column("severity", R, Kind::Text),
 ];
 
 /// The columns as Arrow knows them.

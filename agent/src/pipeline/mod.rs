@@ -6,14 +6,17 @@
 mod connections;
 mod coverage;
 mod dialogue;
+mod episodes;
 mod keeping;
 mod losses;
 mod outbox;
+mod policing;
 mod profile;
 mod record;
 mod recorder;
 mod scout;
 mod servers;
+mod whois;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -26,6 +29,7 @@ use self::{
     keeping::{Configuration, Keeping},
     losses::Losses,
     outbox::outbox,
+    policing::Policing,
     recorder::{Recorder, Recording},
     servers::Servers,
 };
@@ -35,6 +39,7 @@ use crate::{
     control::{self, Hub, Notice, Service, Snapshot},
     event::{BootTime, Clock, Entry, Occurrence, OccurrenceKind, Origin, WallTime},
     identity::{Limits, ProcessTable, Procfs, Users},
+    principal::Rules,
 };
 
 /// Data records between two looks at the control ring and the clock.
@@ -69,6 +74,12 @@ pub fn run(
     ready: &dyn Fn(&str),
 ) -> Result<()> {
     let capture_settings = capture_settings(settings, bpf_log)?;
+    if settings.principals.iter().any(|rule| rule.certificate.is_some()) {
+        tracing::warn!(
+            "a [[principal]] with `certificate` matches nothing: none is seen by watching"
+        );
+    }
+    let rules = Rules::new(&settings.principals).context("can't use the rules for principals")?;
     let mut capture = Capture::start(&capture_settings).context("can't watch this host")?;
     let procfs = Procfs::default();
     let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
@@ -88,12 +99,21 @@ pub fn run(
         }
         false => None,
     };
-    let (outbox, inbox) = outbox(live.clone(), keeping.is_some());
-    let recording = Recorder::new(live.clone(), host.clone(), keeping).start(inbox)?;
+    let (mut outbox, inbox) = outbox(live.clone(), keeping.is_some());
+    let policing = match settings.policy.enabled {
+        true => {
+            let (reload, time) = (service.reload.clone(), clock().wall(now()));
+            let (policing, told) = Policing::new(settings, host.clone(), reload, time)?;
+            told.into_iter().for_each(|entry| outbox.push(entry));
+            Some(policing)
+        }
+        false => None,
+    };
+    let recording = Recorder::new(live.clone(), host.clone(), keeping, policing).start(inbox)?;
     let mut state = State {
         processes,
         servers: Servers::new(settings, procfs, live.clone()),
-        connections: Connections::new(Shared::new(host, live.clone(), outbox)),
+        connections: Connections::new(Shared::new(host, rules, live.clone(), outbox)),
         live,
         decode_errors: 0,
         losses: Losses::default(),
@@ -117,6 +137,10 @@ pub fn run(
         let n = state.turn(&mut capture);
         if service.status.wanted() {
             service.status.answer(state.snapshot(&capture));
+        }
+        for asked in service.questions.take() {
+            let who = whois::whois(asked.question, &mut state.connections, &mut state.processes);
+            asked.answer(who);
         }
         if n > 0 || state.servers.is_looking() {
             idle = 0;

@@ -12,14 +12,15 @@ use anyhow::{Context, Result};
 use super::{
     keeping::{Alert, Keeping},
     outbox::{Inbox, Lost},
+    policing::Policing,
     wall_time,
 };
 use crate::{
     analyst::{Analyst, Bounds},
     control::{Hub, LedgerStatus, Notice},
     event::{
-        Effect, Effects, Entry, Facts, LOST_ROWS, Occurrence, OccurrenceKind, Origin, Record,
-        StatementKind,
+        Effect, Effects, Entry, Episode, EpisodeAction, Facts, Finding, LOST_ROWS, Occurrence, OccurrenceKind,
+        Origin, Record, StatementKind,
     },
     statement::{self, Analysed, Lexing},
 };
@@ -33,6 +34,7 @@ pub struct Recorder {
     /// What the rows of the agent itself say of this host.
     host: Arc<Origin>,
     keeping: Option<Keeping>,
+    policing: Option<Policing>,
     status: Arc<Mutex<Option<LedgerStatus>>>,
     next_look: Instant,
 }
@@ -56,10 +58,15 @@ impl Recording {
 }
 
 impl Recorder {
-    pub fn new(live: Arc<Hub>, host: Arc<Origin>, keeping: Option<Keeping>) -> Self {
+    pub fn new(
+        live: Arc<Hub>,
+        host: Arc<Origin>,
+        keeping: Option<Keeping>,
+        policing: Option<Policing>,
+    ) -> Self {
         let status = keeping.as_ref().map(Keeping::status);
         let status = Arc::new(Mutex::new(status));
-        Self { live, host, keeping, status, next_look: Instant::now() }
+        Self { live, host, keeping, policing, status, next_look: Instant::now() }
     }
 
     /// Works until the other end of `inbox` is gone.
@@ -75,6 +82,7 @@ impl Recorder {
     fn work(mut self, inbox: &Inbox) {
         // Started here: the process that parses dies with the thread that starts it.
         let mut analyst = Analyst::new(Bounds::default());
+        let mut told = Vec::new();
         loop {
             match inbox.batches.recv_timeout(TICK) {
                 Ok(mut batch) => {
@@ -84,15 +92,27 @@ impl Recorder {
                     for mut entry in mem::take(&mut batch.entries) {
                         if let Entry::Statement(record) = &mut entry {
                             self.analyse(record, &mut analyst);
+                            if let Some(policing) = &mut self.policing {
+                                policing.judge(record, &mut told);
+                            }
                         }
                         self.record(entry);
+                        told.drain(..).for_each(|entry| self.record(entry));
                     }
                     inbox.done(&batch);
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
+            if let Some(policing) = &mut self.policing {
+                policing.tick(wall_time(), &mut told);
+                told.drain(..).for_each(|entry| self.record(entry));
+            }
             self.tick();
+        }
+        if let Some(policing) = &mut self.policing {
+            policing.end(&mut told);
+            told.drain(..).for_each(|entry| self.record(entry));
         }
         if let Some(keeping) = self.keeping.take() {
             keeping.close();
@@ -141,8 +161,12 @@ impl Recorder {
         if let Some(keeping) = &mut self.keeping {
             keeping.append(&entry);
         }
-        if let Entry::Statement(record) = entry {
-            self.live.publish(|| record);
+        match entry {
+            Entry::Statement(record) => self.live.publish(|| record),
+            Entry::Finding(episode) if episode.action == EpisodeAction::Began => {
+                self.live.notice(|| notice(&episode));
+            }
+            Entry::Finding(_) | Entry::Occurrence(_) => {}
         }
     }
 
@@ -181,6 +205,18 @@ impl Recorder {
             message: Some(message),
             counts: vec![(LOST_ROWS.into(), lost.entries)],
         })
+    }
+}
+
+/// An episode that begins, for whoever watches.
+fn notice(episode: &Episode) -> Notice {
+    let Finding { rule, severity, message, dry_run, .. } = &episode.finding;
+    let mode = if *dry_run { ", dry-run" } else { "" };
+    Notice {
+        time: episode.time,
+        notice: "finding",
+        server: episode.origin.server.clone(),
+        message: format!("{} finding, {rule}{mode}: {message}", severity.name()),
     }
 }
 

@@ -35,6 +35,8 @@ pub struct Filter {
     /// One of them is enough. Together with `table`: one of them is done to that table.
     pub effects: Vec<EffectWord>,
     pub verdict: Option<String>,
+    /// By its id.
+    pub rule: Option<String>,
     /// This many rows were read or changed, or more.
     pub min_rows: Option<u64>,
     /// Only statements that failed.
@@ -72,8 +74,17 @@ pub struct Touched {
 pub type HashKey = dyn Fn(&str, &str) -> String + Send + Sync;
 
 /// Columns in which the kernel's and the system's word about the sender stands.
-const VERIFIED: [&str; 8] =
-    ["principal", "login_user", "os_user", "exe", "unit", "container", "pod", "client_address"];
+const VERIFIED: [&str; 9] = [
+    "principal",
+    "initiator",
+    "login_user",
+    "os_user",
+    "exe",
+    "unit",
+    "container",
+    "pod",
+    "client_address",
+];
 
 impl Filter {
     /// Conditions that all must hold; those on time first, because whole files are skipped by them.
@@ -87,6 +98,7 @@ impl Filter {
             ("database", &self.database),
             ("db_user", &self.user),
             ("verdict", &self.verdict),
+            ("rule", &self.rule),
             ("fingerprint", &self.fingerprint),
             ("connection", &self.connection),
         ] {

@@ -21,11 +21,12 @@ use super::{
 use crate::ledger::schema::{COLUMNS, Kind};
 
 /// All rows, and those with a certain `record`.
-pub const TABLES: [(&str, Option<&str>); 4] = [
+pub const TABLES: [(&str, Option<&str>); 5] = [
     ("rows", None),
     ("statements", Some("statement")),
     ("connections", Some("connection")),
     ("coverage", Some("coverage")),
+    ("findings", Some("finding")),
 ];
 
 /// Names and types of the tables' columns, as SQL knows them.

@@ -38,7 +38,8 @@ pub(super) async fn run(
     let threads = if search.page == Page::All { 1 } else { options.limits.threads };
     let context = session(ledger, Limits { threads, ..options.limits })?;
     let mut snapshot = ledger.snapshot().await?;
-    let mut conditions = vec![ident("record").eq(lit("statement"))];
+    let record = if search.findings { "finding" } else { "statement" };
+    let mut conditions = vec![ident("record").eq(lit(record))];
     conditions.extend(search.filter.conditions(options.hash_key)?);
     if let Some(since) = search.filter.recorded_since {
         snapshot.only_recorded_since(since);

@@ -17,10 +17,13 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("stream", &["event"]),
     ("protocol", &["event"]),
     ("statement", &["event"]),
-    ("policy", &["event", "statement"]),
+    // A network is a network.
+    ("policy", &["event", "principal", "statement"]),
+    ("principal", &["event"]),
     // The process that parses, and what is kept of its answers.
     ("analyst", &["event", "statement"]),
-    ("config", &["event"]),
+    // A rule that makes no sense is a mistake in the configuration.
+    ("config", &["event", "policy", "principal"]),
     ("capture", &["event", "config"]),
     // What a command line holds of statements is redacted where it is read.
     ("identity", &["event", "config", "statement"]),
@@ -39,7 +42,7 @@ const ALL: &[&str] = &["*"];
 
 /// Bytes and times come to these as arguments: that is what lets a fuzzer, a bench and a recorded
 /// transcript drive them, and the observer and the guard share them.
-const PURE: &[&str] = &["event", "stream", "protocol", "statement", "policy"];
+const PURE: &[&str] = &["event", "stream", "protocol", "principal", "statement", "policy"];
 
 /// What a pure stage doesn't know.
 const IMPURE: &[&str] = &[
@@ -60,8 +63,13 @@ const IMPURE: &[&str] = &[
 ];
 
 /// Crates that only one folder of `agent/src` names.
-const ONLY_IN: &[(&str, &str)] =
-    &[("aya", "capture"), ("aya_log", "capture"), ("btf_rs", "capture"), ("datafusion", "search")];
+const ONLY_IN: &[(&str, &str)] = &[
+    ("aya", "capture"),
+    ("aya_log", "capture"),
+    ("btf_rs", "capture"),
+    ("cedar_policy", "policy"),
+    ("datafusion", "search"),
+];
 
 /// Names that say nothing about what is inside.
 const VAGUE: &[&str] = &["util", "utils", "helper", "helpers", "manager", "misc"];

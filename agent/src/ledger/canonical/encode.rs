@@ -3,8 +3,8 @@
 use std::{fmt::Write as _, sync::Arc};
 
 use crate::event::{
-    Effect, Effects, Entry, Facts, LoginStrength, Occurrence, Origin, Parameter, Parent, Record,
-    StatementKind, TableAccess,
+    Claims, Effect, Effects, Entry, Episode, Facts, Finding, LoginStrength, Occurrence, Origin,
+    Parameter, Parent, Record, StatementKind, TableAccess,
 };
 use crate::ledger::schema::COLUMNS;
 
@@ -38,6 +38,12 @@ impl<'a> TextHalf<'a> {
         };
         (half.facts.is_some() || half.text.is_some() || half.replicates).then_some(half)
     }
+
+    /// Of the statement that an episode began with; never its literals.
+    pub fn of_finding(episode: &'a Episode) -> Option<Self> {
+        let facts = Some(episode.facts.as_ref()?);
+        Some(Self { facts, text: None, replicates: false })
+    }
 }
 
 /// Appends the origin group.
@@ -58,6 +64,10 @@ pub fn encode_origin(origin: &Origin, out: &mut Vec<u8>) {
     put.text(APPLICATION, origin.application.as_deref());
     put.text(CLIENT_ADDRESS, origin.client_address.as_deref());
     put.u16(CLIENT_PORT, origin.client_port);
+    put.text(PRINCIPAL, origin.principal.as_deref());
+    put.text(PRINCIPAL_KIND, origin.principal_kind.map(|kind| kind.name()));
+    put.text(PRINCIPAL_RULE, origin.principal_rule.as_deref());
+    put.text(INITIATOR, origin.initiator.as_deref());
     put.u32(PID, origin.pid);
     put.time(PROCESS_START, origin.process_start.map(|start| start.0));
     put.text(EXE, origin.exe.as_deref());
@@ -102,6 +112,7 @@ pub fn encode_row(entry: &Entry, literals: Literals, out: &mut Vec<u8>) {
     match entry {
         Entry::Statement(record) => statement(record, literals, out),
         Entry::Occurrence(occurrence) => self::occurrence(occurrence, out),
+        Entry::Finding(episode) => finding(episode, out),
     }
 }
 
@@ -113,6 +124,12 @@ fn statement(record: &Record, literals: Literals, out: &mut Vec<u8>) {
     put.u64(DURATION_US, record.duration_us);
     put.u64(FIRST_BYTE_US, record.first_byte_us);
     put.u64(SEQUENCE, Some(record.sequence));
+    if let Some(claims) = &record.claims {
+        put.claims(CLAIMS, claims, kept);
+        let trace = claims.trace.as_ref();
+        put.text(TRACE_ID, trace.map(|trace| &*trace.trace_id));
+        put.text(SPAN_ID, trace.map(|trace| &*trace.span_id));
+    }
     put.bool(TEXT_KNOWN, Some(record.text.is_some()));
     if kept && !record.parameters.is_empty() {
         put.parameters(PARAMETERS, &record.parameters);
@@ -127,6 +144,10 @@ fn statement(record: &Record, literals: Literals, out: &mut Vec<u8>) {
     let error = if kept { &record.error_message } else { &record.redacted_error };
     put.text(ERROR_MESSAGE, error.as_deref());
     put.text(TRANSACTION, record.transaction);
+    if let Some(judgement) = &record.judgement {
+        put.text(VERDICT, Some(judgement.verdict.name()));
+        put.text(RULE, judgement.rule.as_deref());
+    }
     put.u64(TRUNCATED_BYTES, Some(record.truncated_bytes));
     put.u64(LOST_BYTES, Some(record.lost_bytes));
     put.bool(JOINED_MIDSTREAM, Some(record.joined_midstream));
@@ -139,6 +160,23 @@ fn occurrence(occurrence: &Occurrence, out: &mut Vec<u8>) {
     put.text(ACTION, Some(occurrence.action));
     put.text(MESSAGE, occurrence.message.as_deref());
     put.counts(COUNTS, &occurrence.counts);
+}
+
+fn finding(episode: &Episode, out: &mut Vec<u8>) {
+    let Finding { rule, verdict, severity, message, dry_run } = &episode.finding;
+    let mut put = Writer(out);
+    put.text(RECORD, Some("finding"));
+    put.time(TIME, Some(episode.time.0));
+    put.u64(SEQUENCE, Some(episode.sequence).filter(|sequence| *sequence > 0));
+    put.text(VERDICT, Some(verdict.name()));
+    put.text(RULE, Some(rule));
+    put.text(ACTION, Some(episode.action.name()));
+    match dry_run {
+        true => put.text(MESSAGE, Some(&format!("dry-run: {message}"))),
+        false => put.text(MESSAGE, Some(message)),
+    }
+    put.counts(COUNTS, &episode.counts);
+    put.text(SEVERITY, Some(severity.name()));
 }
 
 fn login_strength(strength: LoginStrength) -> &'static str {
@@ -180,7 +218,9 @@ columns! {
     ENGINE = "engine", SERVER_ADDRESS = "server_address", SERVER_PORT = "server_port",
     TRANSPORT = "transport", LANE = "lane", CONNECTION = "connection", SEQUENCE = "sequence",
     DATABASE = "database", DB_USER = "db_user", APPLICATION = "application",
-    CLIENT_ADDRESS = "client_address", CLIENT_PORT = "client_port", PID = "pid",
+    CLIENT_ADDRESS = "client_address", CLIENT_PORT = "client_port", PRINCIPAL = "principal",
+    PRINCIPAL_KIND = "principal_kind", PRINCIPAL_RULE = "principal_rule", INITIATOR = "initiator",
+    CLAIMS = "claims", TRACE_ID = "trace_id", SPAN_ID = "span_id", PID = "pid",
     PROCESS_START = "process_start", EXE = "exe", COMMAND = "command", UID = "uid",
     OS_USER = "os_user", LOGIN_UID = "login_uid", LOGIN_USER = "login_user",
     LOGIN_STRENGTH = "login_strength", SESSION = "session", TTY = "tty", PARENTS = "parents",
@@ -192,7 +232,7 @@ columns! {
     ERROR_MESSAGE = "error_message", TRANSACTION = "transaction",
     TRUNCATED_BYTES = "truncated_bytes", LOST_BYTES = "lost_bytes",
     JOINED_MIDSTREAM = "joined_midstream", ACTION = "action", MESSAGE = "message",
-    COUNTS = "counts",
+    COUNTS = "counts", VERDICT = "verdict", RULE = "rule", SEVERITY = "severity",
 }
 
 /// Appends columns that aren't null. The caller keeps them in the table's order.
@@ -286,6 +326,19 @@ impl Writer<'_> {
         for parent in parents {
             self.0.extend_from_slice(&parent.pid.to_le_bytes());
             self.bare_text(&parent.comm);
+        }
+    }
+
+    /// They come in ascending order of their names, each once.
+    fn claims(&mut self, column: u8, claims: &Claims, literals: bool) {
+        if claims.tags.is_empty() {
+            return;
+        }
+        self.column(column);
+        self.count(claims.tags.len());
+        for (name, value) in claims.shown(literals) {
+            self.bare_text(name);
+            self.bare_text(value);
         }
     }
 
