@@ -44,7 +44,8 @@ fn placed(group: Option<&Cgroup>, login: &str, command: &Command) -> Command {
 
 fn psql(postgres: &Postgres, sql: &str) -> Command {
     let mut command = postgres.psql_command(Via::Unix);
-    command.args(["-c", sql]);
+    // A terminal of no size is too small for any answer, and a pager would wait for a key.
+    command.args(["-P", "pager=off", "-c", sql]);
     command
 }
 
