@@ -124,7 +124,7 @@ fn people_and_services_are_told_apart() -> Result<()> {
         ("su", SESSION, LOGIN.0, &["runuser", "-u", "nobody", "--"], human()),
         ("said to be logged in", "", LOGIN.0, &[], who("unknown", "root", "builtin:local-process")),
         (
-            "another's session",
+            "the session of another",
             "user.slice/user-2.slice/session-78.scope",
             LOGIN.0,
             &[],
@@ -134,7 +134,7 @@ fn people_and_services_are_told_apart() -> Result<()> {
         // A daemon that says that somebody has logged in.
         ("forged", &unit, LOGIN.0, &[], who("service", &service, "builtin:system-unit")),
         (
-            "user's unit",
+            "a unit of a user",
             "user.slice/user-2.slice/user@2.service/app.slice/cron.service",
             UNSET,
             &[],
