@@ -44,7 +44,8 @@ fn placed(group: Option<&Cgroup>, login: &str, command: &Command) -> Command {
 
 fn psql(postgres: &Postgres, sql: &str) -> Command {
     let mut command = postgres.psql_command(Via::Unix);
-    command.args(["-c", sql]);
+    // A terminal of no size is too small for any answer, and a pager would wait for a key.
+    command.args(["-P", "pager=off", "-c", sql]);
     command
 }
 
@@ -123,7 +124,7 @@ fn people_and_services_are_told_apart() -> Result<()> {
         ("su", SESSION, LOGIN.0, &["runuser", "-u", "nobody", "--"], human()),
         ("said to be logged in", "", LOGIN.0, &[], who("unknown", "root", "builtin:local-process")),
         (
-            "another's session",
+            "the session of another",
             "user.slice/user-2.slice/session-78.scope",
             LOGIN.0,
             &[],
@@ -133,7 +134,7 @@ fn people_and_services_are_told_apart() -> Result<()> {
         // A daemon that says that somebody has logged in.
         ("forged", &unit, LOGIN.0, &[], who("service", &service, "builtin:system-unit")),
         (
-            "user's unit",
+            "a unit of a user",
             "user.slice/user-2.slice/user@2.service/app.slice/cron.service",
             UNSET,
             &[],
