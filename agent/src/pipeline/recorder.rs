@@ -19,8 +19,8 @@ use crate::{
     analyst::{Analyst, Bounds},
     control::{Hub, LedgerStatus, Notice},
     event::{
-        Effect, Effects, Entry, Episode, EpisodeAction, Facts, Finding, LOST_ROWS, Occurrence, OccurrenceKind,
-        Origin, Record, StatementKind,
+        Effect, Effects, Entry, Episode, EpisodeAction, Facts, Finding, LOST_ROWS, Occurrence,
+        OccurrenceKind, Origin, Record, StatementKind,
     },
     statement::{self, Analysed, Lexing},
 };
