@@ -72,6 +72,7 @@ macro_rules! named {
 pub(super) use named;
 
 named! {
+    #[derive(Hash)]
     Engine { Postgresql = "postgresql" }
 }
 

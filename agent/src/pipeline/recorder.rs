@@ -19,8 +19,10 @@ use crate::{
     control::{Hub, LedgerStatus, Notice},
     event::{
         Effect, Effects, Entry, Facts, Occurrence, OccurrenceKind, Origin, Record, StatementKind,
+        WallTime,
     },
     statement::{self, Analysed, Lexing},
+    telemetry::{Feed, Severity},
 };
 
 /// How often the ledger is asked what is due, where nothing else happens.
@@ -32,6 +34,7 @@ pub struct Recorder {
     /// What the rows of the agent itself say of this host.
     host: Arc<Origin>,
     keeping: Option<Keeping>,
+    telemetry: Option<Feed>,
     status: Arc<Mutex<Option<LedgerStatus>>>,
     next_look: Instant,
 }
@@ -55,10 +58,15 @@ impl Recording {
 }
 
 impl Recorder {
-    pub fn new(live: Arc<Hub>, host: Arc<Origin>, keeping: Option<Keeping>) -> Self {
+    pub fn new(
+        live: Arc<Hub>,
+        host: Arc<Origin>,
+        keeping: Option<Keeping>,
+        telemetry: Option<Feed>,
+    ) -> Self {
         let status = keeping.as_ref().map(Keeping::status);
         let status = Arc::new(Mutex::new(status));
-        Self { live, host, keeping, status, next_look: Instant::now() }
+        Self { live, host, keeping, telemetry, status, next_look: Instant::now() }
     }
 
     /// Works until the other end of `inbox` is gone.
@@ -77,14 +85,15 @@ impl Recorder {
         loop {
             match inbox.batches.recv_timeout(TICK) {
                 Ok(mut batch) => {
+                    let now = wall_time();
                     if let Some(lost) = batch.lost.take() {
-                        self.record(self.gap(lost));
+                        self.record(self.gap(lost), now);
                     }
                     for mut entry in mem::take(&mut batch.entries) {
                         if let Entry::Statement(record) = &mut entry {
                             self.analyse(record, &mut analyst);
                         }
-                        self.record(entry);
+                        self.record(entry, now);
                     }
                     inbox.done(&batch);
                 }
@@ -95,6 +104,10 @@ impl Recorder {
         }
         if let Some(keeping) = self.keeping.take() {
             keeping.close();
+        }
+        // After the ledger's last checkpoint.
+        if let Some(telemetry) = self.telemetry.take() {
+            telemetry.close();
         }
     }
 
@@ -136,12 +149,19 @@ impl Recorder {
         }
     }
 
-    fn record(&mut self, entry: Entry) {
+    fn record(&mut self, entry: Entry, now: WallTime) {
         if let Some(keeping) = &mut self.keeping {
             keeping.append(&entry);
         }
-        if let Entry::Statement(record) = entry {
-            self.live.publish(|| record);
+        match (entry, &mut self.telemetry) {
+            (Entry::Statement(record), Some(telemetry)) => {
+                let record = Arc::new(record);
+                telemetry.statement(&record, now);
+                self.live.publish(|| record);
+            }
+            (Entry::Statement(record), None) => self.live.publish(|| Arc::new(record)),
+            (Entry::Occurrence(occurrence), Some(telemetry)) => telemetry.occurrence(&occurrence),
+            (Entry::Occurrence(_), None) => {}
         }
     }
 
@@ -154,9 +174,16 @@ impl Recorder {
         }
         self.next_look = now + TICK;
         for Alert { message, is_over } in keeping.alerts() {
+            let severity = match is_over {
+                true => Severity::Info,
+                false => Severity::Error,
+            };
             match is_over {
                 true => tracing::info!("{message}"),
                 false => tracing::error!("{message}"),
+            }
+            if let Some(telemetry) = &self.telemetry {
+                telemetry.alert(time, severity, "ledger", &message);
             }
             self.live.notice(|| Notice { time, notice: "ledger", server: None, message });
         }

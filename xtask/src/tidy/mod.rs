@@ -27,6 +27,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("ledger", &["event", "config"]),
     ("search", &["event", "config", "ledger"]),
     ("control", &["event", "config"]),
+    ("telemetry", &["event", "config"]),
     // Reads procfs through identity's reader, which pid reuse and hostile paths can't fool.
     ("discovery", &["event", "config", "identity"]),
     ("doctor", &["event", "config", "capture"]),
@@ -60,8 +61,16 @@ const IMPURE: &[&str] = &[
 ];
 
 /// Crates that only one folder of `agent/src` names.
-const ONLY_IN: &[(&str, &str)] =
-    &[("aya", "capture"), ("aya_log", "capture"), ("btf_rs", "capture"), ("datafusion", "search")];
+const ONLY_IN: &[(&str, &str)] = &[
+    ("aya", "capture"),
+    ("aya_log", "capture"),
+    ("btf_rs", "capture"),
+    ("datafusion", "search"),
+    ("opentelemetry_proto", "telemetry"),
+    ("prost_otlp", "telemetry"),
+    ("reqwest", "telemetry"),
+    ("tonic", "telemetry"),
+];
 
 /// Names that say nothing about what is inside.
 const VAGUE: &[&str] = &["util", "utils", "helper", "helpers", "manager", "misc"];
