@@ -299,6 +299,7 @@ fn entries(scripts: &[Script], in_turn: bool) -> Vec<Entry> {
             first_byte_us: Some(duration - numbers.below(10)),
             origin: origins[connection].clone(),
             sequence: sequences[connection],
+            claims: None,
             text: Some(script.text.clone()),
             standard_conforming_strings: Some(true),
             parameters: Vec::new(),

@@ -12,6 +12,11 @@ pub mod ledger {
     pub mod note;
     pub mod trail;
 }
+/// What parses the words of clients.
+#[path = "../../agent/src/principal"]
+pub mod principal {
+    pub mod claims;
+}
 #[path = "../../agent/src/protocol/mod.rs"]
 pub mod protocol;
 #[path = "../../agent/src/statement/mod.rs"]

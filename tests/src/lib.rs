@@ -2,6 +2,7 @@
 
 mod agent;
 mod certificates;
+mod cgroup;
 mod children;
 mod namespace;
 mod need;
@@ -16,6 +17,7 @@ mod wire;
 
 pub use agent::{Agent, AgentBuilder, Watch};
 pub use certificates::Certificates;
+pub use cgroup::Cgroup;
 pub use children::{Running, await_until, python, said};
 pub use namespace::Netns;
 pub use need::is_root;

@@ -1,14 +1,10 @@
 //! Who sent it: real clients of a real server, however they came, named by the agent.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{fs, process::Command};
 
 use anyhow::{Context, Result, ensure};
 use dbwarden_tests::{
-    Agent, Netns, Postgres, Session, Via, Watch, await_until, need_root, python, said,
+    Agent, Cgroup, Netns, Postgres, Session, Via, Watch, await_until, need_root, python, said,
 };
 use serde_json::{Value, json};
 
@@ -222,7 +218,7 @@ fn cgroups_and_logins_are_judged() -> Result<()> {
     for (n, (path, login, expected)) in cases.iter().enumerate() {
         let text = format!("SELECT 'cgroup {n}'");
         let group = if path.is_empty() { None } else { Some(Cgroup::create(path)?) };
-        let folder = group.as_ref().map_or(String::new(), |g| g.path.display().to_string());
+        let folder = group.as_ref().map_or(String::new(), |g| g.path().display().to_string());
         let wrapper = ["sh", "-ec", enter, "sh", &folder, login];
         said(&mut wrapped(&wrapper, &psql(&postgres, Via::Unix, &text)))?;
         let record = record(&watch, &text)?;
@@ -232,41 +228,6 @@ fn cgroups_and_logins_are_judged() -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// A path in the unified hierarchy, removed when dropped as far as it was made.
-struct Cgroup {
-    path: PathBuf,
-    made: Vec<PathBuf>,
-}
-
-impl Cgroup {
-    fn create(below: &str) -> Result<Cgroup> {
-        let mounts = fs::read_to_string("/proc/self/mountinfo")?;
-        let unified = mounts.lines().find(|line| line.contains(" - cgroup2 "));
-        let root = unified.and_then(|line| line.split(' ').nth(4)).context("no cgroup2 mount")?;
-        let mut group = Cgroup { path: root.into(), made: Vec::new() };
-        for part in Path::new(below) {
-            group.path.push(part);
-            if !group.path.exists() {
-                fs::create_dir(&group.path)?;
-                group.made.push(group.path.clone());
-            }
-        }
-        Ok(group)
-    }
-}
-
-impl Drop for Cgroup {
-    fn drop(&mut self) {
-        for path in self.made.iter().rev() {
-            // Its last process may be on its way out.
-            let removed = await_until("an empty cgroup", || Ok(fs::remove_dir(path).ok()));
-            if let Err(error) = removed {
-                eprintln!("{}: {error:#}", path.display());
-            }
-        }
-    }
 }
 
 /// 200 clients come and go while the agent stands still: procfs knows none of them any more.

@@ -106,6 +106,7 @@ fn statement(sequence: u64, origin: &Arc<Origin>) -> Entry {
         first_byte_us: None,
         origin: origin.clone(),
         sequence,
+        claims: None,
         text: Some("SELECT 1".into()),
         standard_conforming_strings: Some(true),
         parameters: Vec::new(),

@@ -156,6 +156,7 @@ fn record(time: WallTime, sequence: u64, origin: &Arc<Origin>, facts: &Arc<Facts
         first_byte_us: None,
         origin: origin.clone(),
         sequence,
+        claims: None,
         text: Some("SELECT naïve FROM songs WHERE id = 5".into()),
         standard_conforming_strings: Some(true),
         parameters: Vec::new(),

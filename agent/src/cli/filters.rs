@@ -20,8 +20,8 @@ pub struct Filters {
     /// Read and show times in UTC instead of the local time zone
     #[arg(long)]
     utc: bool,
-    /// Sent by somebody in whose principal, user, login, executable, unit, container, pod or address
-    /// this word stands
+    /// Sent by somebody in whose principal, initiator, user, login, executable, unit, container, pod
+    /// or address this word stands
     #[arg(long, value_name = "WORD")]
     who: Option<String>,
     /// Sent by a human, service, ai or unknown

@@ -18,6 +18,7 @@ mod terminal;
 mod timeline;
 mod verify;
 mod watch;
+mod whois;
 
 use std::{io, io::IsTerminal, path::PathBuf, process::ExitCode};
 
@@ -34,6 +35,7 @@ pub use status::status;
 pub use timeline::{Timeline, timeline};
 pub use verify::{Verify, verify};
 pub use watch::{Watch, watch};
+pub use whois::{Whois, whois};
 
 use crate::{
     config,
@@ -80,6 +82,8 @@ pub enum Command {
     Watch(Watch),
     /// Show health, coverage and losses of the running service
     Status,
+    /// Show who a process, an address or a connection is, by which rule and on which evidence
+    Whois(Whois),
     /// Check what this host and its kernel allow
     ///
     /// Loads the BPF programs, attaches those that cost nobody anything, and takes them off again; a

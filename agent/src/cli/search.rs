@@ -70,7 +70,7 @@ const FOLLOW_REMEMBERED: usize = 200_000;
 const PLACE: [&str; 2] = ["segment", "segment_row"];
 const PLACE_WIDTH: usize = 11;
 /// What the table shows of a row.
-const SHOWN: [&str; 27] = [
+const SHOWN: [&str; 30] = [
     "duration_us",
     "server",
     "database",
@@ -78,6 +78,9 @@ const SHOWN: [&str; 27] = [
     "client_address",
     "client_port",
     "principal",
+    "principal_kind",
+    "principal_rule",
+    "initiator",
     "pid",
     "exe",
     "command",

@@ -93,6 +93,7 @@ struct Entry {
     action: Option<String>,
     who: String,
     kind: Option<String>,
+    initiator: Option<String>,
     server: Option<String>,
     database: Option<String>,
     db_user: Option<String>,
@@ -270,8 +271,9 @@ impl Screen {
             "notable" => ("·", Style::Plain),
             _ => (" ", Style::Dim),
         };
-        let who = match entry.kind.as_deref() {
-            Some(kind @ ("ai" | "service")) => format!("{} ({kind})", entry.who),
+        let who = match (entry.kind.as_deref(), &entry.initiator) {
+            (Some("ai"), Some(initiator)) => format!("ai {initiator}→{}", entry.who),
+            (Some(kind @ ("ai" | "service")), _) => format!("{} ({kind})", entry.who),
             _ => entry.who.clone(),
         };
         let place = match (&entry.db_user, &entry.database) {

@@ -11,7 +11,10 @@ use anyhow::Result;
 use clap::Args;
 
 use super::{Answer, Common, Format, block_on, clock, terminal};
-use crate::control::{Client, ClientError, Filter};
+use crate::{
+    control::{Client, ClientError, Filter},
+    event::PrincipalKind,
+};
 pub(super) use view::{Line, View};
 
 #[derive(Debug, Args)]
@@ -25,10 +28,13 @@ pub struct Watch {
     /// Only statements to this server
     #[arg(long, value_name = "NAME")]
     server: Option<String>,
-    /// Only statements sent by somebody in whose user, login, executable, unit, container, pod or
+    /// Only statements sent by somebody in whose principal, initiator, user, login, executable, unit, container, pod or
     /// address this word stands
     #[arg(long, value_name = "WORD")]
     who: Option<String>,
+    /// Only statements sent by a human, service, ai or unknown
+    #[arg(long, value_name = "KIND", value_parser = kind)]
+    kind: Option<PrincipalKind>,
     /// Only statements that took this long: 250us, 15ms, 1.5s, 2m
     #[arg(long, value_name = "TIME", value_parser = duration)]
     min_duration: Option<Duration>,
@@ -47,6 +53,7 @@ pub fn watch(common: &Common, arguments: &Watch) -> Result<Answer> {
         database: arguments.database.clone(),
         server: arguments.server.clone(),
         who: arguments.who.clone(),
+        kind: arguments.kind,
         min_duration: arguments.min_duration,
         errors: arguments.errors,
         literals: arguments.literals,
@@ -80,6 +87,11 @@ async fn show(common: &Common, filter: &Filter) -> Result<Answer> {
         }
     }
     Err(ClientError::Ended { socket: common.control.clone() }.into())
+}
+
+fn kind(text: &str) -> Result<PrincipalKind, String> {
+    let kind = PrincipalKind::ALL.iter().copied().find(|kind| kind.name() == text);
+    kind.ok_or_else(|| "human, service, ai or unknown is wanted".to_owned())
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

@@ -10,7 +10,7 @@ use super::{
     settings::{HookChoice, Literals, LogLevel, TlsCapture},
     telemetry::{Compression, Protocol},
 };
-use crate::event::Engine;
+use crate::{event::Engine, principal::Written};
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -20,6 +20,7 @@ pub struct File {
     pub capture: Capture,
     pub ledger: Ledger,
     pub telemetry: Telemetry,
+    pub principal: Vec<Spanned<Written>>,
     pub server: Vec<Spanned<Server>>,
     pub log: Log,
 }

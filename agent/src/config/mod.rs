@@ -3,6 +3,7 @@
 mod copy;
 mod error;
 mod file;
+mod principals;
 mod settings;
 mod size;
 mod span;

@@ -10,9 +10,10 @@ use super::{
     copy::{LedgerCopy, copy},
     error::Complaint,
     file,
+    principals::principals,
     telemetry::{Environment, Telemetry, telemetry},
 };
-use crate::event::Engine;
+use crate::{event::Engine, principal::Written};
 
 /// The whole effective configuration. Serialises to the file's own shape.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -25,6 +26,9 @@ pub struct Settings {
     pub log: Log,
     #[serde(rename = "server", skip_serializing_if = "Vec::is_empty")]
     pub servers: Vec<Server>,
+    /// Rules that stand before those that dbwarden brings along.
+    #[serde(rename = "principal", skip_serializing_if = "Vec::is_empty")]
+    pub principals: Vec<Written>,
 }
 
 /// What is said of this host in every record.
@@ -166,7 +170,7 @@ pub const KEY_DIRECTORY: &str = "/var/lib/dbwarden/keys";
 /// One call is captured in a bounded number of chunks by the programs in the kernel.
 const BUDGET: RangeInclusive<u64> = 256..=65_536;
 const RING_MAX: u64 = 1 << 30;
-const NAME_MAX: usize = 63;
+pub(super) const NAME_MAX: usize = 63;
 const COMMIT: RangeInclusive<Span> =
     Span(Duration::from_millis(10))..=Span(Duration::from_secs(60));
 const SEAL_BYTES: RangeInclusive<Size> = Size(1 << 20)..=Size(1 << 30);
@@ -204,6 +208,7 @@ impl Settings {
             telemetry: Telemetry::default(),
             log: Log { level: LogLevel::Info },
             servers: Vec::new(),
+            principals: Vec::new(),
         }
     }
 
@@ -257,6 +262,7 @@ impl Settings {
             telemetry: telemetry(file.telemetry, &host.environment)?,
             log: Log { level: file.log.level },
             servers: servers(file.server)?,
+            principals: principals(file.principal)?,
         })
     }
 }

@@ -6,11 +6,18 @@ use super::{
     HookChoice, HostFacts, Ledger, LedgerCopy, Literals, LogLevel, Server, Settings, Size, Span,
     TlsCapture, load, parse,
 };
-use crate::event::Engine;
+use crate::{
+    event::{Engine, PrincipalKind},
+    principal::{Numbers, Words},
+};
 
 fn read(text: &str) -> Result<Settings, String> {
     let host = HostFacts { name: "db1".into(), page_bytes: 4_096, environment: Default::default() };
     parse(Path::new("c.toml"), text, &host).map_err(|error| error.to_string())
+}
+
+fn words(words: &[&str]) -> Words {
+    Words(words.iter().map(|word| (*word).to_owned()).collect())
 }
 
 #[test]
@@ -64,6 +71,31 @@ fn every_key_arrives() {
         [[server]]
         port = 5499
         exclude = true
+        [[principal]]
+        id = "dba"
+        kind = "human"
+        name = "{login_user}"
+        groups = ["dba"]
+        os_user = "postgres"
+        uid = [26, 999]
+        login_user = ["ana", "b*"]
+        login_uid = 1000
+        unit = "session-*.scope"
+        container = "web"
+        pod = "shop-0"
+        exe = "/usr/bin/psql"
+        command = "psql *"
+        program = "psql"
+        parents = ["bash", "sudo"]
+        client_address = ["10.0.0.0/8", "::1"]
+        db_user = "shop"
+        application = "psql"
+        certificate = "CN=ana"
+        claims = { agent = "*", "team" = ["a", "b"] }
+        [[principal]]
+        kind = "ai"
+        name = "bots"
+        unit = "bot.service"
         "#,
     )
     .unwrap();
@@ -116,6 +148,11 @@ fn every_key_arrives() {
         exclude: true,
     };
     assert_eq!(settings.servers, [named, excluded]);
+    let [dba, bots] = settings.principals.as_slice() else { panic!("two principals are wanted") };
+    assert_eq!((dba.id.as_deref(), dba.kind), (Some("dba"), PrincipalKind::Human));
+    assert_eq!(dba.uid, Some(Numbers(vec![26, 999])));
+    assert_eq!(dba.claims.as_ref().and_then(|claims| claims.get("agent")), Some(&words(&["*"])));
+    assert_eq!(bots.unit, Some(words(&["bot.service"])));
 
     // What `--print-config` shows can be used as a file.
     assert_eq!(read(&toml::to_string(&settings).unwrap()), Ok(settings));
@@ -133,7 +170,7 @@ fn a_mistake_says_where_what_and_what_is_allowed() {
         (
             "[hosts]\nname = \"a\"",
             "c.toml:1: unknown key `hosts`; did you mean `host`? (allowed: host, control, capture, \
-             ledger, telemetry, server, log)\n    1 | [hosts]",
+             ledger, telemetry, principal, server, log)\n    1 | [hosts]",
         ),
         (
             "[[server]]\nname = \"a\"\nprot = 1",
@@ -213,6 +250,35 @@ fn a_mistake_says_where_what_and_what_is_allowed() {
             "[[server]]\nname = \"a\"\nport = 1\n[[server]]\nname = \"a\"\nport = 2",
             "c.toml:5: `name`: two [[server]] are called \"a\"; names must differ\n    5 | name = \
              \"a\"",
+        ),
+        (
+            "[[principal]]\nkind = \"robot\"\nname = \"x\"",
+            "c.toml:2: `kind`: \"robot\" is not allowed in [[principal]] (allowed: \"human\", \
+             \"service\", \"ai\", \"unknown\")\n    2 | kind = \"robot\"",
+        ),
+        (
+            "[[principal]]\nkind = \"ai\"\nname = \"x\"\nuid = \"root\"",
+            "c.toml:4: `uid`: invalid type: string \"root\", expected a number or a list of \
+             numbers\n    4 | uid = \"root\"",
+        ),
+        (
+            "[log]\n[[principal]]\nkind = \"human\"\nname = \"x\"\napplication = \"dba\"",
+            "c.toml:2: [[principal]] principal-1: the rule would call anybody a human who meets \
+             `application`: a client chooses that itself. Add what it can't choose (os_user, uid, \
+             login_user, login_uid, unit, container, pod, client_address, db_user or certificate, and \
+             not all of them by `*`), or let the rule say kind = \"ai\" or \"unknown\" without \
+             groups\n    2 | [[principal]]",
+        ),
+        (
+            "[[principal]]\nid = \"builtin:x\"\nkind = \"ai\"\nname = \"x\"\nuid = 1",
+            "c.toml:1: [[principal]] `id`: \"builtin:x\" is not allowed: 1 to 63 letters, digits, \
+             `.`, `_` or `-`\n    1 | [[principal]]",
+        ),
+        (
+            "[[principal]]\nid = \"a\"\nkind = \"ai\"\nname = \"x\"\nuid = 1\n\
+             [[principal]]\nid = \"a\"\nkind = \"ai\"\nname = \"x\"\nuid = 2",
+            "c.toml:6: [[principal]] `id`: two rules are called \"a\"; rows would not tell which it \
+             was\n    6 | [[principal]]",
         ),
         ("[host\nname = \"a\"", "c.toml:1: unclosed table, expected `]`\n    1 | [host"),
     ] {

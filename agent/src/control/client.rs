@@ -81,6 +81,15 @@ impl Client {
         serde_json::from_slice(&bytes).map_err(|source| self.broken(source))
     }
 
+    /// Who that is, as the service writes it: `{"found": […], "more": 0}`.
+    pub async fn whois(&self, who: &str) -> Result<serde_json::Value, ClientError> {
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        let path = format!("/v1/whois?{}", query.append_pair("who", who).finish());
+        let body = self.ask(Method::GET, &path, Bytes::new()).await?;
+        let bytes = self.whole(body).await?;
+        serde_json::from_slice(&bytes).map_err(|source| self.broken(source))
+    }
+
     /// The lines of the watch stream that `filter` lets through.
     pub async fn watch(&self, filter: &Filter) -> Result<Lines, ClientError> {
         let path = format!("/v1/watch?{}", filter.to_query());

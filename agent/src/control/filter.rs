@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::event::{Origin, Record};
+use crate::event::{Origin, PrincipalKind, Record};
 
 /// All that are given must hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -11,9 +11,11 @@ pub struct Filter {
     pub user: Option<String>,
     pub database: Option<String>,
     pub server: Option<String>,
-    /// Part of who is verified to have sent it: user, login user, executable, unit, container, pod
+    /// Part of who is verified to have sent it: principal, initiator, user, login user, executable, unit, container, pod
     /// or address, in any case.
     pub who: Option<String>,
+    /// `human`, `service`, `ai` or `unknown`.
+    pub kind: Option<PrincipalKind>,
     pub min_duration: Option<Duration>,
     /// Only statements that failed.
     pub errors: bool,
@@ -31,6 +33,11 @@ impl Filter {
                 "database" => filter.database = Some(value),
                 "server" => filter.server = Some(value),
                 "who" => filter.who = Some(value),
+                "kind" => {
+                    let kind = PrincipalKind::ALL.iter().find(|kind| kind.name() == value);
+                    let words = || format!("kind={value}: human, service, ai or unknown is wanted");
+                    filter.kind = Some(*kind.ok_or_else(words)?);
+                }
                 "min_duration_us" => {
                     let micros = value.parse().map_err(|_| {
                         format!("min_duration_us={value}: a whole number of microseconds is wanted")
@@ -42,7 +49,7 @@ impl Filter {
                 other => {
                     return Err(format!(
                         "unknown filter {other}: there are user, database, server, who, \
-                         min_duration_us, errors and literals"
+                         kind, min_duration_us, errors and literals"
                     ));
                 }
             }
@@ -62,6 +69,9 @@ impl Filter {
             if let Some(value) = value {
                 query.append_pair(key, value);
             }
+        }
+        if let Some(kind) = self.kind {
+            query.append_pair("kind", kind.name());
         }
         if let Some(duration) = self.min_duration {
             query.append_pair("min_duration_us", &duration.as_micros().to_string());
@@ -86,6 +96,7 @@ impl Filter {
         same(&self.user, origin.db_user.as_deref())
             && same(&self.database, origin.database.as_deref())
             && same(&self.server, origin.server.as_deref())
+            && self.kind.is_none_or(|kind| origin.principal_kind == Some(kind))
             && long_enough
             && (!self.errors || record.error_code.is_some())
             && self.who.as_deref().is_none_or(|who| is_sent_by(origin, &who.to_lowercase()))
@@ -102,6 +113,8 @@ fn truth(key: &str, value: &str) -> Result<bool, String> {
 
 fn is_sent_by(origin: &Origin, who: &str) -> bool {
     let verified = [
+        &origin.principal,
+        &origin.initiator,
         &origin.os_user,
         &origin.login_user,
         &origin.exe,
@@ -118,7 +131,7 @@ mod tests {
     use std::time::Duration;
 
     use super::Filter;
-    use crate::control::tests::record;
+    use crate::{control::tests::record, event::PrincipalKind};
 
     #[test]
     fn a_filter_survives_its_query() {
@@ -127,6 +140,7 @@ mod tests {
             database: Some("münchen".into()),
             server: Some("main".into()),
             who: Some("php fpm".into()),
+            kind: Some(PrincipalKind::Ai),
             min_duration: Some(Duration::from_millis(15)),
             errors: true,
             literals: true,
@@ -140,12 +154,13 @@ mod tests {
         for (query, expected) in [
             (
                 "usr=a",
-                "unknown filter usr: there are user, database, server, who, min_duration_us, errors and literals",
+                "unknown filter usr: there are user, database, server, who, kind, min_duration_us, errors and literals",
             ),
             (
                 "min_duration_us=1ms",
                 "min_duration_us=1ms: a whole number of microseconds is wanted",
             ),
+            ("kind=robot", "kind=robot: human, service, ai or unknown is wanted"),
             ("errors=1", "errors=1: true or false is wanted"),
         ] {
             assert_eq!(Filter::of_query(query), Err(expected.to_owned()));
@@ -165,6 +180,10 @@ mod tests {
             ("who=ALICE", true),
             ("who=bin/psql", true),
             ("who=shop", false),
+            ("who=claude", true),
+            ("who=carol", true),
+            ("kind=ai", true),
+            ("kind=human", false),
             ("min_duration_us=1500", true),
             ("min_duration_us=1501", false),
             ("errors=true", false),

@@ -12,7 +12,7 @@ use std::{
 use serde::Serialize;
 use tokio::sync::Notify;
 
-use crate::event::{Parameter, Record, WallTime};
+use crate::event::{Claims, Parameter, Record, WallTime};
 
 /// Kept for one watcher at most; what comes while it is full is counted and gone.
 const QUEUE_LINES: usize = 4_096;
@@ -174,7 +174,8 @@ fn weight(line: &Line) -> usize {
             let error = record.error_message.as_deref().map_or(0, str::len);
             let parameters =
                 record.parameters.iter().map(|value| size_of::<Parameter>() + value.held_bytes());
-            size_of::<Record>() + text + error + parameters.sum::<usize>()
+            let claims = record.claims.as_deref().map_or(0, Claims::held_bytes);
+            size_of::<Record>() + text + error + claims + parameters.sum::<usize>()
         }
     }
 }

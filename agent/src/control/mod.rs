@@ -13,6 +13,7 @@ mod query;
 mod server;
 mod shutdown;
 mod status;
+mod whois;
 
 use std::{io, path::PathBuf, sync::Arc};
 
@@ -29,6 +30,7 @@ pub use status::{
     AbsentServer, Agent, CopyStatus, Hooks, LedgerStatus, Ring, ServerStatus, SignalStatus,
     Snapshot, Status, StatusCell, TelemetryStatus, Totals,
 };
+pub use whois::{Asked, Identified, Question, Questions, Whois};
 
 use crate::event::WallTime;
 
@@ -40,6 +42,8 @@ pub struct Service {
     pub live: Arc<Hub>,
     /// Answers to `status`.
     pub status: StatusCell,
+    /// Questions to the pipeline about who somebody is.
+    pub questions: Questions,
     /// The pipeline shall end: somebody sent a signal.
     pub shutdown: Shutdown,
     /// The pipeline has ended and published its last: the control server shall end too.
@@ -61,6 +65,7 @@ impl Service {
         Ok(Self {
             live: Arc::new(Hub::default()),
             status: StatusCell::default(),
+            questions: Questions::default(),
             shutdown: Shutdown::new()?,
             ended: Shutdown::new()?,
             ledger: None,

@@ -30,7 +30,7 @@ use tokio_io_timeout::TimeoutStream;
 use tracing::{debug, warn};
 
 use super::{
-    Agent, Filter, Line, Listener, Service, Snapshot, Status, Watcher,
+    Agent, Filter, Line, Listener, Question, Service, Snapshot, Status, Watcher,
     access::Peer,
     hub::WATCHERS,
     query::{Queries, Refusal},
@@ -53,7 +53,7 @@ const WATCH_FRAME_BYTES: usize = 64 << 10;
 /// Of a request's head; only queries have a body.
 const HEAD_BYTES: usize = 16 << 10;
 
-const PATHS: [&str; 4] = ["/v1", "/v1/query", "/v1/status", "/v1/watch"];
+const PATHS: [&str; 5] = ["/v1", "/v1/query", "/v1/status", "/v1/watch", "/v1/whois"];
 
 /// Answers clients until `service.ended`. Runs in a tokio runtime of its own, away from the
 /// pipeline's thread.
@@ -172,6 +172,7 @@ impl Api {
                 Ok(filter) => self.watch(filter),
                 Err(words) => error(StatusCode::BAD_REQUEST, &words),
             },
+            "/v1/whois" => self.whois(query).await,
             path => error(
                 StatusCode::NOT_FOUND,
                 &format!("no such path: {path}; there are {}", PATHS.join(", ")),
@@ -198,6 +199,19 @@ impl Api {
                 };
                 error(status, &refusal.to_string())
             }
+        }
+    }
+
+    async fn whois(&self, query: &str) -> Answer {
+        let who = form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == "who");
+        let question = match who.map(|(_, who)| who.parse::<Question>()) {
+            Some(Ok(question)) => question,
+            Some(Err(words)) => return error(StatusCode::BAD_REQUEST, &words),
+            None => return error(StatusCode::BAD_REQUEST, "say who: /v1/whois?who=4711"),
+        };
+        match self.service.questions.ask(question).await {
+            Ok(whois) => value(StatusCode::OK, &whois),
+            Err(why) => error(StatusCode::SERVICE_UNAVAILABLE, &why.to_string()),
         }
     }
 

@@ -10,7 +10,7 @@ use std::{
 
 use super::{Access, Client, ClientError, Filter, Hooks, Listener, Service, Snapshot, serve};
 use crate::event::{
-    ConnectionId, Engine, Lane, Origin, Record, StatementKind, Transport, WallTime,
+    ConnectionId, Engine, Lane, Origin, PrincipalKind, Record, StatementKind, Transport, WallTime,
 };
 
 /// A statement of psql as user `alice`, 1.5 ms long.
@@ -21,6 +21,7 @@ pub(super) fn record() -> Record {
         first_byte_us: Some(1_000),
         origin: Arc::new(origin()),
         sequence: 1,
+        claims: None,
         text: Some("select 1".into()),
         standard_conforming_strings: Some(true),
         parameters: Vec::new(),
@@ -52,6 +53,9 @@ fn origin() -> Origin {
         database: Some("orders".into()),
         db_user: Some("shop".into()),
         application: Some("psql".into()),
+        principal: Some("claude-code".into()),
+        principal_kind: Some(PrincipalKind::Ai),
+        initiator: Some("carol".into()),
         pid: Some(100),
         exe: Some("/usr/bin/psql".into()),
         command: Some("psql orders".into()),
@@ -123,12 +127,18 @@ fn raw(socket: &Path, request: &str) -> String {
 fn each_path_answers_and_no_other() {
     let served = Served::start();
     for (request, status, words) in [
-        ("GET /v1", "200 OK", "\"paths\":[\"/v1\",\"/v1/query\",\"/v1/status\",\"/v1/watch\"]"),
+        (
+            "GET /v1",
+            "200 OK",
+            "\"paths\":[\"/v1\",\"/v1/query\",\"/v1/status\",\"/v1/watch\",\"/v1/whois\"]",
+        ),
         ("GET /v2/status", "404 Not Found", "no such path: /v2/status; there are /v1"),
         ("POST /v1/status", "405 Method Not Allowed", "only GET is understood"),
         ("GET /v1/query", "405 Method Not Allowed", "only POST is understood here"),
         ("POST /v1/query", "404 Not Found", "this service keeps no ledger"),
         ("GET /v1/watch?usr=1", "400 Bad Request", "unknown filter usr"),
+        ("GET /v1/whois", "400 Bad Request", "say who: /v1/whois?who=4711"),
+        ("GET /v1/whois?who=bob", "400 Bad Request", "is nobody that can be asked about"),
     ] {
         let answer = raw(&served.socket, &format!("{request} HTTP/1.1\r\nhost: x\r\n\r\n"));
         assert!(answer.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{request}: {answer}");

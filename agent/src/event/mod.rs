@@ -1,8 +1,10 @@
 //! The plain data that the stages hand to each other; no stage's logic lives here.
 
+mod claims;
 mod connection;
 mod facts;
 mod origin;
+mod principal;
 mod process;
 mod record;
 mod session;
@@ -11,10 +13,12 @@ mod statement;
 mod stream;
 mod time;
 
+pub use claims::{Claims, Tag as ClaimTag, Trace};
 pub use connection::{Client, ConnectionId, Endpoint, SocketId};
 pub use facts::{Access, Analysis, Effect, Effects, Facts, KeyPredicate, KeyValue, TableAccess};
 pub use origin::{Engine, Lane, Origin, Transport};
-pub use process::{LoginStrength, Parent, Process, ProcessEvent};
+pub use principal::{Evidence, Principal, PrincipalKind, Strength};
+pub use process::{LoginStrength, Parent, Process, ProcessEvent, Program};
 pub use record::{Entry, Occurrence, OccurrenceKind, Record};
 pub use session::{SessionEvent, SyncLoss};
 pub use shown::Shown;

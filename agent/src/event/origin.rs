@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{ConnectionId, LoginStrength, Parent, WallTime};
+use super::{ConnectionId, LoginStrength, Parent, PrincipalKind, WallTime};
 
 /// Made once, when something of it becomes known or changes, and shared by all records until then.
 ///
@@ -30,6 +30,12 @@ pub struct Origin {
     pub application: Option<Arc<str>>,
     pub client_address: Option<Arc<str>>,
     pub client_port: Option<u16>,
+
+    /// Who it is, by which rule, and of an AI who launched it: see [`Principal`](super::Principal).
+    pub principal: Option<Arc<str>>,
+    pub principal_kind: Option<PrincipalKind>,
+    pub principal_rule: Option<Arc<str>>,
+    pub initiator: Option<Arc<str>>,
 
     pub pid: Option<u32>,
     pub process_start: Option<WallTime>,

@@ -30,6 +30,8 @@ pub struct Process {
     pub tty: Option<Arc<str>>,
     /// Parent first, up to init.
     pub parents: Arc<[Parent]>,
+    /// What each of `parents` ran when it forked, in their order.
+    pub programs: Arc<[Arc<Program>]>,
     pub cgroup: Option<Arc<str>>,
     pub unit: Option<Arc<str>>,
     pub container: Option<Arc<str>>,
@@ -41,6 +43,15 @@ pub struct Process {
 pub struct Parent {
     pub pid: u32,
     pub comm: Arc<str>,
+}
+
+/// What a process ran.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Program {
+    /// The path that was executed.
+    pub exe: Option<Arc<str>>,
+    /// The command line as in [`Process`]. A claim.
+    pub command: Option<Arc<str>>,
 }
 
 /// How much a login uid proves: an unprivileged process whose login uid is unset may set it to

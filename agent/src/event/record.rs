@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{Facts, Origin, Parameter, StatementKind, WallTime};
+use super::{Claims, Facts, Origin, Parameter, StatementKind, WallTime};
 
 /// One statement with everything known about it. The field names are the product's vocabulary: the
 /// same in `watch --format json`, in the ledger's columns and wherever else a statement is shown.
@@ -22,6 +22,9 @@ pub struct Record {
     pub origin: Arc<Origin>,
     /// Of the statement in its connection, from 1.
     pub sequence: u64,
+
+    /// What the client says of itself and of this statement.
+    pub claims: Option<Arc<Claims>>,
 
     /// `None` where it was never seen (`text_known = false`).
     pub text: Option<Arc<str>>,

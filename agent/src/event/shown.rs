@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::{Serialize, Serializer};
 
 use super::{
-    Effect, Effects, Facts, Origin, Parameter, Record, StatementKind, TableAccess, WallTime,
+    Effect, Effects, Facts, Origin, Parameter, Record, StatementKind, TableAccess, WallTime, claims,
 };
 
 /// What somebody sees of a record who may, or may not, see literals.
@@ -24,6 +24,10 @@ struct Line<'a> {
     #[serde(flatten)]
     origin: &'a Origin,
     sequence: u64,
+
+    claims: Option<claims::Shown<'a>>,
+    trace_id: Option<&'a str>,
+    span_id: Option<&'a str>,
 
     text: Option<&'a str>,
     text_known: bool,
@@ -60,19 +64,26 @@ impl Serialize for Parameters<'_> {
 
 impl Serialize for Shown<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Record { facts, origin, kind, .. } = self.record;
+        let Record { facts, origin, kind, claims, .. } = self.record;
         let facts = facts.as_deref();
         let literals = self.literals || facts.is_none();
         let redacted = || facts.map(|facts| &*facts.text);
         let replicates = || {
             (*kind == StatementKind::Replication).then(|| Effects::from_iter([Effect::Replicate]))
         };
+        let claims = claims.as_deref();
+        let trace = claims.and_then(|claims| claims.trace.as_ref());
         Line {
             time: self.record.time,
             duration_us: self.record.duration_us,
             first_byte_us: self.record.first_byte_us,
             origin,
             sequence: self.record.sequence,
+            claims: claims
+                .filter(|claims| !claims.tags.is_empty())
+                .map(|claims| claims::Shown { claims, literals: self.literals }),
+            trace_id: trace.map(|trace| &*trace.trace_id),
+            span_id: trace.map(|trace| &*trace.span_id),
             text: self
                 .record
                 .text

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use crate::event::{
-    Access, Analysis, ConnectionId, Effect, Effects, Engine, Entry, Facts, Lane, LoginStrength,
-    Occurrence, OccurrenceKind, Origin, Parameter, Parent, Record, StatementKind, TableAccess,
-    Transport, WallTime,
+    Access, Analysis, ClaimTag, Claims, ConnectionId, Effect, Effects, Engine, Entry, Facts, Lane,
+    LoginStrength, Occurrence, OccurrenceKind, Origin, Parameter, Parent, PrincipalKind, Record,
+    StatementKind, TableAccess, Trace, Transport, WallTime,
 };
 
 pub fn full_origin() -> Origin {
@@ -26,6 +26,10 @@ pub fn full_origin() -> Origin {
         application: text("psql"),
         client_address: text("127.0.0.1"),
         client_port: Some(40001),
+        principal: None,
+        principal_kind: None,
+        principal_rule: None,
+        initiator: None,
         pid: Some(4711),
         process_start: Some(WallTime(1_700_000_000_000_000)),
         exe: text("/usr/bin/psql"),
@@ -74,6 +78,7 @@ pub fn full_record() -> Record {
         first_byte_us: Some(1_000),
         origin: Arc::new(full_origin()),
         sequence: 7,
+        claims: None,
         text: Some("DELETE FROM songs WHERE id = 5 AND title = 'naïve'".into()),
         standard_conforming_strings: Some(true),
         parameters: vec![
@@ -97,6 +102,31 @@ pub fn full_record() -> Record {
     }
 }
 
+/// What a later version says more of: who it was, and what it said of itself.
+pub fn principal_record() -> Record {
+    let text = |text: &str| Some(Arc::<str>::from(text));
+    let tag = |name: &str, value: &str| ClaimTag { name: name.into(), value: value.into() };
+    Record {
+        origin: Arc::new(Origin {
+            host: "db-1".into(),
+            principal: text("claude-code"),
+            principal_kind: Some(PrincipalKind::Ai),
+            principal_rule: text("builtin:claude-code"),
+            initiator: text("ada"),
+            ..Origin::default()
+        }),
+        claims: Some(Arc::new(Claims {
+            tags: vec![tag("agent", "billing-bot"), tag("route", "/songs/17")],
+            trace: Some(Trace {
+                trace_id: "0af7651916cd43dd8448eb211c80319c".into(),
+                span_id: "b7ad6b7169203331".into(),
+                is_sampled: true,
+            }),
+        })),
+        ..empty_record()
+    }
+}
+
 /// Nothing is known of it but that it was there.
 pub fn empty_record() -> Record {
     Record {
@@ -105,6 +135,7 @@ pub fn empty_record() -> Record {
         first_byte_us: None,
         origin: Arc::new(Origin::default()),
         sequence: 0,
+        claims: None,
         text: None,
         standard_conforming_strings: None,
         parameters: Vec::new(),
@@ -175,6 +206,7 @@ impl Entries {
             first_byte_us: self.number(),
             origin: self.shared_origin(),
             sequence: self.draw(),
+            claims: self.maybe(|this| Arc::new(this.claims())),
             text: self.text(),
             standard_conforming_strings: None,
             parameters: self
@@ -224,6 +256,9 @@ impl Entries {
         origin.server_port = self.maybe(|this| this.draw() as u16);
         origin.transport = self.maybe(|this| Transport::ALL[this.below(4)]);
         origin.connection = self.maybe(|this| ConnectionId(this.draw()));
+        origin.principal = self.text();
+        origin.principal_kind = self.maybe(|this| PrincipalKind::ALL[this.below(4)]);
+        origin.initiator = self.text();
         origin.process_start = self.maybe(|this| WallTime(this.draw() as i64));
         origin.pid = self.maybe(|this| this.draw() as u32);
         origin.login_strength = self.maybe(|_| LoginStrength::Weak);
@@ -231,6 +266,21 @@ impl Entries {
             self.list(|this| Parent { pid: this.draw() as u32, comm: this.string().into() }).into();
         origin.unit = self.text();
         if self.below(2) == 0 { origin } else { Origin { host: origin.host, ..full } }
+    }
+
+    fn claims(&mut self) -> Claims {
+        let mut names: Vec<String> = self.list(Self::string);
+        names.sort();
+        names.dedup();
+        let tag = |name: String| ClaimTag { value: self.string().into(), name: name.into() };
+        Claims {
+            tags: names.into_iter().map(tag).collect(),
+            trace: self.maybe(|this| Trace {
+                trace_id: this.string().into(),
+                span_id: this.string().into(),
+                is_sampled: true,
+            }),
+        }
     }
 
     fn facts(&mut self) -> Facts {

@@ -21,6 +21,7 @@ use crate::{
         SocketId,
     },
     identity::{Peer, ProcessTable},
+    principal::Rules,
     protocol::postgres::{Title, cluster_name},
     stream::Assembler,
 };
@@ -37,6 +38,8 @@ pub struct Shared {
     pub clock: Clock,
     /// What every record says of this host.
     pub host: Arc<Origin>,
+    /// Who is who.
+    pub rules: Rules,
     pub live: Arc<Hub>,
     /// What is to be recorded.
     pub outbox: Outbox,
@@ -46,8 +49,16 @@ pub struct Shared {
 }
 
 impl Shared {
-    pub fn new(host: Arc<Origin>, live: Arc<Hub>, outbox: Outbox) -> Self {
-        Self { clock: Clock::default(), host, live, outbox, totals: Totals::default(), next_id: 0 }
+    pub fn new(host: Arc<Origin>, rules: Rules, live: Arc<Hub>, outbox: Outbox) -> Self {
+        Self {
+            clock: Clock::default(),
+            host,
+            rules,
+            live,
+            outbox,
+            totals: Totals::default(),
+            next_id: 0,
+        }
     }
 
     fn new_id(&mut self, at: BootTime) -> ConnectionId {
@@ -350,6 +361,11 @@ impl Connections {
 
     pub fn totals(&self) -> Totals {
         Totals { connections_open: self.open.len() as u64, ..self.shared.totals.clone() }
+    }
+
+    /// What is known of the open connections, to be asked about, and what they all use.
+    pub fn profiles(&mut self) -> (impl Iterator<Item = &mut Profile>, &Shared) {
+        (self.open.values_mut().map(|connection| &mut connection.dialogue.profile), &self.shared)
     }
 
     /// Open connections of one server.

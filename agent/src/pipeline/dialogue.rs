@@ -1,5 +1,7 @@
 //! What is being said on one connection: pieces of its streams in, records and occurrences out.
 
+use std::sync::Arc;
+
 use super::{
     connections::Shared,
     profile::Profile,
@@ -8,6 +10,7 @@ use super::{
 use crate::{
     control::Notice,
     event::{BootTime, Direction, Entry, Layer, Occurrence, Piece, SessionEvent},
+    principal::claims,
     protocol::{self, Session},
 };
 
@@ -174,8 +177,10 @@ impl Listener<'_> {
                 profile.server.coverage.add(&counted);
                 **tally += counted;
                 if shared.outbox.is_wanted() {
-                    let origin = profile.origin(&shared.host);
-                    let record = record(shared.clock, origin, statement);
+                    let claims = claims::read(statement.text.as_deref(), profile.application());
+                    let (host, rules) = (&shared.host, &shared.rules);
+                    let origin = profile.origin_claiming(host, rules, claims.as_ref());
+                    let record = record(shared.clock, origin, claims.map(Arc::new), statement);
                     if !*self.opened {
                         // It was joined after its log-in.
                         self.row("joined");
@@ -186,7 +191,10 @@ impl Listener<'_> {
             SessionEvent::Startup { user, database, application, .. } => {
                 profile.started(user, database, application);
             }
-            SessionEvent::Authenticated { .. } => self.row("opened"),
+            SessionEvent::Authenticated { method } => {
+                profile.authenticated(method);
+                self.row("opened");
+            }
             SessionEvent::Refused { code, message } => {
                 tell(shared, profile, self.at, "refused", |row| {
                     row.message = Some(format!("{code} {message}"));

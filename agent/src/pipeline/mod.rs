@@ -15,6 +15,7 @@ mod record;
 mod recorder;
 mod scout;
 mod servers;
+mod whois;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -37,6 +38,7 @@ use crate::{
     event::{BootTime, Clock, Entry, Occurrence, OccurrenceKind, Origin, WallTime},
     identity::{Limits, ProcessTable, Procfs, Users},
     ledger::root_log,
+    principal::Rules,
     telemetry::{Feed, Pace, Source, Telemetry},
 };
 
@@ -74,6 +76,12 @@ pub fn run(
     ready: &dyn Fn(&str),
 ) -> Result<()> {
     let capture_settings = capture_settings(settings, bpf_log)?;
+    if settings.principals.iter().any(|rule| rule.certificate.is_some()) {
+        tracing::warn!(
+            "a [[principal]] with `certificate` matches nothing: none is seen by watching"
+        );
+    }
+    let rules = Rules::new(&settings.principals).context("can't use the rules for principals")?;
     let mut capture = Capture::start(&capture_settings).context("can't watch this host")?;
     let procfs = Procfs::default();
     let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
@@ -103,7 +111,7 @@ pub fn run(
     let mut state = State {
         processes,
         servers: Servers::new(settings, procfs, live.clone()),
-        connections: Connections::new(Shared::new(host, live.clone(), outbox)),
+        connections: Connections::new(Shared::new(host, rules, live.clone(), outbox)),
         live,
         decode_errors: 0,
         losses: Losses::default(),
@@ -128,6 +136,10 @@ pub fn run(
         let n = state.turn(&mut capture);
         if service.status.wanted() {
             service.status.answer(state.snapshot(&capture));
+        }
+        for asked in service.questions.take() {
+            let who = whois::whois(asked.question, &mut state.connections, &mut state.processes);
+            asked.answer(who);
         }
         if n > 0 || state.servers.is_looking() {
             idle = 0;

@@ -8,7 +8,7 @@ use std::sync::{
 
 use crate::{
     control::Hub,
-    event::{Entry, Parameter, Record, WallTime},
+    event::{Claims, Entry, Parameter, Record, WallTime},
 };
 
 /// Queued for the recorder at most: some seconds of a busy host.
@@ -131,11 +131,12 @@ fn time_of(entry: &Entry) -> WallTime {
 /// Bytes that an entry holds for itself, roughly.
 fn weight(entry: &Entry) -> usize {
     let held = match entry {
-        Entry::Statement(Record { text, error_message, parameters, .. }) => {
+        Entry::Statement(Record { text, error_message, parameters, claims, .. }) => {
             let parameters =
                 parameters.iter().map(|value| size_of::<Parameter>() + value.held_bytes());
             text.as_deref().map_or(0, str::len)
                 + error_message.as_deref().map_or(0, str::len)
+                + claims.as_deref().map_or(0, Claims::held_bytes)
                 + parameters.sum::<usize>()
         }
         Entry::Occurrence(occurrence) => {

@@ -4,7 +4,11 @@ use std::{rc::Rc, sync::Arc};
 
 use super::servers::ServerFacts;
 use crate::{
-    event::{Client, ConnectionId, Endpoint, Lane, Origin, Process, Transport},
+    event::{
+        ClaimTag, Claims, Client, ConnectionId, Endpoint, Lane, Origin, Principal, Process,
+        Transport,
+    },
+    principal::{Rules, Subject, claims},
     protocol::postgres::Title,
 };
 
@@ -18,8 +22,12 @@ pub struct Profile {
     database: Option<Arc<str>>,
     db_user: Option<Arc<str>>,
     application: Option<Arc<str>>,
+    /// The server has made sure that it is `db_user`.
+    user_proven: bool,
     encrypted: bool,
     origin: Option<Arc<Origin>>,
+    /// The same for the last statement that claimed something about who sent it, and what that was.
+    claimed: Option<(Vec<ClaimTag>, Arc<Origin>)>,
 }
 
 impl Profile {
@@ -39,8 +47,10 @@ impl Profile {
             database: None,
             db_user: None,
             application: None,
+            user_proven: false,
             encrypted: false,
             origin: None,
+            claimed: None,
         }
     }
 
@@ -53,9 +63,13 @@ impl Profile {
         matches!(self.client, Client::LocalUnknown)
     }
 
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
     pub fn client_found(&mut self, process: Arc<Process>) {
         self.client = Client::Local(process);
-        self.origin = None;
+        self.changed();
     }
 
     /// Names the session after its server process's title, if that speaks of this connection and
@@ -68,7 +82,7 @@ impl Profile {
         if self.db_user.is_none() && title.client_port == client_port {
             self.db_user = Some(title.user.as_str().into());
             self.database = Some(title.database.as_str().into());
-            self.origin = None;
+            self.changed();
         }
     }
 
@@ -76,40 +90,99 @@ impl Profile {
         self.db_user = known(user);
         self.database = known(database);
         self.application = known(application);
-        self.origin = None;
+        self.user_proven = false;
+        self.changed();
+    }
+
+    /// The server has let it in. Without a question it may have trusted anybody.
+    pub fn authenticated(&mut self, method: &str) {
+        self.user_proven = method != "trust";
+        self.changed();
     }
 
     pub fn calls_itself(&mut self, application: &str) {
         self.application = known(application);
-        self.origin = None;
+        self.changed();
+    }
+
+    pub fn application(&self) -> Option<&str> {
+        self.application.as_deref()
     }
 
     pub fn encryption_started(&mut self) {
         if !self.encrypted {
             self.encrypted = true;
-            self.origin = None;
+            self.changed();
         }
     }
 
+    fn changed(&mut self) {
+        self.origin = None;
+        self.claimed = None;
+    }
+
     /// The connection's half of its records, as of now.
-    pub fn origin(&mut self, host: &Origin) -> Arc<Origin> {
+    pub fn origin(&mut self, host: &Origin, rules: &Rules) -> Arc<Origin> {
         if let Some(origin) = &self.origin {
             return origin.clone();
         }
-        let origin = Arc::new(self.make_origin(host));
+        let origin = Arc::new(self.make_origin(host, &self.principal(rules)));
         self.origin = Some(origin.clone());
         origin
     }
 
-    fn make_origin(&self, host: &Origin) -> Origin {
+    /// Likewise for a statement that claims something, which may make the client less trusted.
+    pub fn origin_claiming(
+        &mut self,
+        host: &Origin,
+        rules: &Rules,
+        claims: Option<&Claims>,
+    ) -> Arc<Origin> {
+        let plain = self.origin(host, rules);
+        let telling = claims.map(|claims| rules.telling(claims)).unwrap_or_default();
+        if telling.is_empty() {
+            return plain;
+        }
+        if let Some((tags, origin)) = &self.claimed
+            && *tags == telling
+        {
+            return origin.clone();
+        }
+        let principal = self.decide(rules, claims);
+        let last = self.claimed.take().map(|(_, origin)| origin);
+        let origin = [Some(plain), last]
+            .into_iter()
+            .flatten()
+            .find(|origin| says(origin, &principal))
+            .unwrap_or_else(|| Arc::new(self.make_origin(host, &principal)));
+        self.claimed = Some((telling, origin.clone()));
+        origin
+    }
+
+    /// Who it is, as of now.
+    pub fn principal(&self, rules: &Rules) -> Principal {
+        let claims = claims::read(None, self.application());
+        self.decide(rules, claims.as_ref())
+    }
+
+    fn decide(&self, rules: &Rules, claims: Option<&Claims>) -> Principal {
+        rules.decide(&Subject {
+            client: &self.client,
+            db_user: self.db_user.as_deref(),
+            db_user_proven: self.user_proven,
+            application: self.application.as_deref(),
+            certificate: None,
+            claims,
+        })
+    }
+
+    fn make_origin(&self, host: &Origin, principal: &Principal) -> Origin {
         let process = match &self.client {
             Client::Local(process) => Some(process.as_ref()),
             Client::LocalUnknown | Client::Remote { .. } => None,
         };
         let (server_address, server_port) = address(&self.local);
         let (client_address, client_port) = address(&self.remote);
-        let identity =
-            |field: fn(&Process) -> &Option<Arc<str>>| process.and_then(|p| field(p).clone());
         Origin {
             server: Some(self.server.name.clone()),
             engine: Some(self.server.engine),
@@ -129,25 +202,52 @@ impl Profile {
             application: self.application.clone(),
             client_address,
             client_port,
-
-            pid: process.map(|p| p.pid),
-            process_start: process.map(|p| p.process_start),
-            exe: identity(|p| &p.exe),
-            command: identity(|p| &p.command),
-            uid: process.and_then(|p| p.uid),
-            os_user: identity(|p| &p.os_user),
-            login_uid: process.and_then(|p| p.login_uid),
-            login_user: identity(|p| &p.login_user),
-            login_strength: process.map(|p| p.login_strength),
-            session: process.and_then(|p| p.session),
-            tty: identity(|p| &p.tty),
-            parents: process.map(|p| p.parents.clone()).unwrap_or_default(),
-            cgroup: identity(|p| &p.cgroup),
-            unit: identity(|p| &p.unit),
-            container: identity(|p| &p.container),
-            pod: identity(|p| &p.pod),
-            ..host.clone()
+            ..who(host, process, principal)
         }
+    }
+}
+
+/// Whether this is what an origin says of that principal.
+fn says(origin: &Origin, principal: &Principal) -> bool {
+    let initiator = principal.initiator.as_deref().map(|initiator| &initiator.name);
+    origin.principal.as_ref() == Some(&principal.name)
+        && origin.principal_kind == Some(principal.kind)
+        && origin.principal_rule.as_ref() == Some(&principal.rule)
+        && origin.initiator.as_ref() == initiator
+}
+
+/// What is said of a process that has no connection.
+pub fn unconnected(host: &Origin, process: &Process, principal: &Principal) -> Origin {
+    who(host, Some(process), principal)
+}
+
+/// The part of an origin that says who it is.
+fn who(host: &Origin, process: Option<&Process>, principal: &Principal) -> Origin {
+    let identity =
+        |field: fn(&Process) -> &Option<Arc<str>>| process.and_then(|p| field(p).clone());
+    Origin {
+        principal: Some(principal.name.clone()),
+        principal_kind: Some(principal.kind),
+        principal_rule: Some(principal.rule.clone()),
+        initiator: principal.initiator.as_ref().map(|initiator| initiator.name.clone()),
+
+        pid: process.map(|p| p.pid),
+        process_start: process.map(|p| p.process_start),
+        exe: identity(|p| &p.exe),
+        command: identity(|p| &p.command),
+        uid: process.and_then(|p| p.uid),
+        os_user: identity(|p| &p.os_user),
+        login_uid: process.and_then(|p| p.login_uid),
+        login_user: identity(|p| &p.login_user),
+        login_strength: process.map(|p| p.login_strength),
+        session: process.and_then(|p| p.session),
+        tty: identity(|p| &p.tty),
+        parents: process.map(|p| p.parents.clone()).unwrap_or_default(),
+        cgroup: identity(|p| &p.cgroup),
+        unit: identity(|p| &p.unit),
+        container: identity(|p| &p.container),
+        pod: identity(|p| &p.pod),
+        ..host.clone()
     }
 }
 

@@ -4,14 +4,19 @@ use std::{ops::AddAssign, sync::Arc};
 
 use super::{connections::Shared, profile::Profile};
 use crate::event::{
-    BootTime, Clock, Occurrence, OccurrenceKind, Origin, Outcome, Record, Statement,
+    BootTime, Claims, Clock, Occurrence, OccurrenceKind, Origin, Outcome, Record, Statement,
     TransactionStatus,
 };
 
 /// What is said of a statement that the server never ran.
 const SKIPPED: &str = "not run: an earlier statement of the same pipeline failed";
 
-pub fn record(clock: Clock, origin: Arc<Origin>, statement: &Statement) -> Record {
+pub fn record(
+    clock: Clock,
+    origin: Arc<Origin>,
+    claims: Option<Arc<Claims>>,
+    statement: &Statement,
+) -> Record {
     let (error_code, error_message) = match &statement.outcome {
         Outcome::Failed { code, message } => (Some(code.clone()), Some(message.clone())),
         // The server has no error for it, but it must not look like one that ran.
@@ -27,6 +32,8 @@ pub fn record(clock: Clock, origin: Arc<Origin>, statement: &Statement) -> Recor
 
         origin,
         sequence: statement.sequence,
+
+        claims,
 
         text: statement.text.clone(),
         standard_conforming_strings: statement.standard_conforming_strings,
@@ -67,7 +74,7 @@ pub fn connection_row(
         time: shared.clock.wall(at),
         kind: OccurrenceKind::Connection,
         action,
-        origin: profile.origin(&shared.host),
+        origin: profile.origin(&shared.host, &shared.rules),
         message: None,
         counts: Vec::new(),
     }

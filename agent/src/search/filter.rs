@@ -72,8 +72,17 @@ pub struct Touched {
 pub type HashKey = dyn Fn(&str, &str) -> String + Send + Sync;
 
 /// Columns in which the kernel's and the system's word about the sender stands.
-const VERIFIED: [&str; 8] =
-    ["principal", "login_user", "os_user", "exe", "unit", "container", "pod", "client_address"];
+const VERIFIED: [&str; 9] = [
+    "principal",
+    "initiator",
+    "login_user",
+    "os_user",
+    "exe",
+    "unit",
+    "container",
+    "pod",
+    "client_address",
+];
 
 impl Filter {
     /// Conditions that all must hold; those on time first, because whole files are skipped by them.

@@ -3,7 +3,7 @@
 //! What has a name there goes by it; the rest keeps the name that it has in a record, after `dbwarden.`.
 
 use super::attributes::Attributes;
-use crate::event::{Engine, LoginStrength, Origin, Transport};
+use crate::event::{Engine, LoginStrength, Origin, PrincipalKind, Transport};
 
 /// `db.system.name` as the conventions have it.
 pub fn system(engine: Option<Engine>) -> Option<&'static str> {
@@ -51,6 +51,10 @@ pub fn describe(attributes: &mut Attributes, origin: &Origin) {
     a.text("container.id", origin.container.as_deref());
     a.text("k8s.pod.uid", origin.pod.as_deref());
 
+    a.text("dbwarden.principal", origin.principal.as_deref());
+    a.text("dbwarden.principal.kind", origin.principal_kind.map(PrincipalKind::name));
+    a.text("dbwarden.principal.rule", origin.principal_rule.as_deref());
+    a.text("dbwarden.initiator", origin.initiator.as_deref());
     a.text("dbwarden.server", origin.server.as_deref());
     a.text("dbwarden.lane", origin.lane.map(|lane| lane.name()));
     a.text("dbwarden.transport", origin.transport.map(Transport::name));

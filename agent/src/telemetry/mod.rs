@@ -243,8 +243,13 @@ struct Parent {
     is_sampled: bool,
 }
 
-fn claimed_parent(_record: &Record) -> Option<Parent> {
-    None
+fn claimed_parent(record: &Record) -> Option<Parent> {
+    let trace = record.claims.as_ref()?.trace.as_ref()?;
+    Some(Parent {
+        trace: u128::from_str_radix(&trace.trace_id, 16).ok()?,
+        span: u64::from_str_radix(&trace.span_id, 16).ok()?,
+        is_sampled: trace.is_sampled,
+    })
 }
 
 #[cfg(test)]

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use crate::event::{
-    Analysis, ConnectionId, Effect, Engine, Facts, Lane, LoginStrength, Origin, Parent, Record,
-    StatementKind, Transport, WallTime,
+    Analysis, ConnectionId, Effect, Engine, Facts, Lane, LoginStrength, Origin, Parent,
+    PrincipalKind, Record, StatementKind, Transport, WallTime,
 };
 
 pub fn origin() -> Origin {
@@ -31,6 +31,8 @@ pub fn origin() -> Origin {
         login_user: Some("ana".into()),
         login_strength: Some(LoginStrength::Strong),
         parents: vec![Parent { pid: 4_000, comm: "bash".into() }].into(),
+        principal: Some("billing".into()),
+        principal_kind: Some(PrincipalKind::Service),
         unit: Some("billing.service".into()),
         ..Origin::default()
     }
@@ -59,6 +61,7 @@ pub fn record(start: i64, duration_us: u64, facts: Option<Arc<Facts>>) -> Record
         first_byte_us: Some(1),
         origin: Arc::new(origin()),
         sequence: 3,
+        claims: None,
         text: Some("SELECT 'a literal'".into()),
         standard_conforming_strings: Some(true),
         parameters: Vec::new(),

@@ -127,6 +127,9 @@ fn statement(
         a.int("db.response.returned_rows", record.rows);
     }
     identity::describe(a, &record.origin);
+    for (name, value) in record.claims.iter().flat_map(|claims| claims.shown(false)) {
+        a.text(&format!("dbwarden.claims.{name}"), Some(value));
+    }
     a.int("dbwarden.sequence", Some(record.sequence));
     a.text("dbwarden.fingerprint", facts.map(|facts| facts.fingerprint_text()).as_deref());
     if let Some(facts) = facts {

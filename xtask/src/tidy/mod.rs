@@ -18,9 +18,11 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("protocol", &["event"]),
     ("statement", &["event"]),
     ("policy", &["event", "statement"]),
+    ("principal", &["event"]),
     // The process that parses, and what is kept of its answers.
     ("analyst", &["event", "statement"]),
-    ("config", &["event"]),
+    // A rule that makes no sense is a mistake in the configuration.
+    ("config", &["event", "principal"]),
     ("capture", &["event", "config"]),
     // What a command line holds of statements is redacted where it is read.
     ("identity", &["event", "config", "statement"]),
@@ -40,7 +42,7 @@ const ALL: &[&str] = &["*"];
 
 /// Bytes and times come to these as arguments: that is what lets a fuzzer, a bench and a recorded
 /// transcript drive them, and the observer and the guard share them.
-const PURE: &[&str] = &["event", "stream", "protocol", "statement", "policy"];
+const PURE: &[&str] = &["event", "stream", "protocol", "principal", "statement", "policy"];
 
 /// What a pure stage doesn't know.
 const IMPURE: &[&str] = &[

@@ -26,6 +26,10 @@ pub(in crate::cli) struct Line {
     db_user: Option<String>,
     client_address: Option<String>,
     client_port: Option<u16>,
+    principal: Option<String>,
+    principal_kind: Option<String>,
+    principal_rule: Option<String>,
+    initiator: Option<String>,
     pid: Option<u32>,
     exe: Option<String>,
     command: Option<String>,
@@ -146,8 +150,22 @@ impl View {
     }
 }
 
-/// The best name for the sender: `alice→postgres psql`, `www-data shop/php-fpm`, `10.0.0.7:41234`.
+/// The best name for the sender: `alice→postgres psql`, `www-data shop/php-fpm`, `10.0.0.7:41234`; of an
+/// AI who launched it, too: `ai alice→claude-code psql`.
 fn who(line: &Line) -> String {
+    if let Some(principal) = &line.principal {
+        // What dbwarden itself calls people and services says less than what follows below.
+        let is_configured =
+            line.principal_rule.as_ref().is_some_and(|rule| !rule.starts_with("builtin:"));
+        let program = program(line);
+        if line.principal_kind.as_deref() == Some("ai") {
+            let initiator = line.initiator.as_ref().map(|name| format!("{name}→"));
+            return clean(&format!("ai {}{principal} {program}", initiator.unwrap_or_default()));
+        }
+        if is_configured {
+            return clean(&format!("{principal} {program}"));
+        }
+    }
     if line.pid.is_none() {
         return match (&line.client_address, line.client_port) {
             (Some(address), Some(port)) => clean(&format!("{address}:{port}")),
@@ -316,6 +334,19 @@ mod tests {
             (
                 json!({"text": "select 1", "lost_bytes": 2_048, "truncated_bytes": 10}),
                 "03:04:05.123  alice psql             shop@orders      12 rows   1.24 ms    [2 KiB lost] select 1 [10 B m…",
+            ),
+            (
+                json!({"principal": "claude-code", "principal_kind": "ai", "initiator": "ana",
+                    "principal_rule": "builtin:claude-code"}),
+                "03:04:05.123  ai ana→claude-code p…  shop@orders      12 rows   1.24 ms    select * from items",
+            ),
+            (
+                json!({"principal": "backup", "principal_kind": "service", "principal_rule": "nightly"}),
+                "03:04:05.123  backup psql            shop@orders      12 rows   1.24 ms    select * from items",
+            ),
+            (
+                json!({"principal": "ana", "principal_kind": "human", "principal_rule": "builtin:login-session"}),
+                "03:04:05.123  alice psql             shop@orders      12 rows   1.24 ms    select * from items",
             ),
             (json!({"missed": 412}), "03:04:05.123  ── 412 lines not shown: read too slowly ──"),
             (

@@ -2,11 +2,7 @@
 
 use std::sync::Arc;
 
-use super::super::{
-    image::{Image, Part},
-    lineage::Ancestor,
-    procfs::TICK_NS,
-};
+use super::super::{image::Image, lineage::Ancestor, procfs::TICK_NS};
 use crate::event::{BootTime, Process};
 
 /// One holder of a pid.
@@ -50,10 +46,6 @@ pub(super) struct Memo {
 impl Generation {
     pub fn new(since: BootTime, image: Option<Arc<Image>>, inherited: bool) -> Generation {
         Generation { since, image, inherited, memo: None }
-    }
-
-    pub fn comm(&self) -> &[u8] {
-        self.image.as_ref().map_or(&[], |image| image.part(Part::Comm))
     }
 }
 
@@ -104,8 +96,9 @@ impl Life {
 
     /// This life as the ancestor of its children.
     pub fn as_ancestor(&mut self) -> Arc<Ancestor> {
-        let make =
-            || Ancestor::new(self.pid, self.start, self.current.comm(), self.lineage.clone());
+        let make = || {
+            Ancestor::new(self.pid, self.start, self.current.image.clone(), self.lineage.clone())
+        };
         self.ancestor.get_or_insert_with(make).clone()
     }
 }

@@ -210,7 +210,7 @@ impl ProcessTable {
                 let life = &mut self.lives[index];
                 (life.as_ancestor(), life.current.image.clone())
             }
-            None => (Ancestor::new(parent, BootTime(0), b"", None), None),
+            None => (Ancestor::new(parent, BootTime(0), None, None), None),
         };
         match self.holder(child, start, key, time) {
             // Seeded before its record was read. The record knows the true parent.
@@ -387,7 +387,7 @@ impl ProcessTable {
         let lineage = match self.lives.current(snapshot.parent) {
             Some(index) => Some(self.lives[index].as_ancestor()),
             None if snapshot.parent != 0 => {
-                Some(Ancestor::new(snapshot.parent, BootTime(0), b"", None))
+                Some(Ancestor::new(snapshot.parent, BootTime(0), None, None))
             }
             None => None,
         };

@@ -3,8 +3,8 @@
 use std::{fmt::Write as _, sync::Arc};
 
 use crate::event::{
-    Effect, Effects, Entry, Facts, LoginStrength, Occurrence, Origin, Parameter, Parent, Record,
-    StatementKind, TableAccess,
+    Claims, Effect, Effects, Entry, Facts, LoginStrength, Occurrence, Origin, Parameter, Parent,
+    Record, StatementKind, TableAccess,
 };
 use crate::ledger::schema::COLUMNS;
 
@@ -58,6 +58,10 @@ pub fn encode_origin(origin: &Origin, out: &mut Vec<u8>) {
     put.text(APPLICATION, origin.application.as_deref());
     put.text(CLIENT_ADDRESS, origin.client_address.as_deref());
     put.u16(CLIENT_PORT, origin.client_port);
+    put.text(PRINCIPAL, origin.principal.as_deref());
+    put.text(PRINCIPAL_KIND, origin.principal_kind.map(|kind| kind.name()));
+    put.text(PRINCIPAL_RULE, origin.principal_rule.as_deref());
+    put.text(INITIATOR, origin.initiator.as_deref());
     put.u32(PID, origin.pid);
     put.time(PROCESS_START, origin.process_start.map(|start| start.0));
     put.text(EXE, origin.exe.as_deref());
@@ -113,6 +117,12 @@ fn statement(record: &Record, literals: Literals, out: &mut Vec<u8>) {
     put.u64(DURATION_US, record.duration_us);
     put.u64(FIRST_BYTE_US, record.first_byte_us);
     put.u64(SEQUENCE, Some(record.sequence));
+    if let Some(claims) = &record.claims {
+        put.claims(CLAIMS, claims, kept);
+        let trace = claims.trace.as_ref();
+        put.text(TRACE_ID, trace.map(|trace| &*trace.trace_id));
+        put.text(SPAN_ID, trace.map(|trace| &*trace.span_id));
+    }
     put.bool(TEXT_KNOWN, Some(record.text.is_some()));
     if kept && !record.parameters.is_empty() {
         put.parameters(PARAMETERS, &record.parameters);
@@ -180,7 +190,9 @@ columns! {
     ENGINE = "engine", SERVER_ADDRESS = "server_address", SERVER_PORT = "server_port",
     TRANSPORT = "transport", LANE = "lane", CONNECTION = "connection", SEQUENCE = "sequence",
     DATABASE = "database", DB_USER = "db_user", APPLICATION = "application",
-    CLIENT_ADDRESS = "client_address", CLIENT_PORT = "client_port", PID = "pid",
+    CLIENT_ADDRESS = "client_address", CLIENT_PORT = "client_port", PRINCIPAL = "principal",
+    PRINCIPAL_KIND = "principal_kind", PRINCIPAL_RULE = "principal_rule", INITIATOR = "initiator",
+    CLAIMS = "claims", TRACE_ID = "trace_id", SPAN_ID = "span_id", PID = "pid",
     PROCESS_START = "process_start", EXE = "exe", COMMAND = "command", UID = "uid",
     OS_USER = "os_user", LOGIN_UID = "login_uid", LOGIN_USER = "login_user",
     LOGIN_STRENGTH = "login_strength", SESSION = "session", TTY = "tty", PARENTS = "parents",
@@ -286,6 +298,19 @@ impl Writer<'_> {
         for parent in parents {
             self.0.extend_from_slice(&parent.pid.to_le_bytes());
             self.bare_text(&parent.comm);
+        }
+    }
+
+    /// They come in ascending order of their names, each once.
+    fn claims(&mut self, column: u8, claims: &Claims, literals: bool) {
+        if claims.tags.is_empty() {
+            return;
+        }
+        self.column(column);
+        self.count(claims.tags.len());
+        for (name, value) in claims.shown(literals) {
+            self.bare_text(name);
+            self.bare_text(value);
         }
     }
 

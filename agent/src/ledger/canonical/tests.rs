@@ -47,7 +47,9 @@ fn golden_bytes() {
         groups.row_bytes(&mut bytes);
         bytes
     };
-    let cases: [(&str, Vec<u8>); 11] = [
+    let principal = statement(samples::principal_record());
+    let said = groups(&Entry::Statement(samples::principal_record()), Literals::Kept);
+    let cases: [(&str, Vec<u8>); 14] = [
         ("fullest origin", full.origin.clone()),
         ("fullest facts", full.facts.clone()),
         ("fullest row", full.row.clone()),
@@ -59,6 +61,9 @@ fn golden_bytes() {
         ("row bytes of the fullest", row(&full)),
         ("row bytes of the emptiest", row(&empty)),
         ("row bytes of the occurrence", row(&occurrence)),
+        ("origin with a principal", principal.origin.clone()),
+        ("row with claims", principal.row.clone()),
+        ("row with claims, literals kept", said.row.clone()),
     ];
     let found: String =
         cases.iter().map(|(name, bytes)| format!("{name}: {}\n", hex(bytes))).collect();

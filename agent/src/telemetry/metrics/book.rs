@@ -9,7 +9,9 @@ use super::{
     Data, Histogram, Label, Labels, Metric, Point,
     histogram::{DURATION, ROWS},
 };
-use crate::event::{Effect, Engine, Occurrence, OccurrenceKind, Origin, Record, WallTime};
+use crate::event::{
+    Effect, Engine, Occurrence, OccurrenceKind, Origin, PrincipalKind, Record, WallTime,
+};
 
 /// Series of statements, as many as the specification lets an instrument have; the others are one.
 const MAX_SERIES: usize = 2_000;
@@ -38,6 +40,7 @@ struct Operation {
     status: Option<Arc<str>>,
     address: Option<Arc<str>>,
     port: Option<u16>,
+    kind: Option<PrincipalKind>,
 }
 
 #[derive(Clone, Debug)]
@@ -174,7 +177,8 @@ fn returns_rows(record: &Record) -> bool {
 
 impl Operation {
     fn of(record: &Record) -> Self {
-        let Origin { engine, database, server_address, server_port, .. } = &*record.origin;
+        let Origin { engine, database, server_address, server_port, principal_kind, .. } =
+            &*record.origin;
         let summary = record.facts.as_ref().map(|facts| facts.summary.clone());
         let code = record.error_code.as_deref();
         let skipped = code.is_none() && record.error_message.is_some();
@@ -185,6 +189,7 @@ impl Operation {
             status: code.or(skipped.then_some("skipped")).map(Into::into),
             address: server_address.clone(),
             port: *server_port,
+            kind: *principal_kind,
         }
     }
 
@@ -193,6 +198,7 @@ impl Operation {
             value.as_ref().map(|value| (name, Label::Shared(value.clone())))
         };
         let system = identity::system(self.engine);
+        let kind = self.kind.map(PrincipalKind::name);
         let code = self.status.clone().filter(|status| &**status != "skipped");
         [
             system.map(|system| ("db.system.name", Label::Text(Cow::Borrowed(system)))),
@@ -202,6 +208,7 @@ impl Operation {
             text("error.type", &self.status),
             text("server.address", &self.address),
             self.port.map(|port| ("server.port", Label::Int(port.into()))),
+            kind.map(|kind| ("dbwarden.principal.kind", Label::Text(Cow::Borrowed(kind)))),
         ]
         .into_iter()
         .flatten()

@@ -49,6 +49,7 @@ fn statements_are_counted_by_operation_and_outcome() {
             ("db.query.summary", text("SELECT patients")),
             ("server.address", text("127.0.0.1")),
             ("server.port", Label::Int(5_432)),
+            ("dbwarden.principal.kind", Label::Text("service".into())),
         ]
     );
     // Rows that were written are not returned.

@@ -15,7 +15,10 @@ use super::{
 };
 use crate::{
     config,
-    event::{Effect, LoginStrength, Occurrence, OccurrenceKind, Record, WallTime},
+    event::{
+        ClaimTag, Claims, Effect, LoginStrength, Occurrence, OccurrenceKind, Record, Trace,
+        WallTime,
+    },
 };
 
 fn said(attributes: &[KeyValue], key: &str) -> Option<String> {
@@ -152,6 +155,38 @@ fn a_transaction_is_the_parent_of_its_statements() {
         assert_ne!(named(alone).trace_id, transaction.trace_id);
     }
     assert_eq!(spans.len(), 6);
+}
+
+#[test]
+fn a_claimed_parent_counts_more_than_the_transaction() {
+    let traced = |start, transaction, is_sampled| {
+        let trace = Trace {
+            trace_id: "0af7651916cd43dd8448eb211c80319c".into(),
+            span_id: "b7ad6b7169203331".into(),
+            is_sampled,
+        };
+        let tag = |name: &str, value: &str| ClaimTag { name: name.into(), value: value.into() };
+        let tags = vec![tag("agent", "bot"), tag("route", "/patients/7")];
+        let claims = Some(Arc::new(Claims { tags, trace: Some(trace) }));
+        Record { claims, ..at(start, transaction) }
+    };
+    let records = [
+        at(20, "in_transaction"),
+        traced(40, "in_transaction", true),
+        traced(50, "in_transaction", false),
+        at(60, "idle"),
+    ];
+    let spans = sent(|_| {}, &records);
+    let named = |name: &str| spans.iter().find(|span| span.name == name).unwrap();
+    let (child, transaction) = (named("S40"), named("transaction"));
+    assert_eq!(hex::encode(&child.trace_id), "0af7651916cd43dd8448eb211c80319c");
+    assert_eq!(hex::encode(&child.parent_span_id), "b7ad6b7169203331");
+    assert_eq!(child.flags, 0x301);
+    assert_eq!(child.links[0].span_id, transaction.span_id);
+    assert_eq!(said(&child.attributes, "dbwarden.claims.agent").as_deref(), Some("bot"));
+    assert_eq!(said(&child.attributes, "dbwarden.claims.route").as_deref(), Some("?"));
+    assert_eq!(said(&child.attributes, "dbwarden.principal.kind").as_deref(), Some("service"));
+    assert_eq!(spans.len(), 4, "whose parent isn't sampled isn't sent");
 }
 
 #[test]
