@@ -142,7 +142,10 @@ fn the_commented_keys_are_the_real_ones() -> Result<()> {
 
     // Nothing that can be written is left out.
     for key in toml_keys(&toml::to_string(&read)?) {
-        ensure!(uncommented.contains(&format!("\n{key} = ")), "`{key}` is not in config.toml");
+        // In a line of its own, or in a table that stands in one line.
+        let is_there =
+            ["\n", "{ "].iter().any(|gap| uncommented.contains(&format!("{gap}{key} = ")));
+        ensure!(is_there, "`{key}` is not in config.toml");
     }
     Ok(())
 }
