@@ -11,6 +11,7 @@ pub mod event;
 pub mod identity;
 pub mod ledger;
 pub mod pipeline;
+pub mod policy;
 pub mod principal;
 pub mod protocol;
 pub mod search;

@@ -17,7 +17,7 @@ use dbwarden::{
         Access, Analysis, ConnectionId, Effect, Effects, Engine, Entry, Facts, Lane, LoginStrength,
         Origin, Parent, Record, StatementKind, TableAccess, Transport, WallTime,
     },
-    ledger::{Appended, Ledger, Options, keys::Keys, root_log::RootLog},
+    ledger::{Appended, Ledger, LedgerStatus, Options, keys::Keys, root_log::RootLog},
 };
 use dbwarden_tests::pattern::Numbers;
 use nix::sys::resource::{UsageWho, getrusage};
@@ -96,7 +96,10 @@ fn measure(mix: &str, mut entries: Vec<Entry>, n_rows: usize) -> Result<()> {
     let (cpu, begun) = (cpu_time()?, Instant::now());
     let mut now = append(&mut ledger, &mut entries, n_rows)?;
     let (append_cpu, append_wall) = (cpu_time()? - cpu, begun.elapsed());
-    while ledger.status().unsealed_segments > 0 || ledger.status().open_rows > 0 {
+    let is_sealed = |status: &LedgerStatus| {
+        status.sealed_segments > 0 && status.unsealed_segments == 0 && status.open_rows == 0
+    };
+    while !is_sealed(&ledger.status()) {
         // An age at which the last segment is sealed too.
         now.0 += 7_200_000_000;
         ledger.tick(now);
@@ -124,7 +127,7 @@ fn measure(mix: &str, mut entries: Vec<Entry>, n_rows: usize) -> Result<()> {
 fn times(entries: &[Entry]) -> impl Iterator<Item = WallTime> {
     entries.iter().filter_map(|entry| match entry {
         Entry::Statement(record) => Some(record.time),
-        Entry::Occurrence(_) => None,
+        Entry::Occurrence(_) | Entry::Finding(_) => None,
     })
 }
 
@@ -144,7 +147,7 @@ fn peak_mib() -> Result<f64> {
 fn entries_mib(entries: &[Entry]) -> f64 {
     let lists = entries.iter().map(|entry| match entry {
         Entry::Statement(record) => record.keys.len() * 80,
-        Entry::Occurrence(_) => 0,
+        Entry::Occurrence(_) | Entry::Finding(_) => 0,
     });
     (size_of_val(entries) + lists.sum::<usize>()) as f64 / f64::from(1 << 20)
 }
@@ -313,6 +316,7 @@ fn entries(scripts: &[Script], in_turn: bool) -> Vec<Entry> {
             error_message: None,
             redacted_error: None,
             transaction: Some(script.transaction),
+            judgement: None,
             truncated_bytes: 0,
             lost_bytes: 0,
             joined_midstream: false,

@@ -120,6 +120,7 @@ fn statement(sequence: u64, origin: &Arc<Origin>) -> Entry {
         error_message: None,
         redacted_error: None,
         transaction: Some("idle"),
+        judgement: None,
         truncated_bytes: 0,
         lost_bytes: 0,
         joined_midstream: false,

@@ -170,6 +170,7 @@ fn record(time: WallTime, sequence: u64, origin: &Arc<Origin>, facts: &Arc<Facts
         error_message: None,
         redacted_error: None,
         transaction: None,
+        judgement: None,
         truncated_bytes: 0,
         lost_bytes: 0,
         joined_midstream: false,
@@ -420,6 +421,8 @@ fn duckdb_reads_the_copies_of_several_days_as_one_table() -> Result<()> {
          ('db1', '2026-11-24', 600, 0, 'SELECT naïve FROM songs WHERE id = ?')]"
     );
 
+    assert_eq!(counted(&url, &[])?, r#"{"host":"db1","n":900,"last":299}"#);
+
     // What is there is left alone; what is gone or cut short comes back.
     let again = written.copies(&url, &[])?;
     copied(&again, 3)?;
@@ -486,8 +489,27 @@ fn copies_go_to_an_s3_that_was_away_at_first() -> Result<()> {
         );
     }
     assert!(there.contains("fleet/_log/host=db1/checkpoint "), "{there}");
+
+    // A fleet is searched where its copies are.
+    assert_eq!(counted("s3://ledgers/fleet", &options)?, r#"{"host":"db1","n":900,"last":299}"#);
+    let page = ["search", "naïve", "--limit", "7", "--format", "json"];
+    assert_eq!(elsewhere("s3://ledgers/fleet", &options, &page)?.lines().count(), 7);
     drop(server);
+    let error =
+        elsewhere("s3://ledgers/fleet", &options, &page).err().context("nobody is there")?;
+    assert!(error.to_string().contains("can't read the copies of ledgers"), "{error}");
     Ok(())
+}
+
+/// What a command says of copies.
+fn elsewhere(url: &str, options: &[(&str, &str)], command: &[&str]) -> Result<String> {
+    let program = place::profile_dir()?.join("dbwarden");
+    said(Command::new(program).args(command).args(["--ledger", url]).envs(options.iter().copied()))
+}
+
+fn counted(url: &str, options: &[(&str, &str)]) -> Result<String> {
+    let count = "SELECT host, count(*) AS n, max(sequence) AS last FROM statements GROUP BY host";
+    Ok(elsewhere(url, options, &["sql", count, "--format", "json"])?.trim().to_owned())
 }
 
 #[test]

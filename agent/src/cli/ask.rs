@@ -13,16 +13,17 @@ use super::Common;
 use crate::{
     config,
     control::{Client, Lines},
-    search::{Line, Request},
+    search::{Line, Place, Request},
 };
 
 /// Where the ledger is.
 #[derive(Debug, Args)]
 pub struct Ledger {
-    /// Read this ledger's folder; by default the service is asked, and the folder is read where none
-    /// runs
-    #[arg(long, value_name = "DIR")]
-    ledger: Option<std::path::PathBuf>,
+    /// Read the ledger in this folder, or the copies of many hosts' ledgers behind this URL (as in
+    /// [ledger.copy]: s3://, gs://, az://, file:///); by default the service is asked, and its folder is
+    /// read where none runs
+    #[arg(long, value_name = "PLACE")]
+    ledger: Option<Place>,
 }
 
 /// An answer, line by line.
@@ -36,8 +37,8 @@ enum Source {
 /// Asks whoever can answer.
 pub(super) async fn ask(common: &Common, ledger: &Ledger, request: &Request) -> Result<Answer> {
     let request = serde_json::to_vec(request)?;
-    if let Some(folder) = &ledger.ledger {
-        return worker(folder, &request).await;
+    if let Some(place) = &ledger.ledger {
+        return worker(place, &request).await;
     }
     match Client::new(&common.control).query(request.clone()).await {
         Ok(lines) => Ok(Answer(Source::Service(lines))),
@@ -46,18 +47,18 @@ pub(super) async fn ask(common: &Common, ledger: &Ledger, request: &Request) -> 
             if !folder.is_dir() {
                 return Err(error.into());
             }
-            worker(folder, &request).await
+            worker(&Place::Folder(folder.to_owned()), &request).await
         }
         Err(error) => Err(error.into()),
     }
 }
 
 /// The same process that the service would start.
-async fn worker(folder: &Path, request: &[u8]) -> Result<Answer> {
+async fn worker(place: &Place, request: &[u8]) -> Result<Answer> {
     let mut child = Command::new(std::env::current_exe().context("can't find this program")?)
         .arg("query-worker")
         .arg("--ledger")
-        .arg(folder)
+        .arg(place.to_string())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .kill_on_drop(true)

@@ -43,9 +43,12 @@ pub struct Filters {
     /// for all that change rows
     #[arg(long, value_name = "EFFECT", value_delimiter = ',')]
     effect: Vec<EffectWord>,
-    /// With this verdict
+    /// With this verdict: allow, flag, …
     #[arg(long, value_name = "VERDICT")]
     verdict: Option<String>,
+    /// Of which this rule has decided
+    #[arg(long, value_name = "ID")]
+    rule: Option<String>,
     /// That read or changed so many rows or more
     #[arg(long, value_name = "N")]
     min_rows: Option<u64>,
@@ -90,6 +93,7 @@ impl Filters {
             table: self.table.clone(),
             effects: self.effect.clone(),
             verdict: self.verdict.clone(),
+            rule: self.rule.clone(),
             min_rows: self.min_rows,
             errors: self.errors,
             fingerprint: digits(&self.fingerprint),

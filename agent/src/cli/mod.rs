@@ -6,8 +6,10 @@ mod clock;
 mod csv;
 mod doctor;
 mod filters;
+mod findings;
 mod keys;
 mod output;
+mod policy;
 mod query_worker;
 mod run;
 mod search;
@@ -26,7 +28,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use analyst::analyst;
 pub use doctor::doctor;
+pub use findings::{Findings, findings};
 pub use keys::{KeysArguments, keys};
+pub use policy::{PolicyArguments, policy};
 pub use query_worker::{QueryWorker, query_worker};
 pub use run::{Run, run};
 pub use search::{Search, search};
@@ -100,11 +104,17 @@ pub enum Command {
     Verify(Box<Verify>),
     /// Show or rotate the key that signs the ledger
     Keys(KeysArguments),
+    /// Write, check and try the rules that statements are judged by
+    ///
+    /// Needs no service.
+    Policy(PolicyArguments),
     /// Parse statements for the service, which starts this itself
     #[command(hide = true)]
     Analyst,
     /// Find statements in the ledger
     Search(Box<Search>),
+    /// Show what the rules have found, by episodes
+    Findings(Box<Findings>),
     /// Show who did what, when
     Timeline(Box<Timeline>),
     /// Ask the ledger in SQL
@@ -125,9 +135,9 @@ impl Common {
     /// For subcommands whose answers are no rows.
     fn no_csv(&self) -> Result<(), Usage> {
         match self.format {
-            Some(Format::Csv) => {
-                Err(Usage("--format csv is for search, timeline and sql: take json".into()))
-            }
+            Some(Format::Csv) => Err(Usage(
+                "--format csv is for search, findings, timeline and sql: take json".into(),
+            )),
             _ => Ok(()),
         }
     }
@@ -163,6 +173,7 @@ pub fn exit(outcome: anyhow::Result<Answer>) -> ExitCode {
 
 fn code(error: &anyhow::Error) -> u8 {
     if error.is::<config::Error>()
+        || error.is::<config::UnreadablePolicies>()
         || error.is::<VerifyError>()
         || error.is::<KeysError>()
         || error.is::<Usage>()

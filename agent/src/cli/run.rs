@@ -1,6 +1,10 @@
 //! `dbwarden run`: the service, from its configuration to its last word to systemd.
 
-use std::{path::PathBuf, sync::Arc, thread};
+use std::{
+    path::PathBuf,
+    sync::{Arc, atomic::Ordering},
+    thread,
+};
 
 use anyhow::{Context, Result};
 use clap::Args;
@@ -106,7 +110,8 @@ async fn stop_on_signal(mut signals: Vec<tokio::signal::unix::Signal>, service: 
             _ = terminate.recv() => "SIGTERM",
             _ = interrupt.recv() => "SIGINT",
             _ = hangup.recv() => {
-                info!("SIGHUP is reserved for reloading and does nothing yet");
+                info!("SIGHUP: the policies are read again");
+                service.reload.store(true, Ordering::Relaxed);
                 continue;
             }
         };

@@ -70,7 +70,7 @@ const FOLLOW_REMEMBERED: usize = 200_000;
 const PLACE: [&str; 2] = ["segment", "segment_row"];
 const PLACE_WIDTH: usize = 11;
 /// What the table shows of a row.
-const SHOWN: [&str; 30] = [
+const SHOWN: [&str; 32] = [
     "duration_us",
     "server",
     "database",
@@ -101,6 +101,8 @@ const SHOWN: [&str; 30] = [
     "lost_bytes",
     "effects",
     "tables",
+    "verdict",
+    "rule",
 ];
 
 pub fn search(common: &Common, arguments: &Search) -> Result<Answer> {
@@ -121,7 +123,7 @@ async fn show(common: &Common, arguments: &Search, filter: Filter) -> Result<Ans
         Format::Json | Format::Csv => Vec::new(),
     };
     let request = |filter: Filter, page| {
-        Request::Search(search::Search { filter, page, columns: columns.clone() })
+        Request::Search(search::Search { filter, page, findings: false, columns: columns.clone() })
     };
     let mut output = Output::new(common, &arguments.ledger);
     let mut lines = Statements::new(arguments);

@@ -18,7 +18,7 @@ use crate::search::{self, Request, TABLES, Trailer};
 
 #[derive(Debug, Args)]
 pub struct Sql {
-    /// One SELECT over the tables statements, connections, coverage and rows (all of them)
+    /// One SELECT over the tables statements, connections, coverage, findings and rows (all of them)
     #[arg(required_unless_present = "schema")]
     query: Option<String>,
     /// Show the tables and their columns, and end

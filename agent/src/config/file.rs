@@ -22,6 +22,9 @@ pub struct File {
     pub telemetry: Telemetry,
     pub principal: Vec<Spanned<Written>>,
     pub server: Vec<Spanned<Server>>,
+    pub policy: Policy,
+    pub label: Vec<Spanned<Label>>,
+    pub region: Vec<Spanned<Region>>,
     pub log: Log,
 }
 
@@ -136,6 +139,8 @@ pub struct Server {
     pub data_directory: Option<Spanned<PathBuf>>,
     pub executable: Option<Spanned<PathBuf>>,
     pub socket: Option<Spanned<PathBuf>>,
+    pub environment: Option<String>,
+    pub region: Option<String>,
     pub exclude: bool,
 }
 
@@ -143,6 +148,30 @@ pub struct Server {
 #[serde(deny_unknown_fields, default)]
 pub struct Log {
     pub level: LogLevel,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Policy {
+    pub enabled: Option<bool>,
+    pub directory: Option<Spanned<PathBuf>>,
+    pub starter_pack: Option<bool>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Label {
+    pub name: Option<String>,
+    pub on: Vec<Spanned<String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Region {
+    pub name: Option<String>,
+    pub networks: Vec<Spanned<String>>,
+    pub units: Vec<String>,
+    pub containers: Vec<String>,
 }
 
 /// `event::Engine` is written out by sinks and read only here, so its names are read here.

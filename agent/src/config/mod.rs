@@ -3,6 +3,7 @@
 mod copy;
 mod error;
 mod file;
+mod policies;
 mod principals;
 mod settings;
 mod size;
@@ -16,6 +17,9 @@ use std::{
 
 pub use copy::LedgerCopy;
 pub use error::{Error, Mistake};
+pub use policies::{
+    LabelOn, POLICY_DIRECTORY, Policy, RegionOf, UnreadablePolicies, policy_source, policy_sources,
+};
 pub use settings::{
     CONTROL_SOCKET, Capture, Control, HookChoice, Host, KEY_DIRECTORY, LEDGER_DIRECTORY, Ledger,
     Literals, Log, LogLevel, Server, Settings, TlsCapture,

@@ -6,10 +6,11 @@ use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 use super::{
-    Size, Span,
+    LabelOn, Policy, RegionOf, Size, Span,
     copy::{LedgerCopy, copy},
     error::Complaint,
     file,
+    policies::{labels, regions},
     principals::principals,
     telemetry::{Environment, Telemetry, telemetry},
 };
@@ -29,6 +30,11 @@ pub struct Settings {
     /// Rules that stand before those that dbwarden brings along.
     #[serde(rename = "principal", skip_serializing_if = "Vec::is_empty")]
     pub principals: Vec<Written>,
+    pub policy: Policy,
+    #[serde(rename = "label", skip_serializing_if = "Vec::is_empty")]
+    pub labels: Vec<LabelOn>,
+    #[serde(rename = "region", skip_serializing_if = "Vec::is_empty")]
+    pub regions: Vec<RegionOf>,
 }
 
 /// What is said of this host in every record.
@@ -113,6 +119,11 @@ pub struct Server {
     pub executable: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub socket: Option<PathBuf>,
+    /// Where it is not what is said of the host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub environment: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
     pub exclude: bool,
 }
 
@@ -209,6 +220,9 @@ impl Settings {
             log: Log { level: LogLevel::Info },
             servers: Vec::new(),
             principals: Vec::new(),
+            policy: Policy::default(),
+            labels: Vec::new(),
+            regions: Vec::new(),
         }
     }
 
@@ -263,6 +277,9 @@ impl Settings {
             log: Log { level: file.log.level },
             servers: servers(file.server)?,
             principals: principals(file.principal)?,
+            policy: policy(file.policy)?,
+            labels: labels(file.label)?,
+            regions: regions(file.region)?,
         })
     }
 }
@@ -331,6 +348,16 @@ fn ledger(written: file::Ledger, default: Ledger) -> Result<Ledger, Complaint> {
         keep_for: written.keep_for.or(default.keep_for),
         keep_bytes: written.keep_bytes.or(default.keep_bytes),
         keep_free: written.keep_free.unwrap_or(default.keep_free),
+    })
+}
+
+fn policy(written: file::Policy) -> Result<Policy, Complaint> {
+    let default = Policy::default();
+    let directory = written.directory.map(|path| absolute("directory", path)).transpose()?;
+    Ok(Policy {
+        enabled: written.enabled.unwrap_or(default.enabled),
+        directory: directory.unwrap_or(default.directory),
+        starter_pack: written.starter_pack.unwrap_or(default.starter_pack),
     })
 }
 
@@ -433,6 +460,8 @@ fn server(entry: Spanned<file::Server>) -> Result<Server, Complaint> {
         data_directory: path("data_directory", written.data_directory)?,
         executable: path("executable", written.executable)?,
         socket: written.socket.map(|path| absolute("socket", path)).transpose()?,
+        environment: written.environment,
+        region: written.region,
         exclude: written.exclude,
     };
     if server.name.is_none() && !server.exclude {

@@ -68,6 +68,8 @@ fn every_key_arrives() {
         data_directory = "/srv/pg"
         executable = "/usr/lib/postgresql/15/bin/postgres"
         socket = "/run/postgresql/.s.PGSQL.5433"
+        environment = "staging"
+        region = "eu-west"
         [[server]]
         port = 5499
         exclude = true
@@ -136,6 +138,8 @@ fn every_key_arrives() {
         data_directory: Some("/srv/pg".into()),
         executable: Some("/usr/lib/postgresql/15/bin/postgres".into()),
         socket: Some("/run/postgresql/.s.PGSQL.5433".into()),
+        environment: Some("staging".into()),
+        region: Some("eu-west".into()),
         exclude: false,
     };
     let excluded = Server {
@@ -145,6 +149,8 @@ fn every_key_arrives() {
         data_directory: None,
         executable: None,
         socket: None,
+        environment: None,
+        region: None,
         exclude: true,
     };
     assert_eq!(settings.servers, [named, excluded]);
@@ -170,12 +176,12 @@ fn a_mistake_says_where_what_and_what_is_allowed() {
         (
             "[hosts]\nname = \"a\"",
             "c.toml:1: unknown key `hosts`; did you mean `host`? (allowed: host, control, capture, \
-             ledger, telemetry, principal, server, log)\n    1 | [hosts]",
+             ledger, telemetry, principal, server, policy, label, region, log)\n    1 | [hosts]",
         ),
         (
             "[[server]]\nname = \"a\"\nprot = 1",
             "c.toml:3: unknown key `prot` in [[server]]; did you mean `port`? (allowed: name, \
-             engine, port, data_directory, executable, socket, exclude)\n    3 | prot = 1",
+             engine, port, data_directory, executable, socket, environment, region, exclude)\n    3 | prot = 1",
         ),
         (
             "[log]\ncolour = true",
@@ -349,4 +355,51 @@ fn a_long_socket_path_is_refused() {
 fn a_named_file_must_exist() {
     let error = load(Some(Path::new("/nonexistent/dbwarden.toml"))).unwrap_err();
     assert_eq!(error.to_string(), "can't read the configuration /nonexistent/dbwarden.toml");
+}
+
+#[test]
+fn labels_and_regions_are_read_or_refused_with_their_place() {
+    let settings = read(
+        r#"
+        [policy]
+        enabled = false
+        directory = "/srv/policies"
+        starter_pack = false
+        [[label]]
+        name = "pii"
+        on = ["app.public.customers.ssn", "*.*.*.email"]
+        [[region]]
+        name = "us-east-1"
+        networks = ["10.9.0.0/16"]
+        units = ["reports.service"]
+        "#,
+    )
+    .unwrap();
+    assert!(!settings.policy.enabled && !settings.policy.starter_pack);
+    let world = settings.world();
+    assert_eq!((world.labels[0].on.len(), world.regions[0].networks.len()), (2, 1));
+    for (text, expected) in [
+        ("[[label]]\non = [\"*.*.*.a\"]", "c.toml:1: [[label]] needs a `name`"),
+        ("[[label]]\nname = \"pii\"", "c.toml:1: [[label]] needs `on`"),
+        (
+            "[[label]]\nname = \"pii\"\non = [\"customers.ssn\"]",
+            "c.toml:3: `on`: \"customers.ssn\" names no columns",
+        ),
+        (
+            "[[label]]\nname = \"a\"\non = [\"*.*.*.a\"]\n[[label]]\nname = \"a\"\non = [\"*.*.*.b\"]",
+            "c.toml:4: `name`: two [[label]] are called \"a\"",
+        ),
+        ("[[region]]\nname = \"eu\"", "c.toml:1: [[region]] must say who is there"),
+        (
+            "[[region]]\nname = \"eu\"\nnetworks = [\"10.0.0.1/8\"]",
+            "c.toml:3: `networks`: \"10.0.0.1/8\" has bits",
+        ),
+        (
+            "[policy]\ndirectory = \"policies\"",
+            "c.toml:2: `directory`: \"policies\" must be an absolute path",
+        ),
+    ] {
+        let said = read(text).unwrap_err();
+        assert!(said.starts_with(expected), "{text}\n{said}");
+    }
 }

@@ -15,7 +15,11 @@ mod shutdown;
 mod status;
 mod whois;
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{
+    io,
+    path::PathBuf,
+    sync::{Arc, atomic::AtomicBool},
+};
 
 pub use access::{Access, AccessError};
 pub use client::{Client, ClientError, Lines};
@@ -48,6 +52,8 @@ pub struct Service {
     pub shutdown: Shutdown,
     /// The pipeline has ended and published its last: the control server shall end too.
     pub ended: Shutdown,
+    /// The policies shall be read again: somebody sent SIGHUP.
+    pub reload: Arc<AtomicBool>,
     /// Where the ledger is that can be searched; `None` where none is kept.
     pub ledger: Option<LedgerPlace>,
     pub query_worker: QueryWorker,
@@ -68,6 +74,7 @@ impl Service {
             questions: Questions::default(),
             shutdown: Shutdown::new()?,
             ended: Shutdown::new()?,
+            reload: Arc::default(),
             ledger: None,
             query_worker: QueryWorker::default(),
         })

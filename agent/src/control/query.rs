@@ -81,6 +81,8 @@ impl Queries {
             .arg(&self.ledger.ledger)
             .arg("--keys")
             .arg(&self.ledger.keys)
+            // The service's may hold what logs in to an object store.
+            .env_clear()
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

@@ -35,6 +35,7 @@ pub(super) fn record() -> Record {
         error_message: None,
         redacted_error: None,
         transaction: None,
+        judgement: None,
         truncated_bytes: 0,
         lost_bytes: 0,
         joined_midstream: false,

@@ -11,7 +11,7 @@ pub struct Claims {
     pub trace: Option<Trace>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Tag {
     pub name: Box<str>,
     pub value: Box<str>,

@@ -36,6 +36,9 @@ pub struct Origin {
     pub principal_kind: Option<PrincipalKind>,
     pub principal_rule: Option<Arc<str>>,
     pub initiator: Option<Arc<str>>,
+    /// For policies; no row has them.
+    #[serde(skip)]
+    pub groups: Arc<[Arc<str>]>,
 
     pub pid: Option<u32>,
     pub process_start: Option<WallTime>,
@@ -83,10 +86,12 @@ named! {
 }
 
 named! {
+    #[derive(Hash)]
     Transport { Tcp = "tcp", Tls = "tls", Unix = "unix", UnixTls = "unix+tls" }
 }
 
 named! {
     /// How a statement was seen.
+    #[derive(Hash)]
     Lane { Observed = "observed" }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{Claims, Facts, Origin, Parameter, StatementKind, WallTime};
+use super::{Claims, Episode, Facts, Judgement, Origin, Parameter, StatementKind, WallTime};
 
 /// One statement with everything known about it. The field names are the product's vocabulary: the
 /// same in `watch --format json`, in the ledger's columns and wherever else a statement is shown.
@@ -47,6 +47,9 @@ pub struct Record {
     pub redacted_error: Option<String>,
     pub transaction: Option<&'static str>,
 
+    /// What policy makes of it; `None` until it has been judged.
+    pub judgement: Option<Arc<Judgement>>,
+
     pub truncated_bytes: u64,
     pub lost_bytes: u64,
     pub joined_midstream: bool,
@@ -57,7 +60,32 @@ pub struct Record {
 pub enum Entry {
     Statement(Record),
     Occurrence(Occurrence),
+    Finding(Episode),
 }
+
+impl Entry {
+    pub fn time(&self) -> WallTime {
+        match self {
+            Self::Statement(record) => record.time,
+            Self::Occurrence(occurrence) => occurrence.time,
+            Self::Finding(episode) => episode.time,
+        }
+    }
+
+    /// How many rows are missing without it: itself, or all that the row of a gap tells of.
+    pub fn stands_for(&self) -> u64 {
+        let told = match self {
+            Self::Occurrence(Occurrence { kind: OccurrenceKind::Gap, counts, .. }) => {
+                counts.iter().filter(|(name, _)| &**name == LOST_ROWS).map(|(_, n)| *n).sum()
+            }
+            _ => 0,
+        };
+        told.max(1)
+    }
+}
+
+/// Of a gap's counts: rows that are missing.
+pub const LOST_ROWS: &str = "lost_rows";
 
 /// A row that is no statement: what happened to a connection, a server, the agent itself.
 #[derive(Clone, Debug)]

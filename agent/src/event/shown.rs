@@ -5,7 +5,8 @@ use std::sync::Arc;
 use serde::{Serialize, Serializer};
 
 use super::{
-    Effect, Effects, Facts, Origin, Parameter, Record, StatementKind, TableAccess, WallTime, claims,
+    Effect, Effects, Facts, Finding, Origin, Parameter, Record, StatementKind, TableAccess,
+    Verdict, WallTime, claims,
 };
 
 /// What somebody sees of a record who may, or may not, see literals.
@@ -48,6 +49,10 @@ struct Line<'a> {
     error_code: Option<&'a str>,
     error_message: Option<&'a str>,
     transaction: Option<&'static str>,
+    verdict: Option<Verdict>,
+    rule: Option<&'a str>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    findings: &'a [Finding],
 
     truncated_bytes: u64,
     lost_bytes: u64,
@@ -66,6 +71,7 @@ impl Serialize for Shown<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let Record { facts, origin, kind, claims, .. } = self.record;
         let facts = facts.as_deref();
+        let judgement = self.record.judgement.as_deref();
         let literals = self.literals || facts.is_none();
         let redacted = || facts.map(|facts| &*facts.text);
         let replicates = || {
@@ -109,6 +115,9 @@ impl Serialize for Shown<'_> {
                 false => self.record.redacted_error.as_deref(),
             },
             transaction: self.record.transaction,
+            verdict: judgement.map(|judgement| judgement.verdict),
+            rule: judgement.and_then(|judgement| judgement.rule.as_deref()),
+            findings: judgement.map_or(&[], |judgement| &judgement.findings),
             truncated_bytes: self.record.truncated_bytes,
             lost_bytes: self.record.lost_bytes,
             joined_midstream: self.record.joined_midstream,

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::statement::{Lexing, redact};
+use crate::statement::redact_ambiguous;
 
 const MASK: &str = "***";
 /// What stands before the `=` of a secret, in any case: options, settings in a connection string,
@@ -48,7 +48,7 @@ fn redact_statement(argument: &str) -> String {
         false => 0,
     };
     let (option, text) = argument.split_at(option);
-    format!("{option}{}", redact(text, Lexing::default()))
+    format!("{option}{}", redact_ambiguous(text))
 }
 
 /// `scheme://user:PASSWORD@host`.

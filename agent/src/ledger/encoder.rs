@@ -80,6 +80,9 @@ impl Encoder {
                 (&record.origin, TextHalf::of(record, self.literals), record.time)
             }
             Entry::Occurrence(occurrence) => (&occurrence.origin, None, occurrence.time),
+            Entry::Finding(episode) => {
+                (&episode.origin, TextHalf::of_finding(episode), episode.time)
+            }
         };
         let origin = self.origin(origin)?;
         let facts = half.map_or(Ok(NO_FACTS), |half| self.facts(half))?;

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use crate::event::{
-    Access, Analysis, ClaimTag, Claims, ConnectionId, Effect, Effects, Engine, Entry, Facts, Lane,
-    LoginStrength, Occurrence, OccurrenceKind, Origin, Parameter, Parent, PrincipalKind, Record,
-    StatementKind, TableAccess, Trace, Transport, WallTime,
+    Access, Analysis, ClaimTag, Claims, ConnectionId, Effect, Effects, Engine, Entry, Episode,
+    EpisodeAction, Facts, Finding, Judgement, Lane, LoginStrength, Occurrence, OccurrenceKind,
+    Origin, Parameter, Parent, PrincipalKind, Record, Severity, StatementKind, TableAccess, Trace,
+    Transport, Verdict, WallTime,
 };
 
 pub fn full_origin() -> Origin {
@@ -30,6 +31,7 @@ pub fn full_origin() -> Origin {
         principal_kind: None,
         principal_rule: None,
         initiator: None,
+        groups: Arc::default(),
         pid: Some(4711),
         process_start: Some(WallTime(1_700_000_000_000_000)),
         exe: text("/usr/bin/psql"),
@@ -96,6 +98,7 @@ pub fn full_record() -> Record {
         error_message: Some("key (id)=(5) is still referenced".to_owned()),
         redacted_error: Some("key (id)=(?) is still referenced".to_owned()),
         transaction: Some("failed"),
+        judgement: None,
         truncated_bytes: 1,
         lost_bytes: 2,
         joined_midstream: true,
@@ -149,6 +152,7 @@ pub fn empty_record() -> Record {
         error_message: None,
         redacted_error: None,
         transaction: None,
+        judgement: None,
         truncated_bytes: 0,
         lost_bytes: 0,
         joined_midstream: false,
@@ -163,6 +167,30 @@ pub fn occurrence() -> Occurrence {
         origin: Arc::new(Origin { host: "db-1".into(), ..Origin::default() }),
         message: Some("coverage of a minute".to_owned()),
         counts: vec![("seen_bytes".into(), 10), ("decoded_bytes".into(), 9)],
+    }
+}
+
+pub fn judgement() -> Judgement {
+    let finding = finding().finding;
+    let rule = Some(finding.rule.clone());
+    Judgement { verdict: Verdict::Flag, rule, findings: vec![finding] }
+}
+
+pub fn finding() -> Episode {
+    Episode {
+        time: WallTime(1_764_000_000_000_003),
+        action: EpisodeAction::Ended,
+        finding: Finding {
+            rule: "no-deletes".into(),
+            verdict: Verdict::Deny,
+            severity: Severity::High,
+            message: "ask first".into(),
+            dry_run: true,
+        },
+        origin: Arc::new(Origin { host: "db-1".into(), ..Origin::default() }),
+        sequence: 7,
+        facts: Some(Arc::new(full_facts())),
+        counts: vec![("statements".into(), 3), ("rows".into(), 9)],
     }
 }
 
@@ -195,7 +223,11 @@ impl Entries {
     }
 
     pub fn entry(&mut self) -> Entry {
-        if self.below(4) > 0 { Entry::Statement(self.record()) } else { self.occurrence() }
+        match self.below(8) {
+            0 => self.episode(),
+            1 => self.occurrence(),
+            _ => Entry::Statement(self.record()),
+        }
     }
 
     fn record(&mut self) -> Record {
@@ -224,6 +256,7 @@ impl Entries {
             error_message: self.maybe(Self::string),
             redacted_error: self.maybe(Self::string),
             transaction: transactions[self.below(4)],
+            judgement: self.maybe(|this| Arc::new(this.judgement())),
             truncated_bytes: self.draw(),
             lost_bytes: self.draw(),
             joined_midstream: self.below(2) == 0,
@@ -237,6 +270,37 @@ impl Entries {
             action: ["opened", "closed", "minute"][self.below(3)],
             origin: self.shared_origin(),
             message: self.maybe(Self::string),
+            counts: self.list(|this| (this.string().into(), this.draw())),
+        })
+    }
+
+    fn judgement(&mut self) -> Judgement {
+        let findings = self.list(Self::finding);
+        let rule = self.maybe(|this| this.string().into());
+        Judgement { verdict: Verdict::ALL[self.below(Verdict::ALL.len())], rule, findings }
+    }
+
+    fn finding(&mut self) -> Finding {
+        Finding {
+            rule: self.string().into(),
+            verdict: Verdict::ALL[self.below(Verdict::ALL.len())],
+            severity: Severity::ALL[self.below(Severity::ALL.len())],
+            message: self.string().into(),
+            dry_run: self.below(2) == 0,
+        }
+    }
+
+    fn episode(&mut self) -> Entry {
+        Entry::Finding(Episode {
+            time: WallTime(1_764_000_000_000_000 + self.below(1_000_000) as i64),
+            action: EpisodeAction::ALL[self.below(2)],
+            finding: self.finding(),
+            origin: self.shared_origin(),
+            sequence: self.draw(),
+            facts: self.maybe(|this| {
+                let at = this.below(5);
+                this.facts[at].clone()
+            }),
             counts: self.list(|this| (this.string().into(), this.draw())),
         })
     }

@@ -127,6 +127,8 @@ pub const COLUMNS: &[Column] = &[
     column("action", R, Kind::Text),
     column("message", R, Kind::Text),
     column("counts", R, Kind::Counts),
+    // Of findings.
+    column("severity", R, Kind::Text),
 ];
 
 /// The columns as Arrow knows them.
@@ -141,7 +143,8 @@ pub fn schema() -> SchemaRef {
     SCHEMA.clone()
 }
 
-fn data_type(kind: Kind) -> DataType {
+/// A column of that kind as Arrow knows it.
+pub fn data_type(kind: Kind) -> DataType {
     match kind {
         Kind::Time => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
         Kind::U16 => DataType::UInt16,

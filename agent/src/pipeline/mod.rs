@@ -6,10 +6,12 @@
 mod connections;
 mod coverage;
 mod dialogue;
+mod episodes;
 mod figures;
 mod keeping;
 mod losses;
 mod outbox;
+mod policing;
 mod profile;
 mod record;
 mod recorder;
@@ -28,6 +30,7 @@ use self::{
     keeping::{Configuration, Keeping},
     losses::Losses,
     outbox::outbox,
+    policing::Policing,
     recorder::{Recorder, Recording},
     servers::Servers,
 };
@@ -106,8 +109,18 @@ pub fn run(
         false => None,
     };
     let telemetry = feed.as_ref().map(Feed::shared);
-    let (outbox, inbox) = outbox(live.clone(), keeping.is_some() || feed.is_some());
-    let recording = Recorder::new(live.clone(), host.clone(), keeping, feed).start(inbox)?;
+    let (mut outbox, inbox) = outbox(live.clone(), keeping.is_some() || feed.is_some());
+    let policing = match settings.policy.enabled {
+        true => {
+            let (reload, time) = (service.reload.clone(), clock().wall(now()));
+            let (policing, told) = Policing::new(settings, host.clone(), reload, time)?;
+            told.into_iter().for_each(|entry| outbox.push(entry));
+            Some(policing)
+        }
+        false => None,
+    };
+    let recorder = Recorder::new(live.clone(), host.clone(), keeping, policing, feed);
+    let recording = recorder.start(inbox)?;
     let mut state = State {
         processes,
         servers: Servers::new(settings, procfs, live.clone()),

@@ -91,11 +91,11 @@ impl Outbox {
         let bytes = weight(&entry);
         let queued = self.queued_bytes.load(Ordering::Relaxed) + self.batch_bytes;
         if queued + bytes > QUEUE_BYTES {
-            let time = time_of(&entry);
+            let time = entry.time();
             let lost = self.lost.get_or_insert(Lost { entries: 0, from: time, to: time });
-            lost.entries += 1;
+            lost.entries += entry.stands_for();
             lost.to = time;
-            self.lost_in_all += 1;
+            self.lost_in_all += entry.stands_for();
             return;
         }
         self.batch_bytes += bytes;
@@ -121,13 +121,6 @@ impl Outbox {
     }
 }
 
-fn time_of(entry: &Entry) -> WallTime {
-    match entry {
-        Entry::Statement(record) => record.time,
-        Entry::Occurrence(occurrence) => occurrence.time,
-    }
-}
-
 /// Bytes that an entry holds for itself, roughly.
 fn weight(entry: &Entry) -> usize {
     let held = match entry {
@@ -143,6 +136,7 @@ fn weight(entry: &Entry) -> usize {
             occurrence.message.as_deref().map_or(0, str::len)
                 + occurrence.counts.len() * size_of::<(Arc<str>, u64)>()
         }
+        Entry::Finding(episode) => episode.counts.len() * size_of::<(Arc<str>, u64)>(),
     };
     size_of::<Entry>() + held
 }

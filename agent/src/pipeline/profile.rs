@@ -183,7 +183,10 @@ impl Profile {
         };
         let (server_address, server_port) = address(&self.local);
         let (client_address, client_port) = address(&self.remote);
+        let place = &self.server.place;
         Origin {
+            environment: place.environment.as_ref().or(host.environment.as_ref()).cloned(),
+            region: place.region.as_ref().or(host.region.as_ref()).cloned(),
             server: Some(self.server.name.clone()),
             engine: Some(self.server.engine),
             server_address,
@@ -230,6 +233,7 @@ fn who(host: &Origin, process: Option<&Process>, principal: &Principal) -> Origi
         principal_kind: Some(principal.kind),
         principal_rule: Some(principal.rule.clone()),
         initiator: principal.initiator.as_ref().map(|initiator| initiator.name.clone()),
+        groups: principal.groups.clone(),
 
         pid: process.map(|p| p.pid),
         process_start: process.map(|p| p.process_start),

@@ -56,6 +56,7 @@ pub fn record(
             TransactionStatus::InTransaction => "in_transaction",
             TransactionStatus::Failed => "failed",
         }),
+        judgement: None,
 
         truncated_bytes: statement.truncated_bytes,
         lost_bytes: statement.lost_bytes,

@@ -12,14 +12,15 @@ use anyhow::{Context, Result};
 use super::{
     keeping::{Alert, Keeping},
     outbox::{Inbox, Lost},
+    policing::Policing,
     wall_time,
 };
 use crate::{
     analyst::{Analyst, Bounds},
     control::{Hub, LedgerStatus, Notice},
     event::{
-        Effect, Effects, Entry, Facts, Occurrence, OccurrenceKind, Origin, Record, StatementKind,
-        WallTime,
+        Effect, Effects, Entry, Episode, EpisodeAction, Facts, Finding, LOST_ROWS, Occurrence,
+        OccurrenceKind, Origin, Record, StatementKind, WallTime,
     },
     statement::{self, Analysed, Lexing},
     telemetry::{Feed, Severity},
@@ -34,6 +35,7 @@ pub struct Recorder {
     /// What the rows of the agent itself say of this host.
     host: Arc<Origin>,
     keeping: Option<Keeping>,
+    policing: Option<Policing>,
     telemetry: Option<Feed>,
     status: Arc<Mutex<Option<LedgerStatus>>>,
     next_look: Instant,
@@ -62,11 +64,12 @@ impl Recorder {
         live: Arc<Hub>,
         host: Arc<Origin>,
         keeping: Option<Keeping>,
+        policing: Option<Policing>,
         telemetry: Option<Feed>,
     ) -> Self {
         let status = keeping.as_ref().map(Keeping::status);
         let status = Arc::new(Mutex::new(status));
-        Self { live, host, keeping, telemetry, status, next_look: Instant::now() }
+        Self { live, host, keeping, policing, telemetry, status, next_look: Instant::now() }
     }
 
     /// Works until the other end of `inbox` is gone.
@@ -82,6 +85,7 @@ impl Recorder {
     fn work(mut self, inbox: &Inbox) {
         // Started here: the process that parses dies with the thread that starts it.
         let mut analyst = Analyst::new(Bounds::default());
+        let mut told = Vec::new();
         loop {
             match inbox.batches.recv_timeout(TICK) {
                 Ok(mut batch) => {
@@ -92,15 +96,29 @@ impl Recorder {
                     for mut entry in mem::take(&mut batch.entries) {
                         if let Entry::Statement(record) = &mut entry {
                             self.analyse(record, &mut analyst);
+                            if let Some(policing) = &mut self.policing {
+                                policing.judge(record, &mut told);
+                            }
                         }
                         self.record(entry, now);
+                        told.drain(..).for_each(|entry| self.record(entry, now));
                     }
                     inbox.done(&batch);
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
+            if let Some(policing) = &mut self.policing {
+                let now = wall_time();
+                policing.tick(now, &mut told);
+                told.drain(..).for_each(|entry| self.record(entry, now));
+            }
             self.tick();
+        }
+        if let Some(policing) = &mut self.policing {
+            policing.end(&mut told);
+            let now = wall_time();
+            told.drain(..).for_each(|entry| self.record(entry, now));
         }
         if let Some(keeping) = self.keeping.take() {
             keeping.close();
@@ -153,15 +171,23 @@ impl Recorder {
         if let Some(keeping) = &mut self.keeping {
             keeping.append(&entry);
         }
-        match (entry, &mut self.telemetry) {
-            (Entry::Statement(record), Some(telemetry)) => {
+        match (&entry, &mut self.telemetry) {
+            (Entry::Occurrence(occurrence), Some(telemetry)) => telemetry.occurrence(occurrence),
+            (Entry::Finding(episode), Some(telemetry)) => telemetry.finding(episode),
+            _ => {}
+        }
+        match entry {
+            Entry::Statement(record) => {
                 let record = Arc::new(record);
-                telemetry.statement(&record, now);
+                if let Some(telemetry) = &mut self.telemetry {
+                    telemetry.statement(&record, now);
+                }
                 self.live.publish(|| record);
             }
-            (Entry::Statement(record), None) => self.live.publish(|| Arc::new(record)),
-            (Entry::Occurrence(occurrence), Some(telemetry)) => telemetry.occurrence(&occurrence),
-            (Entry::Occurrence(_), None) => {}
+            Entry::Finding(episode) if episode.action == EpisodeAction::Began => {
+                self.live.notice(|| notice(&episode));
+            }
+            Entry::Finding(_) | Entry::Occurrence(_) => {}
         }
     }
 
@@ -205,8 +231,20 @@ impl Recorder {
             action: "recorder_full",
             origin: self.host.clone(),
             message: Some(message),
-            counts: vec![("lost_rows".into(), lost.entries)],
+            counts: vec![(LOST_ROWS.into(), lost.entries)],
         })
+    }
+}
+
+/// An episode that begins, for whoever watches.
+fn notice(episode: &Episode) -> Notice {
+    let Finding { rule, severity, message, dry_run, .. } = &episode.finding;
+    let mode = if *dry_run { ", dry-run" } else { "" };
+    Notice {
+        time: episode.time,
+        notice: "finding",
+        server: episode.origin.server.clone(),
+        message: format!("{} finding, {rule}{mode}: {message}", severity.name()),
     }
 }
 

@@ -39,7 +39,15 @@ const FIRST_PATIENCE: Duration = Duration::from_secs(10);
 pub struct ServerFacts {
     pub name: Arc<str>,
     pub engine: Engine,
+    pub place: Place,
     pub coverage: Coverage,
+}
+
+/// Where a server is, if not where the host is.
+#[derive(Clone, Debug, Default)]
+pub struct Place {
+    pub environment: Option<Arc<str>>,
+    pub region: Option<Arc<str>>,
 }
 
 /// One watched server; its index in the list is the kernel side's number for it.
@@ -52,6 +60,8 @@ struct Watched {
 
 pub struct Servers {
     rules: Vec<ServerRule>,
+    /// Of the servers that the rules name.
+    places: Vec<Place>,
     tls: TlsCapture,
     scout: Scout,
     watcher: Watcher,
@@ -80,6 +90,7 @@ impl Servers {
             new: Vec::new(),
             gone: Vec::new(),
             listeners: HashSet::new(),
+            places: settings.servers.iter().map(place).collect(),
             rules,
             live,
         }
@@ -311,7 +322,10 @@ impl Servers {
             server: Some(name.clone()),
             message,
         });
-        let facts = ServerFacts { name, engine: Engine::Postgresql, coverage: Coverage::default() };
+        let named = self.rules.iter().position(|rule| rule.name.is_some() && rule.matches(&server));
+        let place = named.and_then(|at| self.places.get(at)).cloned().unwrap_or_default();
+        let coverage = Coverage::default();
+        let facts = ServerFacts { name, engine: Engine::Postgresql, place, coverage };
         let watched = Watched { server, facts: Rc::new(facts), tls };
         if let Some(slot) = self.watched.get_mut(index) {
             *slot = Some(watched);
@@ -472,6 +486,11 @@ impl Servers {
             })
             .collect()
     }
+}
+
+fn place(server: &config::Server) -> Place {
+    let known = |text: &Option<String>| text.as_deref().map(Into::into);
+    Place { environment: known(&server.environment), region: known(&server.region) }
 }
 
 fn rule(server: &config::Server) -> ServerRule {

@@ -20,6 +20,7 @@ mod program;
 mod rule;
 mod subject;
 
+pub use network::Network;
 pub use rule::{Numbers, Rule, RuleError, Words, Written};
 pub use subject::Subject;
 

@@ -7,12 +7,9 @@ use std::{hash::Hash, ops::RangeInclusive, sync::Arc};
 
 use datafusion::{
     arrow::{
-        array::{
-            Array, ArrayRef, AsArray, BooleanArray, BooleanBufferBuilder, Scalar, StringArray,
-            UInt32Array,
-        },
-        compute::kernels::{comparison::ilike, take::take},
-        datatypes::{DataType, Int32Type},
+        array::{Array, ArrayRef, AsArray, BooleanArray, BooleanBufferBuilder, UInt32Array},
+        compute::cast,
+        datatypes::DataType,
     },
     common::{Result, ScalarValue, exec_err},
     logical_expr::{
@@ -20,6 +17,7 @@ use datafusion::{
         Signature, Volatility, ident, lit, utils::split_conjunction,
     },
 };
+use rustc_hash::FxHashMap;
 
 use crate::{
     event::{Effect, WallTime},
@@ -53,27 +51,24 @@ pub(super) fn times(filters: &[Expr]) -> RangeInclusive<WallTime> {
     first..=last
 }
 
+/// What a condition on a list is called. By this name of a function of its own the engine knows that it
+/// may be evaluated while a file is decoded, so that of other rows nothing else is.
+const OF_LIST: &str = "array_has_any";
+
 /// `part` stands somewhere in the column's text, in any case.
 pub(super) fn has_text(column: &str, part: &str) -> Expr {
-    let escaped: String = part.chars().fold(String::new(), |mut pattern, c| {
-        if matches!(c, '%' | '_' | '\\') {
-            pattern.push('\\');
-        }
-        pattern.push(c);
-        pattern
-    });
-    call("has_text", Test::HasText { pattern: format!("%{escaped}%") }, column)
+    call("has_text", Test::HasText { lower: part.to_lowercase() }, column)
 }
 
 /// One of `wanted` is in the column's list.
 pub(super) fn has_any(column: &str, wanted: Vec<String>) -> Expr {
-    call("has_any", Test::HasAny { wanted }, column)
+    call(OF_LIST, Test::HasAny { wanted }, column)
 }
 
 /// The statement touches this table, and one of these is done to it; any where none is given.
 pub(super) fn touches(table: &str, accesses: Vec<String>) -> Expr {
     let table = table.to_lowercase();
-    call("touches", Test::Touches { suffix: format!(".{table}"), table, accesses }, "tables")
+    call(OF_LIST, Test::Touches { suffix: format!(".{table}"), table, accesses }, "tables")
 }
 
 /// The list of effects as a set of bits, which can be united over many statements.
@@ -100,7 +95,7 @@ struct Function {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Test {
-    HasText { pattern: String },
+    HasText { lower: String },
     HasAny { wanted: Vec<String> },
     Touches { table: String, suffix: String, accesses: Vec<String> },
     EffectBits,
@@ -140,7 +135,7 @@ impl ScalarUDFImpl for Function {
 impl Test {
     fn evaluate(&self, column: &ArrayRef) -> Result<ArrayRef> {
         Ok(match self {
-            Self::HasText { pattern } => matches(column, pattern)?,
+            Self::HasText { lower } => Arc::new(matches(column, lower)?),
             Self::HasAny { wanted } => Arc::new(any_element(column, |texts, elements| {
                 mark(texts, elements, |text| wanted.iter().any(|wanted| wanted == text))
             })?),
@@ -183,20 +178,26 @@ fn is_table(name: &str, table: &str, suffix: &str) -> bool {
     }
 }
 
-/// Evaluated on the values of a dictionary where there is one.
-fn matches(column: &ArrayRef, pattern: &str) -> Result<ArrayRef> {
-    let pattern = Scalar::new(StringArray::from(vec![pattern]));
-    let like = |texts: &ArrayRef| -> Result<BooleanArray> {
-        let view =
-            datafusion::arrow::compute::cast(&pattern.clone().into_inner(), texts.data_type())?;
-        Ok(ilike(texts, &Scalar::new(view))?)
-    };
-    match column.as_dictionary_opt::<Int32Type>() {
-        Some(dictionary) => {
-            let of_values = like(dictionary.values())?;
-            Ok(take(&of_values, dictionary.keys(), None)?)
+/// Each text is looked at once: what is said of a connection or a statement is the same in many rows,
+/// and has the same view wherever it comes from the same dictionary.
+fn matches(column: &ArrayRef, lower: &str) -> Result<BooleanArray> {
+    let column = cast(column, &DataType::Utf8View)?;
+    let texts = column.as_string_view();
+    let mut known: FxHashMap<u128, bool> = FxHashMap::default();
+    let found = texts.iter().zip(texts.views().iter()).map(|(text, view)| {
+        text.map(|text| *known.entry(*view).or_insert_with(|| contains(text, lower)))
+    });
+    Ok(found.collect())
+}
+
+/// Whether `lower` stands in `text`, in any case.
+fn contains(text: &str, lower: &str) -> bool {
+    match text.is_ascii() && lower.is_ascii() && !lower.is_empty() {
+        true => {
+            let mut places = text.as_bytes().windows(lower.len());
+            places.any(|place| place.eq_ignore_ascii_case(lower.as_bytes()))
         }
-        None => Ok(Arc::new(like(column)?)),
+        false => text.to_lowercase().contains(lower),
     }
 }
 
@@ -268,9 +269,14 @@ fn bits(column: &ArrayRef) -> Result<UInt32Array> {
 
 #[cfg(test)]
 mod tests {
-    use datafusion::logical_expr::{ident, lit};
+    use std::sync::Arc;
 
-    use super::{time_literal, times};
+    use datafusion::{
+        arrow::array::{Array, ArrayRef, StringArray, StringViewArray},
+        logical_expr::{ident, lit},
+    };
+
+    use super::{matches, time_literal, times};
     use crate::{event::WallTime, ledger::log::ALL_TIMES};
 
     #[test]
@@ -290,6 +296,28 @@ mod tests {
             (vec![time().not_eq(at(3))], all.start().0, all.end().0),
         ] {
             assert_eq!(times(&filters), WallTime(first)..=WallTime(last), "{filters:?}");
+        }
+    }
+
+    #[test]
+    fn a_text_matches_in_any_case_wherever_it_stands() {
+        let long = "UPDATE accounts SET amount = amount + ? WHERE id = ?";
+        let texts = [Some(long), None, Some(""), Some("Straße ÄÖ"), Some(long), None, Some("%")];
+        let columns: [ArrayRef; 2] =
+            [Arc::new(StringViewArray::from_iter(texts)), Arc::new(StringArray::from_iter(texts))];
+        for (part, expected) in [
+            (
+                "accounts set",
+                [Some(true), None, Some(false), Some(false), Some(true), None, Some(false)],
+            ),
+            ("", [Some(true), None, Some(true), Some(true), Some(true), None, Some(true)]),
+            ("äö", [Some(false), None, Some(false), Some(true), Some(false), None, Some(false)]),
+            ("%", [Some(false), None, Some(false), Some(false), Some(false), None, Some(true)]),
+        ] {
+            for column in &columns {
+                let found: Vec<Option<bool>> = matches(column, part).unwrap().iter().collect();
+                assert_eq!(found, expected, "{part:?} in {}", column.data_type());
+            }
         }
     }
 }

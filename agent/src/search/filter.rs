@@ -35,6 +35,8 @@ pub struct Filter {
     /// One of them is enough. Together with `table`: one of them is done to that table.
     pub effects: Vec<EffectWord>,
     pub verdict: Option<String>,
+    /// By its id.
+    pub rule: Option<String>,
     /// This many rows were read or changed, or more.
     pub min_rows: Option<u64>,
     /// Only statements that failed.
@@ -96,6 +98,7 @@ impl Filter {
             ("database", &self.database),
             ("db_user", &self.user),
             ("verdict", &self.verdict),
+            ("rule", &self.rule),
             ("fingerprint", &self.fingerprint),
             ("connection", &self.connection),
         ] {

@@ -11,6 +11,7 @@ mod request;
 mod row_key;
 mod session;
 mod snapshot;
+mod source;
 mod sql;
 mod statements;
 mod table;
@@ -18,12 +19,11 @@ mod timeline;
 mod when;
 mod worker;
 
-use std::{
-    io,
-    path::{Path, PathBuf},
-};
+use std::{io, path::PathBuf};
 
 use datafusion::common::DataFusionError;
+
+use crate::ledger::copies::CopyError;
 
 use answer::Answer;
 pub use answer::{Line, TimelineTrailer, Trailer};
@@ -31,6 +31,8 @@ pub use filter::{EffectWord, Filter, HashKey, Touched, WRITES};
 pub use request::{Page, Request, Search, Sql, Timeline};
 pub use row_key::{RowKey, RowKeyError};
 pub use session::Limits;
+pub use source::Place;
+use source::Source;
 pub use sql::{TABLES, columns};
 pub use when::{Edge, WhenError, Zone, moment};
 pub use worker::{WorkerError, become_modest, work};
@@ -57,6 +59,10 @@ pub enum SearchError {
     TooMuch,
     #[error("a segment was removed by retention while it was read: ask again")]
     Removed,
+    #[error("can't use the copies of ledgers")]
+    Copies(#[from] CopyError),
+    #[error("can't read the copies of ledgers")]
+    Store(#[source] datafusion::object_store::Error),
     #[error("{0}")]
     Query(String),
     #[error("nobody reads the answer")]
@@ -89,10 +95,10 @@ pub struct Options<'a> {
 /// Times that a request is begun again because retention removed a segment under it.
 const ATTEMPTS: usize = 3;
 
-/// Answers `request` from the ledger in this folder.
+/// Answers `request` from this ledger.
 async fn run(
     request: &Request,
-    ledger: &Path,
+    ledger: &Source,
     options: &Options<'_>,
     answer: &mut Answer<'_>,
 ) -> Result<(), SearchError> {
@@ -107,7 +113,7 @@ async fn run(
 
 async fn attempt(
     request: &Request,
-    ledger: &Path,
+    ledger: &Source,
     options: &Options<'_>,
     answer: &mut Answer<'_>,
 ) -> Result<(), SearchError> {

@@ -19,6 +19,8 @@ pub enum Request {
 pub struct Search {
     pub filter: Filter,
     pub page: Page,
+    /// Findings instead of statements.
+    pub findings: bool,
     /// Of the columns only these; all where it is empty.
     pub columns: Vec<String>,
 }

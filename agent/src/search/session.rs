@@ -1,6 +1,6 @@
 //! The query engine over one snapshot: bounded in memory, and with nothing else within its reach.
 
-use std::{path::Path, sync::Arc};
+use std::sync::Arc;
 
 use datafusion::{
     common::{DataFusionError, Result},
@@ -11,12 +11,12 @@ use datafusion::{
         object_store::ObjectStoreRegistry,
         runtime_env::RuntimeEnvBuilder,
     },
-    object_store::{ObjectStore, local::LocalFileSystem},
+    object_store::ObjectStore,
     prelude::{SessionConfig, SessionContext},
 };
 use url::Url;
 
-use super::{SearchError, table::STORE};
+use super::{SearchError, source::Source, table::STORE};
 
 /// What a query may use.
 #[derive(Clone, Copy, Debug)]
@@ -37,7 +37,7 @@ impl Default for Limits {
 const BATCH_ROWS: usize = 4_096;
 
 /// An engine that can read this ledger and nothing else, has functions and no tables.
-pub(super) fn session(ledger: &Path, limits: Limits) -> Result<SessionContext, SearchError> {
+pub(super) fn session(ledger: &Source, limits: Limits) -> Result<SessionContext, SearchError> {
     let mut config = SessionConfig::new()
         .with_target_partitions(limits.threads)
         .with_batch_size(BATCH_ROWS)
@@ -52,7 +52,7 @@ pub(super) fn session(ledger: &Path, limits: Limits) -> Result<SessionContext, S
         .with_disk_manager_builder(
             DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled),
         )
-        .with_object_store_registry(Arc::new(OnlyStore::new(ledger)?))
+        .with_object_store_registry(Arc::new(OnlyStore(ledger.store.clone())))
         .build_arc()
         .map_err(SearchError::of_engine)?;
     // No table factories and no file formats: no statement can name a file.
@@ -67,18 +67,9 @@ pub(super) fn session(ledger: &Path, limits: Limits) -> Result<SessionContext, S
     Ok(SessionContext::new_with_state(state))
 }
 
-/// Knows the ledger's folder and no other place.
+/// Knows the ledger's place and no other.
 #[derive(Debug)]
 struct OnlyStore(Arc<dyn ObjectStore>);
-
-impl OnlyStore {
-    fn new(ledger: &Path) -> Result<Self, SearchError> {
-        let store = LocalFileSystem::new_with_prefix(ledger).map_err(|source| {
-            SearchError::Unreadable { path: ledger.to_owned(), source: source.into() }
-        })?;
-        Ok(Self(Arc::new(store)))
-    }
-}
 
 impl ObjectStoreRegistry for OnlyStore {
     /// Nothing is added to it.

@@ -21,7 +21,7 @@ use crate::{
 /// Every row that was recorded before it was taken, each once.
 #[derive(Debug)]
 pub(super) struct Snapshot {
-    /// In the order of their numbers, which is that of time.
+    /// In the order of time; of one host's ledger that is the order of their numbers.
     pub segments: Vec<Segment>,
     pub open: Vec<OpenLog>,
     /// What was recorded before is of no interest.
@@ -32,6 +32,8 @@ pub(super) struct Snapshot {
 #[derive(Clone, Debug)]
 pub(super) struct Segment {
     pub file: SegmentFile,
+    /// In the store that it is read from.
+    pub location: String,
     pub bytes: u64,
     pub sealed: SystemTime,
 }
@@ -78,11 +80,18 @@ impl Snapshot {
                 unless_gone(fs::metadata(&file.path)).map_err(failed(file.path.clone()))?;
             let Some(metadata) = metadata else { continue };
             let sealed = metadata.modified().map_err(failed(file.path.clone()))?;
-            segments.push(Segment { file, bytes: metadata.len(), sealed });
+            let name = file.path.file_name().unwrap_or_default().to_string_lossy();
+            let location = format!("segments/{name}");
+            segments.push(Segment { file, location, bytes: metadata.len(), sealed });
         }
         let sealed: HashSet<u64> = segments.iter().map(|segment| segment.file.number).collect();
         open.retain(|log| !sealed.contains(&log.number));
         Ok(Self { segments, open, recorded_since: *ALL_TIMES.start() })
+    }
+
+    /// Segments that were copied elsewhere.
+    pub fn of_copies(segments: Vec<Segment>) -> Self {
+        Self { segments, open: Vec::new(), recorded_since: *ALL_TIMES.start() }
     }
 
     /// What is sealed, and what is open.

@@ -1,6 +1,6 @@
 //! The ledger in SQL: questions only, over four tables and nothing else.
 
-use std::{path::Path, sync::Arc};
+use std::sync::Arc;
 
 use datafusion::{
     common::DataFusionError,
@@ -15,17 +15,18 @@ use super::{
     Options, SearchError,
     answer::{Answer, Trailer},
     session::session,
-    snapshot::Snapshot,
+    source::Source,
     table::{Order, Rows, SEGMENT, SEGMENT_ROW},
 };
 use crate::ledger::schema::{COLUMNS, Kind};
 
 /// All rows, and those with a certain `record`.
-pub const TABLES: [(&str, Option<&str>); 4] = [
+pub const TABLES: [(&str, Option<&str>); 5] = [
     ("rows", None),
     ("statements", Some("statement")),
     ("connections", Some("connection")),
     ("coverage", Some("coverage")),
+    ("findings", Some("finding")),
 ];
 
 /// Names and types of the tables' columns, as SQL knows them.
@@ -52,12 +53,12 @@ pub fn columns() -> impl Iterator<Item = (&'static str, &'static str)> {
 
 pub(super) async fn run(
     query: &str,
-    ledger: &Path,
+    ledger: &Source,
     options: &Options<'_>,
     answer: &mut Answer<'_>,
 ) -> Result<(), SearchError> {
     let context = session(ledger, options.limits)?;
-    register(&context, ledger)?;
+    register(&context, ledger).await?;
     let state = context.state();
     let statement =
         state.sql_to_statement(query, &Dialect::Generic).map_err(SearchError::of_engine)?;
@@ -87,8 +88,8 @@ pub(super) async fn run(
 }
 
 /// The four tables over one snapshot.
-fn register(context: &SessionContext, ledger: &Path) -> Result<(), SearchError> {
-    let snapshot = Arc::new(Snapshot::take(ledger)?);
+async fn register(context: &SessionContext, ledger: &Source) -> Result<(), SearchError> {
+    let snapshot = Arc::new(ledger.snapshot().await?);
     let rows = Arc::new(Rows::new(snapshot, Order::NewestFirst));
     for (name, record) in TABLES {
         let table = match record {

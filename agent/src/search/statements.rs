@@ -1,6 +1,6 @@
 //! Searching statements one by one: a page of them, or all.
 
-use std::{path::Path, sync::Arc};
+use std::sync::Arc;
 
 use datafusion::{
     arrow::{
@@ -20,6 +20,7 @@ use super::{
     answer::{Answer, Trailer},
     session::session,
     snapshot::Snapshot,
+    source::Source,
     table::{Order, Rows, table_schema},
 };
 use crate::event::WallTime;
@@ -29,15 +30,16 @@ const PAGE_ROWS: u32 = 10_000;
 
 pub(super) async fn run(
     search: &Search,
-    ledger: &Path,
+    ledger: &Source,
     options: &Options<'_>,
     answer: &mut Answer<'_>,
 ) -> Result<(), SearchError> {
     // With several threads, rows that come in order would lose it.
     let threads = if search.page == Page::All { 1 } else { options.limits.threads };
     let context = session(ledger, Limits { threads, ..options.limits })?;
-    let mut snapshot = Snapshot::take(ledger)?;
-    let mut conditions = vec![ident("record").eq(lit("statement"))];
+    let mut snapshot = ledger.snapshot().await?;
+    let record = if search.findings { "finding" } else { "statement" };
+    let mut conditions = vec![ident("record").eq(lit(record))];
     conditions.extend(search.filter.conditions(options.hash_key)?);
     if let Some(since) = search.filter.recorded_since {
         snapshot.only_recorded_since(since);

@@ -129,8 +129,7 @@ impl Rows {
             total_byte_size: Precision::Absent,
             column_statistics: columns.collect(),
         };
-        let name = segment.file.path.file_name().unwrap_or_default().to_string_lossy();
-        PartitionedFile::new(format!("segments/{name}"), segment.bytes)
+        PartitionedFile::new(segment.location.clone(), segment.bytes)
             .with_partition_values(vec![ScalarValue::UInt64(Some(segment.file.number))])
             .with_statistics(Arc::new(statistics))
     }

@@ -3,7 +3,7 @@
 //! The engine collapses runs of the same thing by the same sender; of the groups, which can be many,
 //! only as many are kept as there are lines for, the remarkable ones first.
 
-use std::{cmp::Reverse, collections::BinaryHeap, path::Path, sync::Arc};
+use std::{cmp::Reverse, collections::BinaryHeap, sync::Arc};
 
 use datafusion::{
     arrow::{
@@ -25,7 +25,7 @@ use super::{
     expression::{effect_bits, effects_of},
     filter::who,
     session::session,
-    snapshot::Snapshot,
+    source::Source,
     table::{Order, Rows},
 };
 use crate::event::{Effect, WallTime};
@@ -85,12 +85,12 @@ impl Weight {
 
 pub(super) async fn run(
     timeline: &Timeline,
-    ledger: &Path,
+    ledger: &Source,
     options: &Options<'_>,
     answer: &mut Answer<'_>,
 ) -> Result<(), SearchError> {
     let context = session(ledger, options.limits)?;
-    let rows = Rows::new(Arc::new(Snapshot::take(ledger)?), Order::NewestFirst);
+    let rows = Rows::new(Arc::new(ledger.snapshot().await?), Order::NewestFirst);
     let conditions = timeline.filter.conditions(options.hash_key)?;
     let groups = context
         .read_table(Arc::new(rows))

@@ -1,16 +1,13 @@
 //! The query worker: a process that answers one request, so that a search can't slow or grow the agent.
 
-use std::{
-    io::{self, BufWriter, Read, Write},
-    path::Path,
-};
+use std::io::{self, BufWriter, Read, Write};
 
 use rustix::{
     process::{Resource, Rlimit},
     thread::{CapabilitySet, CapabilitySets},
 };
 
-use super::{Options, Request, SearchError, answer::Answer, run};
+use super::{Options, Place, Request, SearchError, answer::Answer, run, source::Source};
 
 /// Of a request.
 const REQUEST_BYTES: u64 = 64 << 10;
@@ -36,7 +33,7 @@ pub enum WorkerError {
 /// Reads one request from `input` and writes its answer to `output`. An error is for the log: what
 /// the asker shall know stands in the answer.
 pub fn work(
-    ledger: &Path,
+    ledger: &Place,
     options: &Options<'_>,
     input: impl Read,
     output: impl Write + Send,
@@ -52,7 +49,7 @@ pub fn work(
 }
 
 fn answer_request(
-    ledger: &Path,
+    ledger: &Place,
     options: &Options<'_>,
     input: impl Read,
     answer: &mut Answer<'_>,
@@ -69,7 +66,11 @@ fn answer_request(
         .enable_all()
         .build()
         .map_err(WorkerError::Engine)?;
-    match runtime.block_on(run(&request, ledger, options, answer)) {
+    let answered = async {
+        let ledger = Source::open(ledger)?;
+        run(&request, &ledger, options, answer).await
+    };
+    match runtime.block_on(answered) {
         // Nobody is there to be told.
         Ok(()) | Err(SearchError::Unread(_)) => Ok(()),
         Err(error) => {

@@ -7,7 +7,7 @@ use super::{
     identity,
     span::nanos,
 };
-use crate::event::{Occurrence, OccurrenceKind, Origin, WallTime};
+use crate::event::{self, Episode, EpisodeAction, Occurrence, OccurrenceKind, Origin, WallTime};
 
 /// Something that an operator should hear of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +32,31 @@ pub fn occurrence(occurrence: &Occurrence) -> LogRecord {
         attributes.int(&format!("dbwarden.{name}"), Some(*n));
     }
     record(*time, severity, &name, &body, attributes)
+}
+
+/// An end of an episode, with what its first statement did.
+pub fn finding(episode: &Episode) -> LogRecord {
+    let Episode { time, action, finding, origin, sequence, facts, counts } = episode;
+    let severity = match finding.severity {
+        _ if *action == EpisodeAction::Ended || finding.dry_run => Severity::Info,
+        event::Severity::Low | event::Severity::Medium => Severity::Warn,
+        event::Severity::High | event::Severity::Critical => Severity::Error,
+    };
+    let mut attributes = Attributes::default();
+    let a = &mut attributes;
+    a.text("dbwarden.rule", Some(&finding.rule));
+    a.text("dbwarden.severity", Some(finding.severity.name()));
+    a.text("dbwarden.verdict", Some(finding.verdict.name()));
+    a.flag("dbwarden.dry_run", finding.dry_run);
+    a.text("db.query.summary", facts.as_ref().map(|facts| &*facts.summary));
+    a.text("db.query.text", facts.as_ref().map(|facts| &*facts.text));
+    identity::describe(a, origin);
+    a.int("dbwarden.sequence", (*sequence > 0).then_some(*sequence));
+    for (name, n) in counts {
+        a.int(&format!("dbwarden.{name}"), Some(*n));
+    }
+    let name = format!("dbwarden.finding.{}", action.name());
+    record(*time, severity, &name, &finding.message, attributes)
 }
 
 /// `subject`: a short stable word, as in `dbwarden.alert.ledger`.

@@ -48,7 +48,7 @@ pub use self::{
 };
 use crate::{
     config::{self, Signal},
-    event::{Occurrence, OccurrenceKind, Origin, Record, WallTime},
+    event::{Episode, Occurrence, OccurrenceKind, Origin, Record, WallTime},
 };
 
 /// A few seconds of a busy host; sent in messages that every receiver takes.
@@ -199,6 +199,12 @@ impl Feed {
         {
             self.transaction(cut_off);
         }
+    }
+
+    /// Each end of an episode.
+    pub fn finding(&mut self, episode: &Episode) {
+        self.shared.book().finding(episode);
+        self.log(|| log::finding(episode));
     }
 
     /// `subject` is a short stable word.

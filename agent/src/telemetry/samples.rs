@@ -62,6 +62,7 @@ pub fn record(start: i64, duration_us: u64, facts: Option<Arc<Facts>>) -> Record
         origin: Arc::new(origin()),
         sequence: 3,
         claims: None,
+        judgement: None,
         text: Some("SELECT 'a literal'".into()),
         standard_conforming_strings: Some(true),
         parameters: Vec::new(),

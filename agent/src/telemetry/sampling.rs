@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use crate::{config, event::Record};
+use crate::{
+    config,
+    event::{Record, Verdict},
+};
 
 /// What decides, from the configuration.
 #[derive(Clone, Copy, Debug)]
@@ -51,7 +54,7 @@ impl Sampling {
     }
 }
 
-/// Policy's verdict; none is given yet.
-fn is_flagged(_record: &Record) -> bool {
-    false
+/// Policy has something to say of it.
+fn is_flagged(record: &Record) -> bool {
+    record.judgement.as_ref().is_some_and(|judgement| judgement.verdict != Verdict::Allow)
 }

@@ -136,6 +136,11 @@ fn statement(
         a.list("dbwarden.effects", facts.effects.iter().map(|effect| effect.name()));
         a.text("dbwarden.analysis", Some(facts.analysis.name()));
     }
+    if let Some(judgement) = record.judgement.as_deref() {
+        a.text("dbwarden.verdict", Some(judgement.verdict.name()));
+        a.text("dbwarden.rule", judgement.rule.as_deref());
+        a.list("dbwarden.findings", judgement.findings.iter().map(|finding| &*finding.rule));
+    }
     a.text("dbwarden.transaction", record.transaction);
     a.int("dbwarden.first_byte_us", record.first_byte_us);
     a.int("dbwarden.bytes_in", Some(record.bytes_in));

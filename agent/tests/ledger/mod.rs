@@ -21,7 +21,7 @@ use dbwarden::{
         schema::{VERSION, schema},
         seal::SegmentWriter,
     },
-    search::{Options, work},
+    search::{Options, Place, work},
 };
 use serde_json::{Value, json};
 
@@ -153,7 +153,8 @@ pub struct Asked {
 pub fn ask(made: &Made, request: Value) -> Asked {
     let mut output = Vec::new();
     // What went wrong is in the answer too.
-    let _ = work(made.path(), &Options::default(), request.to_string().as_bytes(), &mut output);
+    let place = Place::Folder(made.path().to_owned());
+    let _ = work(&place, &Options::default(), request.to_string().as_bytes(), &mut output);
     let mut asked = Asked { rows: Vec::new(), end: Value::Null, error: None };
     for line in String::from_utf8(output).unwrap().lines() {
         let line: Value = serde_json::from_str(line).unwrap();

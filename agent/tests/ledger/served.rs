@@ -64,11 +64,9 @@ pub fn read(mut stream: UnixStream) -> String {
 impl Drop for Served {
     fn drop(&mut self) {
         self.service.ended.request();
-        if let Some(server) = self.server.take()
-            && server.join().is_err()
-            && !thread::panicking()
-        {
-            panic!("the control server panicked");
+        if let Some(server) = self.server.take() {
+            let ended = server.join();
+            assert!(ended.is_ok() || thread::panicking(), "the control server panicked");
         }
     }
 }

@@ -8,6 +8,7 @@ mod ledger;
 mod neighbour;
 mod observe;
 mod pinned;
+mod policy;
 mod servers;
 mod statement;
 mod table;
@@ -42,6 +43,10 @@ enum Subject {
     Ledger(Plan),
     /// What knowing a statement's facts costs: parsed and found again, beside pg_query and sqlparser
     Statement(Plan),
+    /// What judging a statement costs, with 20 and with 200 rules
+    ///
+    /// Needs neither root nor a server.
+    Policy(Plan),
     /// What decoding a PostgreSQL statement costs: of recorded connections and of pgbench's
     ///
     /// Needs neither root nor a server.
@@ -116,6 +121,7 @@ pub fn run(args: &Args) -> Result<()> {
             tell_all(plan, "ledger", &ledger::run(plan)?)
         }
         Subject::Statement(plan) => tell_all(plan, "statement", &[statement::run(plan)?]),
+        Subject::Policy(plan) => tell_all(plan, "policy", &[policy::run(plan)?]),
         Subject::Decode(plan) => tell_all(plan, "decode", &[decode::run(plan)?]),
     }
 }

@@ -47,13 +47,23 @@ impl Servers {
     }
 }
 
-/// How many of the log's lines contain `word`; then empties the log, which the server keeps open
-/// for appending.
+/// How many of the log's lines contain `word`; then empties the log.
 pub fn take_log_lines(server: &Postgres, word: &str) -> Result<u64> {
     let path = server.output();
     let log = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
     let lines = log.split(|&byte| byte == b'\n');
     let n = lines.filter(|line| line.windows(word.len()).any(|at| at == word.as_bytes())).count();
-    File::options().write(true).truncate(true).open(&path)?;
+    empty_log(server)?;
     Ok(n as u64)
+}
+
+/// The server keeps it open for appending.
+pub fn empty_log(server: &Postgres) -> Result<()> {
+    let path = server.output();
+    File::options()
+        .write(true)
+        .truncate(true)
+        .open(&path)
+        .with_context(|| format!("emptying {}", path.display()))?;
+    Ok(())
 }

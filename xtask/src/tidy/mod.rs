@@ -17,12 +17,13 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("stream", &["event"]),
     ("protocol", &["event"]),
     ("statement", &["event"]),
-    ("policy", &["event", "statement"]),
+    // A network is a network.
+    ("policy", &["event", "principal", "statement"]),
     ("principal", &["event"]),
     // The process that parses, and what is kept of its answers.
     ("analyst", &["event", "statement"]),
     // A rule that makes no sense is a mistake in the configuration.
-    ("config", &["event", "principal"]),
+    ("config", &["event", "policy", "principal"]),
     ("capture", &["event", "config"]),
     // What a command line holds of statements is redacted where it is read.
     ("identity", &["event", "config", "statement"]),
@@ -67,6 +68,7 @@ const ONLY_IN: &[(&str, &str)] = &[
     ("aya", "capture"),
     ("aya_log", "capture"),
     ("btf_rs", "capture"),
+    ("cedar_policy", "policy"),
     ("datafusion", "search"),
     ("opentelemetry_proto", "telemetry"),
     ("prost_otlp", "telemetry"),

@@ -48,6 +48,7 @@ pub(in crate::cli) struct Line {
     transaction: Option<String>,
     truncated_bytes: Option<u64>,
     lost_bytes: Option<u64>,
+    rule: Option<String>,
 }
 
 /// From these on a duration stands out.
@@ -232,6 +233,9 @@ fn what(line: &Line) -> Vec<(Style, String)> {
     let mut parts = Vec::new();
     if let Some(lost) = line.lost_bytes.filter(|&lost| lost > 0) {
         parts.push((Style::Warning, format!("[{} lost] ", bytes(lost))));
+    }
+    if let Some(rule) = &line.rule {
+        parts.push((Style::Warning, format!("⚑ {} ", clean(rule))));
     }
     if let Some(code) = &line.error_code {
         let message = line.error_message.as_deref().unwrap_or_default();

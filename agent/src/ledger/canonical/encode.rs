@@ -3,8 +3,8 @@
 use std::{fmt::Write as _, sync::Arc};
 
 use crate::event::{
-    Claims, Effect, Effects, Entry, Facts, LoginStrength, Occurrence, Origin, Parameter, Parent,
-    Record, StatementKind, TableAccess,
+    Claims, Effect, Effects, Entry, Episode, Facts, Finding, LoginStrength, Occurrence, Origin,
+    Parameter, Parent, Record, StatementKind, TableAccess,
 };
 use crate::ledger::schema::COLUMNS;
 
@@ -37,6 +37,12 @@ impl<'a> TextHalf<'a> {
             replicates: record.facts.is_none() && record.kind == StatementKind::Replication,
         };
         (half.facts.is_some() || half.text.is_some() || half.replicates).then_some(half)
+    }
+
+    /// Of the statement that an episode began with; never its literals.
+    pub fn of_finding(episode: &'a Episode) -> Option<Self> {
+        let facts = Some(episode.facts.as_ref()?);
+        Some(Self { facts, text: None, replicates: false })
     }
 }
 
@@ -106,6 +112,7 @@ pub fn encode_row(entry: &Entry, literals: Literals, out: &mut Vec<u8>) {
     match entry {
         Entry::Statement(record) => statement(record, literals, out),
         Entry::Occurrence(occurrence) => self::occurrence(occurrence, out),
+        Entry::Finding(episode) => finding(episode, out),
     }
 }
 
@@ -137,6 +144,10 @@ fn statement(record: &Record, literals: Literals, out: &mut Vec<u8>) {
     let error = if kept { &record.error_message } else { &record.redacted_error };
     put.text(ERROR_MESSAGE, error.as_deref());
     put.text(TRANSACTION, record.transaction);
+    if let Some(judgement) = &record.judgement {
+        put.text(VERDICT, Some(judgement.verdict.name()));
+        put.text(RULE, judgement.rule.as_deref());
+    }
     put.u64(TRUNCATED_BYTES, Some(record.truncated_bytes));
     put.u64(LOST_BYTES, Some(record.lost_bytes));
     put.bool(JOINED_MIDSTREAM, Some(record.joined_midstream));
@@ -149,6 +160,23 @@ fn occurrence(occurrence: &Occurrence, out: &mut Vec<u8>) {
     put.text(ACTION, Some(occurrence.action));
     put.text(MESSAGE, occurrence.message.as_deref());
     put.counts(COUNTS, &occurrence.counts);
+}
+
+fn finding(episode: &Episode, out: &mut Vec<u8>) {
+    let Finding { rule, verdict, severity, message, dry_run } = &episode.finding;
+    let mut put = Writer(out);
+    put.text(RECORD, Some("finding"));
+    put.time(TIME, Some(episode.time.0));
+    put.u64(SEQUENCE, Some(episode.sequence).filter(|sequence| *sequence > 0));
+    put.text(VERDICT, Some(verdict.name()));
+    put.text(RULE, Some(rule));
+    put.text(ACTION, Some(episode.action.name()));
+    match dry_run {
+        true => put.text(MESSAGE, Some(&format!("dry-run: {message}"))),
+        false => put.text(MESSAGE, Some(message)),
+    }
+    put.counts(COUNTS, &episode.counts);
+    put.text(SEVERITY, Some(severity.name()));
 }
 
 fn login_strength(strength: LoginStrength) -> &'static str {
@@ -204,7 +232,7 @@ columns! {
     ERROR_MESSAGE = "error_message", TRANSACTION = "transaction",
     TRUNCATED_BYTES = "truncated_bytes", LOST_BYTES = "lost_bytes",
     JOINED_MIDSTREAM = "joined_midstream", ACTION = "action", MESSAGE = "message",
-    COUNTS = "counts",
+    COUNTS = "counts", VERDICT = "verdict", RULE = "rule", SEVERITY = "severity",
 }
 
 /// Appends columns that aren't null. The caller keeps them in the table's order.

@@ -1,5 +1,7 @@
 //! Golden bytes, and what the decoder refuses.
 
+use std::sync::Arc;
+
 use super::{
     Fields, Groups, Literals, Malformed, TextHalf, encode_facts, encode_origin, encode_row,
 };
@@ -21,6 +23,12 @@ pub fn groups(entry: &Entry, literals: Literals) -> Groups {
             &record.origin
         }
         Entry::Occurrence(occurrence) => &occurrence.origin,
+        Entry::Finding(episode) => {
+            if let Some(half) = TextHalf::of_finding(episode) {
+                encode_facts(half, &mut groups.facts);
+            }
+            &episode.origin
+        }
     };
     encode_origin(origin, &mut groups.origin);
     encode_row(entry, literals, &mut groups.row);
@@ -49,7 +57,10 @@ fn golden_bytes() {
     };
     let principal = statement(samples::principal_record());
     let said = groups(&Entry::Statement(samples::principal_record()), Literals::Kept);
-    let cases: [(&str, Vec<u8>); 14] = [
+    let judged =
+        Record { judgement: Some(Arc::new(samples::judgement())), ..samples::empty_record() };
+    let finding = groups(&Entry::Finding(samples::finding()), Literals::Kept);
+    let cases: [(&str, Vec<u8>); 17] = [
         ("fullest origin", full.origin.clone()),
         ("fullest facts", full.facts.clone()),
         ("fullest row", full.row.clone()),
@@ -64,6 +75,9 @@ fn golden_bytes() {
         ("origin with a principal", principal.origin.clone()),
         ("row with claims", principal.row.clone()),
         ("row with claims, literals kept", said.row.clone()),
+        ("judged row", statement(judged).row),
+        ("finding's row", finding.row.clone()),
+        ("row bytes of the finding", row(&finding)),
     ];
     let found: String =
         cases.iter().map(|(name, bytes)| format!("{name}: {}\n", hex(bytes))).collect();

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use arrow_array::{
-    ArrayRef, RecordBatch, UInt32Array,
+    ArrayRef, RecordBatch, RecordBatchOptions, UInt32Array,
     builder::{
         BooleanBuilder, StringBuilder, TimestampMicrosecondBuilder, UInt16Builder, UInt32Builder,
         UInt64Builder,
     },
     new_null_array,
 };
-use arrow_schema::{ArrowError, DataType};
+use arrow_schema::{ArrowError, DataType, Schema, SchemaRef};
 use arrow_select::take::take;
 use thiserror::Error;
 
@@ -32,6 +32,8 @@ pub enum BuildError {
 
 /// Gathers rows. Origins and facts are handed in once a batch, however many rows share them.
 pub struct BatchBuilder {
+    /// Of the columns that are wanted.
+    schema: SchemaRef,
     origins: GroupBuilder,
     facts: GroupBuilder,
     rows: GroupBuilder,
@@ -51,9 +53,12 @@ impl BatchBuilder {
         Self::of_columns(|_| true)
     }
 
-    /// All other columns are null, and cost next to nothing.
+    /// Without all other columns.
     pub fn of_columns(is_wanted: impl Fn(&str) -> bool) -> Self {
+        let fields = schema::schema().fields().clone();
+        let wanted = fields.iter().filter(|field| is_wanted(field.name()));
         Self {
+            schema: Arc::new(Schema::new(wanted.cloned().collect::<Vec<_>>())),
             origins: GroupBuilder::new(Group::Origin, &is_wanted),
             facts: GroupBuilder::new(Group::Facts, &is_wanted),
             rows: GroupBuilder::new(Group::Row, &is_wanted),
@@ -89,12 +94,10 @@ impl BatchBuilder {
 
     /// The batch; the builder is empty afterwards, its definitions too.
     pub fn finish(&mut self) -> Result<RecordBatch, BuildError> {
-        let schema = schema::schema();
         let origin_of = UInt32Array::from(std::mem::take(&mut self.origin_of));
         let facts_of = UInt32Array::from(std::mem::take(&mut self.facts_of));
         let n_rows = origin_of.len();
-        let mut columns: Vec<ArrayRef> =
-            schema.fields().iter().map(|field| new_null_array(field.data_type(), 0)).collect();
+        let mut columns: Vec<(usize, ArrayRef)> = Vec::with_capacity(self.schema.fields().len());
         for (group, places) in [
             (&mut self.rows, None),
             (&mut self.origins, Some(&origin_of)),
@@ -102,15 +105,19 @@ impl BatchBuilder {
         ] {
             let n_defined = std::mem::take(&mut group.n_rows) as usize;
             for column in &mut group.columns {
-                let data_type = schema.field(column.index).data_type();
-                columns[column.index] = match (column.filled, places) {
-                    (0, _) => new_null_array(data_type, n_rows),
-                    (_, None) => column.finish(n_defined, data_type)?,
-                    (_, Some(places)) => take(&column.finish(n_defined, data_type)?, places, None)?,
+                let array = match (column.filled, places) {
+                    (0, _) => new_null_array(&column.data_type, n_rows),
+                    (_, None) => column.finish(n_defined)?,
+                    (_, Some(places)) => take(&column.finish(n_defined)?, places, None)?,
                 };
+                columns.push((column.index, array));
             }
         }
-        Ok(RecordBatch::try_new(schema, columns)?)
+        columns.sort_unstable_by_key(|(index, _)| *index);
+        let columns = columns.into_iter().map(|(_, array)| array).collect();
+        // Whoever only counts wants no column at all.
+        let rows = RecordBatchOptions::new().with_row_count(Some(n_rows));
+        Ok(RecordBatch::try_new_with_options(self.schema.clone(), columns, &rows)?)
     }
 }
 
@@ -130,7 +137,7 @@ impl GroupBuilder {
         for (index, column) in COLUMNS.iter().enumerate() {
             if column.group == group && is_wanted(column.name) {
                 places[index] = columns.len();
-                columns.push(ColumnBuilder { index, values: Values::new(column.kind), filled: 0 });
+                columns.push(ColumnBuilder::new(index, column.kind));
             }
         }
         Self { group, columns, places, n_rows: 0 }
@@ -151,13 +158,19 @@ impl GroupBuilder {
 
 /// One column. Nulls are appended when the next value comes: most columns of most rows are null.
 struct ColumnBuilder {
+    /// In `COLUMNS`.
     index: usize,
+    data_type: DataType,
     values: Values,
     /// Rows that have been appended.
     filled: usize,
 }
 
 impl ColumnBuilder {
+    fn new(index: usize, kind: Kind) -> Self {
+        Self { index, data_type: schema::data_type(kind), values: Values::new(kind), filled: 0 }
+    }
+
     fn push(&mut self, row: usize, value: Value<'_>) {
         self.fill(row);
         self.values.append(value);
@@ -171,10 +184,10 @@ impl ColumnBuilder {
         }
     }
 
-    fn finish(&mut self, n_rows: usize, data_type: &DataType) -> Result<ArrayRef, ArrowError> {
+    fn finish(&mut self, n_rows: usize) -> Result<ArrayRef, ArrowError> {
         self.fill(n_rows);
         self.filled = 0;
-        self.values.finish(data_type)
+        self.values.finish(&self.data_type)
     }
 }
 

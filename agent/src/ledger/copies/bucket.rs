@@ -53,20 +53,29 @@ pub(super) struct Bucket {
     host: String,
 }
 
+/// The store that a URL names, and the place in it. `options` are those of the store, by the names that
+/// its own tools use (`AWS_ENDPOINT_URL`, …).
+pub fn open_store(
+    url: &str,
+    options: &[(String, String)],
+) -> Result<(Box<dyn ObjectStore>, Path), CopyError> {
+    let refused = || CopyError::Url { url: url.to_owned() };
+    let parsed: Url = url.parse().map_err(|_| refused())?;
+    if !["s3", "s3a", "gs", "az", "azure", "abfs", "abfss", "file"].contains(&parsed.scheme()) {
+        return Err(refused());
+    }
+    let options = options.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    Ok(object_store::parse_url_opts(&parsed, options)?)
+}
+
 impl Bucket {
-    /// `options` are those of the store, by the names that its own tools use (`AWS_ENDPOINT_URL`, …).
+    /// `options` are those of [`open_store`].
     pub(super) fn open(
         url: &str,
         host: &str,
         options: &[(String, String)],
     ) -> Result<Self, CopyError> {
-        let refused = || CopyError::Url { url: url.to_owned() };
-        let parsed: Url = url.parse().map_err(|_| refused())?;
-        if !["s3", "s3a", "gs", "az", "azure", "abfs", "abfss", "file"].contains(&parsed.scheme()) {
-            return Err(refused());
-        }
-        let options = options.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-        let (store, root) = object_store::parse_url_opts(&parsed, options)?;
+        let (store, root) = open_store(url, options)?;
         Ok(Self { store, root, host: host.to_owned() })
     }
 

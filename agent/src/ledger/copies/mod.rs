@@ -19,7 +19,7 @@ use std::{
 use tokio::{sync::watch, time::sleep};
 
 use bucket::Bucket;
-pub use bucket::CopyError;
+pub use bucket::{CopyError, open_store};
 use pass::Pass;
 
 #[derive(Clone, Debug)]

@@ -78,13 +78,14 @@ impl Reader {
         self
     }
 
-    /// Leaves all other columns null.
+    /// Leaves all other columns out.
     pub fn only_columns(mut self, is_wanted: impl Fn(&str) -> bool) -> Self {
         self.builder = BatchBuilder::of_columns(is_wanted);
         self
     }
 
-    /// The next rows, of the schema [`schema()`](crate::ledger::schema::schema); `None` where the log
+    /// The next rows, with the columns of [`schema()`](crate::ledger::schema::schema) or those that are
+    /// wanted of it; `None` where the log
     /// ends for now.
     pub fn next_batch(&mut self) -> Result<Option<RecordBatch>, ReadError> {
         loop {

@@ -58,6 +58,7 @@ impl Ledger {
 fn time(entry: &Entry) -> WallTime {
     match entry {
         Entry::Statement(Record { time, .. }) | Entry::Occurrence(Occurrence { time, .. }) => *time,
+        Entry::Finding(episode) => episode.time,
     }
 }
 

@@ -31,7 +31,7 @@ use self::{
     shared::Shared,
 };
 use super::{encoder::Encoder, witness::Witness};
-use crate::event::{Entry, Occurrence, OccurrenceKind, Origin, WallTime};
+use crate::event::{Entry, LOST_ROWS, Occurrence, OccurrenceKind, Origin, WallTime};
 
 /// Rows that are so many bytes don't wait for company any more.
 const HAND_OVER_BYTES: usize = 256 << 10;
@@ -143,13 +143,13 @@ impl Ledger {
     /// Appends a row. Costs about a microsecond, and never waits.
     pub fn append(&mut self, entry: &Entry) -> Appended {
         if !self.has_room() {
-            self.miss("The ledger could not be written.");
+            self.miss("The ledger could not be written.", entry);
             return Appended::Full;
         }
         self.tell_missed();
         let appended = self.push(entry);
         if appended == Appended::TooLarge {
-            self.miss("An entry was larger than the ledger's log can hold.");
+            self.miss("An entry was larger than the ledger's log can hold.", entry);
         }
         if self.encoder.n_bytes() >= HAND_OVER_BYTES {
             self.hand_over();
@@ -244,10 +244,10 @@ impl Ledger {
                 .is_some_and(|since| has_passed(self.options.seal_age, since, self.now))
     }
 
-    fn miss(&mut self, why: &'static str) {
+    fn miss(&mut self, why: &'static str, entry: &Entry) {
         let now = self.now;
         let missed = self.missed.get_or_insert(Missed { why, n_rows: 0, from: now, to: now });
-        missed.n_rows += 1;
+        missed.n_rows += entry.stands_for();
         missed.to = now;
     }
 
@@ -262,7 +262,7 @@ impl Ledger {
             origin: self.origin.clone(),
             message: Some(missed.why.to_owned()),
             counts: vec![
-                ("lost_rows".into(), missed.n_rows),
+                (LOST_ROWS.into(), missed.n_rows),
                 ("from_us".into(), missed.from.0.max(0) as u64),
                 ("to_us".into(), missed.to.0.max(0) as u64),
             ],

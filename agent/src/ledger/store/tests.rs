@@ -19,7 +19,7 @@ use tempfile::TempDir;
 
 use super::{Appended, Ledger, OpenError, Options};
 use crate::{
-    event::{Entry, Parameter, Record, WallTime},
+    event::{Entry, LOST_ROWS, Occurrence, OccurrenceKind, Parameter, Record, WallTime},
     ledger::{
         Literals, Removal, SealedSegment, Unproven, Witness, WitnessError,
         checkpoint::OpenSegment,
@@ -409,6 +409,17 @@ fn below_the_floor_nothing_is_written_and_what_is_refused_is_counted() {
         sequence += 1;
     }
     assert_eq!(ledger.status().missed_rows, 5);
+    // A gap that can't be told is as large as it was.
+    let gap = Entry::Occurrence(Occurrence {
+        time: WallTime(0),
+        kind: OccurrenceKind::Gap,
+        action: "recorder_full",
+        origin: Arc::default(),
+        message: None,
+        counts: vec![(LOST_ROWS.into(), 37)],
+    });
+    assert_eq!(ledger.append(&gap), Appended::Full);
+    assert_eq!(ledger.status().missed_rows, 42);
     assert!(sequence < 60, "memory is bounded");
     ledger.close().unwrap();
     let (sequences, actions) = contents(&directory);

@@ -16,7 +16,7 @@ use self::open::Opened;
 pub use self::{configuration::Configuration, open::Mistake};
 use crate::{
     config, control,
-    event::{Entry, Occurrence, OccurrenceKind, Origin, WallTime},
+    event::{Entry, LOST_ROWS, Occurrence, OccurrenceKind, Origin, WallTime},
     ledger::{Appended, LedgerStatus, copies::Copies, keys::LookupKey},
 };
 
@@ -130,13 +130,10 @@ impl Keeping {
                 self.refusing |= opened.ledger.append(entry) == Appended::Full;
             }
             State::Shut(_) => {
-                let time = match entry {
-                    Entry::Statement(record) => record.time,
-                    Entry::Occurrence(occurrence) => occurrence.time,
-                };
-                self.n_missed += 1;
+                let (time, n_rows) = (entry.time(), entry.stands_for());
+                self.n_missed += n_rows;
                 let missed = self.missed.get_or_insert(Missed { n_rows: 0, from: time, to: time });
-                missed.n_rows += 1;
+                missed.n_rows += n_rows;
                 (missed.from, missed.to) = (missed.from.min(time), missed.to.max(time));
             }
         }
@@ -307,7 +304,7 @@ impl Keeping {
             origin: self.host.clone(),
             message: Some(format!("The ledger could not be opened: {why}.")),
             counts: vec![
-                ("lost_rows".into(), missed.n_rows),
+                (LOST_ROWS.into(), missed.n_rows),
                 ("from_us".into(), missed.from.0.max(0) as u64),
                 ("to_us".into(), missed.to.0.max(0) as u64),
             ],

@@ -10,7 +10,8 @@ use super::{
     histogram::{DURATION, ROWS},
 };
 use crate::event::{
-    Effect, Engine, Occurrence, OccurrenceKind, Origin, PrincipalKind, Record, WallTime,
+    Effect, Engine, Episode, EpisodeAction, Occurrence, OccurrenceKind, Origin, PrincipalKind,
+    Record, WallTime,
 };
 
 /// Series of statements, as many as the specification lets an instrument have; the others are one.
@@ -28,6 +29,8 @@ pub struct Book {
     /// Bytes by server and by what became of them.
     coverage: BTreeMap<Arc<str>, BTreeMap<&'static str, u64>>,
     lag: Histogram,
+    /// Episodes by severity.
+    findings: BTreeMap<&'static str, u64>,
 }
 
 /// What tells one series from another.
@@ -62,6 +65,7 @@ impl Default for Book {
             overflow: None,
             coverage: BTreeMap::new(),
             lag: Histogram::new(LAG),
+            findings: BTreeMap::new(),
         }
     }
 }
@@ -99,6 +103,12 @@ impl Book {
             {
                 *totals.entry(state).or_default() += n;
             }
+        }
+    }
+
+    pub fn finding(&mut self, episode: &Episode) {
+        if episode.action == EpisodeAction::Began && !episode.finding.dry_run {
+            *self.findings.entry(episode.finding.severity.name()).or_default() += 1;
         }
     }
 
@@ -150,6 +160,10 @@ impl Book {
                 data: Data::Histogram(points(|series| &series.rows)),
             },
             coverage,
+            Metric::counter("dbwarden.findings", "{finding}", "Findings, by severity.").with_each(
+                "dbwarden.severity",
+                self.findings.iter().map(|(severity, n)| (*severity, *n)),
+            ),
             Metric {
                 name: "dbwarden.recorder.lag",
                 unit: "s",

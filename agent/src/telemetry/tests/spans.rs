@@ -16,8 +16,8 @@ use super::{
 use crate::{
     config,
     event::{
-        ClaimTag, Claims, Effect, LoginStrength, Occurrence, OccurrenceKind, Record, Trace,
-        WallTime,
+        ClaimTag, Claims, Effect, Judgement, LoginStrength, Occurrence, OccurrenceKind, Record,
+        Trace, Verdict, WallTime,
     },
 };
 
@@ -231,6 +231,8 @@ fn sampling_takes_what_is_remarkable_and_a_part_of_the_rest() {
     let slow = samples::record(0, 2_000_000, None);
     let failed = Record { error_code: Some("x".into()), ..quick.clone() };
     let skipped = Record { error_message: Some("x".into()), ..quick.clone() };
+    let judgement = Judgement { verdict: Verdict::Flag, ..Judgement::allowed() };
+    let flagged = Record { judgement: Some(Arc::new(judgement)), ..quick.clone() };
     let mut traces = config::Telemetry::default().traces;
     traces.slow = config::Span(Duration::from_secs(2));
     for (ratio, follow_parent, record, parent, expected) in [
@@ -243,6 +245,8 @@ fn sampling_takes_what_is_remarkable_and_a_part_of_the_rest() {
         (0.0, true, &quick, Some(true), true),
         (1.0, true, &quick, Some(false), false),
         (1.0, true, &failed, Some(false), false),
+        // What policy has flagged can't be hidden by it.
+        (0.0, true, &flagged, Some(false), true),
         // Where it is asked for.
         (0.0, false, &quick, Some(true), false),
         (1.0, false, &quick, Some(false), true),

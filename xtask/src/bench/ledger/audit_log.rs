@@ -69,7 +69,7 @@ fn run_file(server: &Postgres, folder: &Path, script: &str) -> Result<()> {
 }
 
 fn logged(server: &Postgres, n: usize, load: impl FnOnce() -> Result<()>) -> Result<Logged> {
-    servers::take_log_lines(server, "")?;
+    servers::empty_log(server)?;
     load()?;
     let path = server.output();
     let log = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;

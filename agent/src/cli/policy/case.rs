@@ -1,0 +1,182 @@
+//! A statement by somebody somewhere, as it is written in a table of cases or on a command line.
+
+use std::sync::Arc;
+
+use serde::Deserialize;
+
+use crate::{
+    analyst::Analyst,
+    config::Settings,
+    event::{ClaimTag, Facts, Lane, LoginStrength, Origin, PrincipalKind, WallTime},
+    policy::{Caller, Case, Circumstances, World},
+    statement::Lexing,
+};
+
+/// What is not said of the caller is what the configuration says of this host.
+#[derive(Clone, Debug, Default, Deserialize, clap::Args)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Written {
+    /// Who sends it: human:alice, service:shop.service, ai:codex or unknown
+    #[arg(long = "as", value_name = "KIND:NAME", default_value = "unknown")]
+    principal: String,
+    /// A group of theirs
+    #[arg(long = "group", value_name = "NAME")]
+    groups: Vec<String>,
+    /// Who launched an AI
+    #[arg(long, value_name = "NAME")]
+    initiator: Option<String>,
+    #[arg(long, value_name = "NAME")]
+    os_user: Option<String>,
+    /// The human behind sudo or su
+    #[arg(long, value_name = "NAME")]
+    login_user: Option<String>,
+    #[arg(long, value_name = "PATH")]
+    exe: Option<String>,
+    #[arg(long, value_name = "UNIT")]
+    unit: Option<String>,
+    #[arg(long, value_name = "ID")]
+    container: Option<String>,
+    #[arg(long, value_name = "NAME")]
+    server: Option<String>,
+    #[arg(long, value_name = "NAME")]
+    database: Option<String>,
+    /// Database user
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
+    #[arg(long, value_name = "NAME")]
+    application: Option<String>,
+    #[arg(long, value_name = "NAME")]
+    environment: Option<String>,
+    /// Where the server is
+    #[arg(long, value_name = "NAME")]
+    region: Option<String>,
+    /// Where a client on the network is; without one it is a process of this host
+    #[arg(long, value_name = "ADDRESS")]
+    client_address: Option<String>,
+    /// Read or changed
+    #[arg(long, value_name = "N")]
+    rows: Option<u64>,
+    /// When; now, or in a table of cases 1970
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    time: Option<WallTime>,
+    /// What the client says of itself
+    #[arg(long = "claim", value_name = "NAME=VALUE", value_parser = claim)]
+    #[serde(deserialize_with = "claims")]
+    claims: Vec<(String, String)>,
+}
+
+/// Everything that a case borrows.
+pub(super) struct Made {
+    caller: Caller,
+    facts: Arc<Facts>,
+    time: WallTime,
+    rows: Option<u64>,
+    claims: Vec<ClaimTag>,
+}
+
+impl Made {
+    pub(super) fn case(&self) -> Case<'_> {
+        Case {
+            caller: &self.caller,
+            facts: Some(&self.facts),
+            circumstances: Circumstances { time: self.time, rows: self.rows, claims: &self.claims },
+        }
+    }
+
+    pub(super) fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    pub(super) fn caller(&self) -> &Caller {
+        &self.caller
+    }
+}
+
+impl Written {
+    /// `now` counts where no time is written.
+    pub(super) fn make(
+        &self,
+        statement: &str,
+        settings: &Settings,
+        world: &World,
+        analyst: &mut Analyst,
+        now: WallTime,
+    ) -> Result<Made, String> {
+        let known = |text: &Option<String>| text.as_deref().map(Arc::<str>::from);
+        let or = |text: &Option<String>, default: &Option<String>| known(text).or(known(default));
+        let origin = Origin {
+            host: settings.host.name.as_str().into(),
+            environment: or(&self.environment, &settings.host.environment),
+            region: or(&self.region, &settings.host.region),
+            server: known(&self.server),
+            lane: Some(Lane::Observed),
+            database: known(&self.database),
+            db_user: known(&self.user),
+            application: known(&self.application),
+            client_address: known(&self.client_address),
+            pid: self.client_address.is_none().then_some(1),
+            exe: known(&self.exe),
+            os_user: known(&self.os_user),
+            login_user: known(&self.login_user),
+            login_strength: self.login_user.as_ref().map(|_| LoginStrength::Strong),
+            unit: known(&self.unit),
+            container: known(&self.container),
+            ..Origin::default()
+        };
+        if let Some(address) = &self.client_address
+            && address.parse::<std::net::IpAddr>().is_err()
+        {
+            return Err(format!("client_address: {address:?} is no address"));
+        }
+        let mut caller = Caller::new(&origin, world);
+        let (kind, name) = match self.principal.split_once(':') {
+            Some((kind, name)) => (kind, Some(name)),
+            None if self.principal.is_empty() => ("unknown", None),
+            None => (self.principal.as_str(), None),
+        };
+        caller.kind =
+            PrincipalKind::ALL.iter().copied().find(|one| one.name() == kind).ok_or_else(|| {
+                let wanted = "human:alice, service:shop.service, ai:codex or unknown";
+                format!("principal: {:?} is nobody: write {wanted}", self.principal)
+            })?;
+        if let Some(name) = name {
+            caller.name = name.into();
+        }
+        caller.initiator = known(&self.initiator);
+        caller.groups = self.groups.iter().map(|group| group.as_str().into()).collect();
+        Ok(Made {
+            caller,
+            facts: analyst.facts(statement, Lexing::default()),
+            time: self.time.unwrap_or(now),
+            rows: self.rows,
+            claims: self
+                .claims
+                .iter()
+                .map(|(name, value)| ClaimTag {
+                    name: name.as_str().into(),
+                    value: value.as_str().into(),
+                })
+                .collect(),
+        })
+    }
+}
+
+fn time(text: &str) -> Result<WallTime, String> {
+    let text = serde_json::Value::String(text.to_owned());
+    WallTime::deserialize(text).map_err(|_| "write 2026-11-25T03:00:00Z".to_owned())
+}
+
+fn claim(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("write NAME=VALUE".to_owned()),
+    }
+}
+
+/// A table of names and values.
+fn claims<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Vec<(String, String)>, D::Error> {
+    let table = std::collections::BTreeMap::<String, String>::deserialize(deserializer)?;
+    Ok(table.into_iter().collect())
+}

@@ -1,0 +1,166 @@
+//! `dbwarden policy explain`: why a statement gets its verdict, and what came close.
+
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+};
+
+use anyhow::Result;
+use clap::Args;
+use serde_json::json;
+use time::UtcDateTime;
+
+use super::{
+    super::{
+        Answer, Common, Format, Usage,
+        terminal::{Paint, Style, clean},
+    },
+    case::{Made, Written},
+    sources::Site,
+    tell,
+};
+use crate::{
+    analyst::{Analyst, Bounds},
+    event::{Judgement, WallTime},
+    policy::{Near, Outcome, Set},
+};
+
+#[derive(Debug, Args)]
+pub(super) struct Explain {
+    /// The statement
+    statement: String,
+    #[command(flatten)]
+    by: Written,
+    /// Files of policies, or directories of `*.cedar`; by default what the configuration names
+    #[arg(long = "policies", value_name = "PATH")]
+    policies: Vec<PathBuf>,
+    #[command(flatten)]
+    site: Site,
+}
+
+/// Rules that came close and are shown.
+const NEAR: usize = 5;
+
+pub(super) fn explain(common: &Common, arguments: &Explain) -> Result<Answer> {
+    let settings = arguments.site.settings()?;
+    let set = match arguments.site.load(&arguments.policies)? {
+        Ok(set) => set,
+        Err(complaints) => return tell(common, &complaints),
+    };
+    let mut analyst = Analyst::new(Bounds::default());
+    let now = UtcDateTime::now().unix_timestamp_nanos() / 1_000;
+    let now = WallTime(i64::try_from(now).unwrap_or(i64::MAX));
+    let made = arguments
+        .by
+        .make(&arguments.statement, &settings, set.world(), &mut analyst, now)
+        .map_err(Usage)?;
+    let case = made.case();
+    let (judgement, outcome) = (set.decide(&case), set.outcome(&case)?);
+    let near: Vec<Near> = set.nearly(&case)?.into_iter().take(NEAR).collect();
+    let mut out = io::stdout().lock();
+    match common.format() {
+        Format::Json | Format::Csv => {
+            writeln!(out, "{}", line(&made, &judgement, &outcome, &near))?;
+        }
+        Format::Table => tell_people(&mut out, &set, &made, &judgement, &outcome, &near)?,
+    }
+    Ok(Answer::Done)
+}
+
+fn line(made: &Made, judgement: &Judgement, outcome: &Outcome, near: &[Near]) -> serde_json::Value {
+    let facts = made.facts();
+    let silenced: Vec<_> = outcome
+        .fired
+        .iter()
+        .filter_map(|(rule, by)| Some(json!({ "rule": rule, "by": by.as_ref()? })))
+        .collect();
+    let near: Vec<_> = near
+        .iter()
+        .map(|near| {
+            let parts = near.parts.iter().map(|part| json!({ "text": part.text, "met": part.met }));
+            json!({
+                "rule": near.rule, "effect": near.effect, "resource": near.resource,
+                "conditions": parts.collect::<Vec<_>>(),
+            })
+        })
+        .collect();
+    json!({
+        "principal": { "kind": made.caller().kind, "name": made.caller().name },
+        "text": facts.text, "effects": facts.effects, "tables": facts.tables,
+        "analysis": facts.analysis, "verdict": judgement.verdict, "rule": judgement.rule,
+        "findings": judgement.findings, "silenced": silenced, "near": near,
+    })
+}
+
+fn tell_people(
+    out: &mut impl Write,
+    set: &Set,
+    made: &Made,
+    judgement: &Judgement,
+    outcome: &Outcome,
+    near: &[Near],
+) -> io::Result<()> {
+    let paint = Paint::of_stdout();
+    let (facts, caller) = (made.facts(), made.caller());
+    let effects: Vec<&str> = facts.effects.iter().map(|effect| effect.name()).collect();
+    let tables: Vec<String> = facts
+        .tables
+        .iter()
+        .map(|table| format!("{} ({})", clean(&table.name), table.access.name()))
+        .collect();
+    let field = |name: &str| paint.paint(Style::Dim, &format!("{name:<10}"));
+    writeln!(out, "{}{} {}", field("who"), caller.kind.name(), clean(&caller.name))?;
+    writeln!(out, "{}{}", field("statement"), clean(&facts.text))?;
+    writeln!(out, "{}{}", field("effects"), effects.join(", "))?;
+    if !tables.is_empty() {
+        writeln!(out, "{}{}", field("tables"), tables.join(", "))?;
+    }
+    if !facts.analysis.is_complete() {
+        writeln!(out, "{}{}", field("analysis"), facts.analysis.name())?;
+    }
+    let verdict = match &judgement.rule {
+        Some(rule) => format!("{} by {rule}", judgement.verdict.name()),
+        None => judgement.verdict.name().to_owned(),
+    };
+    let style = if judgement.rule.is_some() { Style::Warning } else { Style::Bold };
+    writeln!(out, "{}{}", field("verdict"), paint.paint(style, &verdict))?;
+
+    for finding in &judgement.findings {
+        let mode = if finding.dry_run { ", dry-run" } else { "" };
+        let words = format!(
+            "{} ({}, {}{mode})",
+            finding.rule,
+            finding.verdict.name(),
+            finding.severity.name()
+        );
+        writeln!(out, "\n{}", paint.paint(Style::Bold, &words))?;
+        writeln!(out, "  {}", clean(&finding.message))?;
+        if let Some(rule) = set.rule(&finding.rule) {
+            let more = [("why", &rule.why), ("silence", &rule.silence)];
+            for (name, text) in more.iter().filter_map(|(name, text)| Some((name, text.as_ref()?)))
+            {
+                writeln!(out, "  {name}: {}", clean(text))?;
+            }
+            writeln!(
+                out,
+                "  {}",
+                paint.paint(Style::Dim, &format!("{}:{}", rule.file, rule.line))
+            )?;
+        }
+    }
+    for (rule, by) in outcome.fired.iter().filter_map(|(rule, by)| Some((rule, by.as_ref()?))) {
+        writeln!(out, "\n{rule} would apply, but {by} silences it")?;
+    }
+    if !near.is_empty() {
+        writeln!(out, "\n{}", paint.paint(Style::Dim, "came close"))?;
+    }
+    for near in near {
+        let words = format!("{} ({} {})", near.rule, near.effect, clean(&near.resource));
+        writeln!(out, "{}", paint.paint(Style::Bold, &words))?;
+        for part in &near.parts {
+            let (mark, style) = if part.met { ("✓", Style::Dim) } else { ("✗", Style::Plain) };
+            writeln!(out, "{}", paint.paint(style, &format!("  {mark} {}", clean(&part.text))))?;
+        }
+    }
+    Ok(())
+}

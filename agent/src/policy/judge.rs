@@ -1,0 +1,166 @@
+//! Verdicts by who, what and which circumstances make a difference, remembered.
+
+use std::{hash::RandomState, sync::Arc};
+
+use lru::LruCache;
+use rustc_hash::FxHashMap;
+
+use super::{
+    Caller, Set,
+    alike::Alike,
+    question::{Case, Circumstances, clock},
+};
+use crate::event::{ClaimTag, Facts, Judgement, Origin};
+
+/// Connections that are known by address. Forgetting them costs a comparison each.
+const MAX_ORIGINS: usize = 4_096;
+const MAX_CALLERS: usize = 4_096;
+const MAX_CLAIMS: usize = 1_024;
+const MAX_VERDICTS: usize = 32_768;
+
+/// Judges statements by one set of rules after the other.
+pub struct Judge {
+    set: Arc<Set>,
+    /// By address; what stands there is held, so that nothing else can come to stand there.
+    origins: FxHashMap<usize, (u64, Arc<Origin>)>,
+    callers: LruCache<Caller, u64, RandomState>,
+    claims: LruCache<Claims, u64, RandomState>,
+    facts: Alike,
+    next: u64,
+    verdicts: LruCache<Key, Arc<Judgement>, rustc_hash::FxBuildHasher>,
+    counts: Counts,
+}
+
+type Claims = Box<[ClaimTag]>;
+
+/// How often something was asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub remembered: u64,
+    pub evaluated: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Key {
+    /// 0 where there are none.
+    facts: u64,
+    caller: u64,
+    claims: u64,
+    rows: u32,
+    hour: u16,
+}
+
+impl Judge {
+    pub fn new(set: Arc<Set>) -> Self {
+        Self {
+            set,
+            origins: FxHashMap::default(),
+            callers: LruCache::unbounded_with_hasher(RandomState::new()),
+            claims: LruCache::unbounded_with_hasher(RandomState::new()),
+            facts: Alike::default(),
+            next: 0,
+            verdicts: LruCache::unbounded_with_hasher(rustc_hash::FxBuildHasher),
+            counts: Counts::default(),
+        }
+    }
+
+    pub fn set(&self) -> &Arc<Set> {
+        &self.set
+    }
+
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// Judges by other rules from now on.
+    pub fn replace(&mut self, set: Arc<Set>) {
+        let counts = self.counts;
+        *self = Self { counts, ..Self::new(set) };
+    }
+
+    /// The judgement on a statement. Allocates nothing where the same was asked before.
+    pub fn judge(
+        &mut self,
+        origin: &Arc<Origin>,
+        facts: Option<&Arc<Facts>>,
+        circumstances: Circumstances<'_>,
+    ) -> Arc<Judgement> {
+        let caller = self.caller(origin);
+        let volatile = &self.set.volatile;
+        let hour = match volatile.time {
+            true => {
+                let (hour, weekday) = clock(circumstances.time);
+                (weekday * 24 + hour) as u16
+            }
+            false => 0,
+        };
+        let rows = volatile.bucket(circumstances.rows);
+        let claims = match volatile.claims && !circumstances.claims.is_empty() {
+            true => self.claims(circumstances.claims),
+            false => 0,
+        };
+        let what = facts.map_or(0, |facts| self.facts.number(facts));
+        let key = Key { facts: what, caller, rows, claims, hour };
+        if let Some(judgement) = self.verdicts.get(&key) {
+            self.counts.remembered += 1;
+            return judgement.clone();
+        }
+        self.counts.evaluated += 1;
+        let caller = Caller::new(origin, self.set.world());
+        let case = Case { caller: &caller, facts: facts.map(|facts| &**facts), circumstances };
+        let judgement = Arc::new(self.set.decide(&case));
+        if self.verdicts.len() >= MAX_VERDICTS {
+            self.verdicts.pop_lru();
+        }
+        self.verdicts.put(key, judgement.clone());
+        judgement
+    }
+
+    /// The number of who stands behind a connection; the same for all that look alike.
+    fn caller(&mut self, origin: &Arc<Origin>) -> u64 {
+        let address = Arc::as_ptr(origin).addr();
+        if let Some((number, _)) = self.origins.get(&address) {
+            return *number;
+        }
+        let caller = Caller::new(origin, self.set.world());
+        let number = match self.callers.get(&caller) {
+            Some(number) => *number,
+            None => {
+                if self.callers.len() >= MAX_CALLERS {
+                    self.forget_callers();
+                }
+                let number = self.number();
+                self.callers.put(caller, number);
+                number
+            }
+        };
+        if self.origins.len() >= MAX_ORIGINS {
+            self.origins.clear();
+        }
+        self.origins.insert(address, (number, origin.clone()));
+        number
+    }
+
+    fn claims(&mut self, claims: &[ClaimTag]) -> u64 {
+        if let Some(number) = self.claims.get(claims) {
+            return *number;
+        }
+        if self.claims.len() >= MAX_CLAIMS {
+            self.claims.pop_lru();
+        }
+        let number = self.number();
+        self.claims.put(claims.into(), number);
+        number
+    }
+
+    /// Numbers are never given twice, so nothing that is remembered becomes another's.
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    fn forget_callers(&mut self) {
+        self.origins.clear();
+        self.callers.clear();
+    }
+}

@@ -1,0 +1,335 @@
+//! One statement as Cedar is asked about it: its requests, and everything that they can speak of.
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
+
+use cedar_policy::{
+    Context, Entities, Entity, EntityId, EntityTypeName, EntityUid, Request,
+    RestrictedExpression as Value,
+};
+
+use super::{
+    Caller, Label, World,
+    label::{TableName, Touched},
+    region::wider,
+    schema::Names,
+    settings::settings,
+};
+use crate::event::{Access, Analysis, ClaimTag, Effect, Effects, Facts, PrincipalKind, WallTime};
+
+/// What is different from one execution to the next.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Circumstances<'a> {
+    pub time: WallTime,
+    /// Read or changed; `None` where the statement has not ended or nobody counted.
+    pub rows: Option<u64>,
+    /// Names and values, each name once.
+    pub claims: &'a [ClaimTag],
+}
+
+/// Everything that a verdict may depend on.
+#[derive(Clone, Copy, Debug)]
+pub struct Case<'a> {
+    pub caller: &'a Caller,
+    /// `None` where nobody saw the text.
+    pub facts: Option<&'a Facts>,
+    pub circumstances: Circumstances<'a>,
+}
+
+/// Cedar could not be asked; no case that this program makes is known to do that.
+#[derive(Debug, thiserror::Error)]
+#[error("policies can't be asked: {0}")]
+pub struct Unaskable(String);
+
+impl Unaskable {
+    fn of(error: impl std::fmt::Display) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// The requests of a case.
+pub(super) struct Question {
+    pub requests: Vec<(Effect, Request)>,
+    pub entities: Entities,
+}
+
+impl Question {
+    pub(super) fn new(case: &Case<'_>, world: &World, names: &Names) -> Result<Self, Unaskable> {
+        let mut making = Making { case, world, names, entities: Vec::new(), seen: HashSet::new() };
+        let principal = making.principal()?;
+        let context = making.context()?;
+        let database = making.database()?;
+        let mut requests = Vec::new();
+        for effect in effects(case.facts).iter() {
+            let mut resources = Vec::new();
+            for table in tables(effect, case.facts) {
+                resources.push(making.table(table, &database)?);
+            }
+            if resources.is_empty() {
+                resources.push(database.clone());
+            }
+            for resource in resources {
+                let action = names.action(effect).clone();
+                let request =
+                    Request::new(principal.clone(), action, resource, context.clone(), None);
+                requests.push((effect, request.map_err(Unaskable::of)?));
+            }
+        }
+        let entities = making.entities;
+        let entities =
+            names.hierarchy.clone().add_entities(entities, None).map_err(Unaskable::of)?;
+        Ok(Self { requests, entities })
+    }
+}
+
+/// A statement that nobody saw, or whose analysis found nothing before it gave up, may do anything.
+fn effects(facts: Option<&Facts>) -> Effects {
+    match facts {
+        Some(facts) if facts.analysis.is_complete() || !facts.effects.is_empty() => facts.effects,
+        _ => Effects::from_iter([Effect::Unknown]),
+    }
+}
+
+/// The tables that suffer an effect, each once.
+fn tables(effect: Effect, facts: Option<&Facts>) -> BTreeSet<&str> {
+    let access = match effect {
+        Effect::Read | Effect::CopyOut => Access::Read,
+        Effect::Insert | Effect::CopyIn => Access::Insert,
+        Effect::Update => Access::Update,
+        Effect::Delete => Access::Delete,
+        Effect::Truncate => Access::Truncate,
+        Effect::Define => Access::Define,
+        Effect::Drop => Access::Drop,
+        Effect::Grant => Access::Grant,
+        Effect::Lock => Access::Lock,
+        _ => return BTreeSet::new(),
+    };
+    let tables = facts.into_iter().flat_map(|facts| &facts.tables);
+    tables.filter(|table| table.access == access).map(|table| &*table.name).collect()
+}
+
+struct Making<'a> {
+    case: &'a Case<'a>,
+    world: &'a World,
+    names: &'a Names,
+    entities: Vec<Entity>,
+    seen: HashSet<EntityUid>,
+}
+
+impl Making<'_> {
+    fn add(
+        &mut self,
+        uid: EntityUid,
+        attributes: HashMap<String, Value>,
+        parents: HashSet<EntityUid>,
+    ) -> Result<(), Unaskable> {
+        if self.seen.insert(uid.clone()) {
+            let entity = Entity::new(uid, attributes, parents).map_err(Unaskable::of)?;
+            self.entities.push(entity);
+        }
+        Ok(())
+    }
+
+    fn principal(&mut self) -> Result<EntityUid, Unaskable> {
+        let caller = self.case.caller;
+        let kind = match caller.kind {
+            PrincipalKind::Human => &self.names.human,
+            PrincipalKind::Service => &self.names.service,
+            PrincipalKind::Ai => &self.names.ai,
+            PrincipalKind::Unknown => &self.names.unknown,
+        };
+        let id = uid(kind, &caller.name);
+        let mut attributes = Record::default();
+        attributes.text("name", Some(&caller.name));
+        attributes.text("initiator", caller.initiator.as_ref());
+        attributes.text("os_user", caller.os_user.as_ref());
+        attributes.text("login_user", caller.login_user.as_ref());
+        attributes.text("exe", caller.exe.as_ref());
+        attributes.text("unit", caller.unit.as_ref());
+        attributes.text("container", caller.container.as_ref());
+        attributes.text("pod", caller.pod.as_ref());
+        let groups = caller.groups.iter().map(|group| uid(&self.names.group, group)).collect();
+        self.add(id.clone(), attributes.0, groups)?;
+        Ok(id)
+    }
+
+    fn context(&mut self) -> Result<Context, Unaskable> {
+        let Case { caller, facts, circumstances } = self.case;
+        let claims = uid(&self.names.claims, "");
+        let tags = circumstances
+            .claims
+            .iter()
+            .map(|tag| (tag.name.to_string(), Value::new_string(tag.value.to_string())));
+        let entity = Entity::new_with_tags(claims.clone(), [], [], tags);
+        self.entities.push(entity.map_err(Unaskable::of)?);
+
+        let mut context = Record::default();
+        let effects = effects(*facts);
+        context.set("effects", effects.iter().map(Effect::name));
+        if let Some(restricted) = facts.and_then(|facts| facts.restricted) {
+            context.put("restricted", Value::new_bool(restricted));
+        }
+        let analysis = facts.map_or(Analysis::NoText, |facts| facts.analysis);
+        context.put("analysis", Value::new_string(analysis.name().to_owned()));
+        let functions = facts.map_or(&[][..], |facts| &facts.functions);
+        context.set("functions", functions.iter().map(|name| &**name));
+        let settings = facts.map(settings).unwrap_or_default();
+        context.set("settings", settings.iter().map(String::as_str));
+        if let Some(rows) = circumstances.rows {
+            context.put("rows", Value::new_long(i64::try_from(rows).unwrap_or(i64::MAX)));
+        }
+        context.text("environment", caller.environment.as_ref());
+        context.text("region", caller.region.as_ref());
+        context.text("engine", caller.engine.map(|engine| engine.name()));
+        context.text("transport", caller.transport.map(|transport| transport.name()));
+        context.text("lane", Some(caller.lane.name()));
+        context.text("db_user", caller.db_user.as_ref());
+        if let Some(address) = caller.client_address {
+            context.put("client_address", Value::new_ip(address.to_canonical().to_string()));
+        }
+        let regions = caller.client_region.as_deref().map(wider);
+        context.set("client_regions", regions.into_iter().flatten());
+        context.text("application", caller.application.as_ref());
+        context.put("claims", Value::new_entity_uid(claims));
+        let (hour, weekday) = clock(circumstances.time);
+        context.put("hour", Value::new_long(hour));
+        context.put("weekday", Value::new_long(weekday));
+        Context::from_pairs(context.0).map_err(Unaskable::of)
+    }
+
+    fn database(&mut self) -> Result<EntityUid, Unaskable> {
+        let caller = self.case.caller;
+        let (server, database) = (shown(&caller.server), shown(&caller.database));
+        let server_uid = uid(&self.names.server, server);
+        self.add(server_uid.clone(), HashMap::new(), HashSet::new())?;
+        let id = uid(&self.names.database, &format!("{server}/{database}"));
+        let world = self.world;
+        let labels: Vec<&Label> = world
+            .labels
+            .iter()
+            .filter(|label| label.on.iter().any(|on| on.fits_database(caller.database.as_deref())))
+            .collect();
+        let mut attributes = Record::default();
+        attributes.text("name", Some(database));
+        attributes.text("server", Some(server));
+        let parents = HashSet::from([server_uid]);
+        attributes.labels(&labels);
+        self.add(id.clone(), attributes.0, parents)?;
+        Ok(id)
+    }
+
+    fn table(&mut self, written: &str, database: &EntityUid) -> Result<EntityUid, Unaskable> {
+        let caller = self.case.caller;
+        let name = TableName::new(written, caller.database.as_deref());
+        let touched = self.touched(written, &name);
+        let (server, database_name) = (shown(&caller.server), name.database.unwrap_or("?"));
+        let path = match name.schema {
+            Some(schema) => format!("{server}/{database_name}/{schema}.{}", name.table),
+            None => format!("{server}/{database_name}/{}", name.table),
+        };
+        let id = uid(&self.names.table, &path);
+        let world = self.world;
+        let labels: Vec<&Label> = world
+            .labels
+            .iter()
+            .filter(|label| label.on.iter().any(|on| on.fits(&name, &touched)))
+            .collect();
+        let mut attributes = Record::default();
+        attributes.text("name", Some(name.table));
+        attributes.text("schema", name.schema);
+        match &touched {
+            Touched::All => attributes.set("columns", ["*"].into_iter()),
+            Touched::Named(columns) => attributes.set("columns", columns.iter().map(|c| &**c)),
+        }
+        attributes.labels(&labels);
+        let mut parents: HashSet<EntityUid> =
+            labels.iter().map(|label| uid(&self.names.label, &label.name)).collect();
+        parents.insert(database.clone());
+        self.add(id.clone(), attributes.0, parents)?;
+        Ok(id)
+    }
+
+    /// Which columns of the table the statement touches, as far as its text tells.
+    fn touched(&self, written: &str, name: &TableName<'_>) -> Touched {
+        let Some(facts) = self.case.facts else { return Touched::All };
+        if !facts.analysis.is_complete() && facts.analysis != Analysis::CallsCode {
+            return Touched::All;
+        }
+        // What ends whole rows, or the table, ends all of its columns.
+        let by_columns = |access| {
+            matches!(access, Access::Read | Access::Insert | Access::Update | Access::Lock)
+        };
+        let mut accesses = facts.tables.iter().filter(|table| *table.name == *written);
+        if !accesses.all(|table| by_columns(table.access)) {
+            return Touched::All;
+        }
+        let mut columns = BTreeSet::new();
+        let mut names_some = false;
+        for column in &facts.columns {
+            let (table, column) = match column.rsplit_once('.') {
+                Some((table, column)) => (Some(table), column),
+                None => (None, &**column),
+            };
+            let is_ours = table.is_none_or(|table| {
+                table == written || table.rsplit('.').next() == Some(name.table)
+            });
+            if is_ours {
+                if column == "*" {
+                    return Touched::All;
+                }
+                names_some |= table.is_some();
+                columns.insert(column.to_lowercase().into());
+            }
+        }
+        // COPY and INSERT without a list of columns mean all of them.
+        let may_mean_all = [Effect::CopyOut, Effect::CopyIn, Effect::Insert];
+        if !names_some && may_mean_all.iter().any(|effect| facts.effects.contains(*effect)) {
+            return Touched::All;
+        }
+        Touched::Named(columns)
+    }
+}
+
+/// Attributes that are there.
+#[derive(Default)]
+struct Record(HashMap<String, Value>);
+
+impl Record {
+    fn put(&mut self, name: &str, value: Value) {
+        self.0.insert(name.to_owned(), value);
+    }
+
+    fn text(&mut self, name: &str, value: Option<impl AsRef<str>>) {
+        if let Some(value) = value {
+            self.put(name, Value::new_string(value.as_ref().to_owned()));
+        }
+    }
+
+    fn set<'a>(&mut self, name: &str, values: impl Iterator<Item = &'a str>) {
+        let values = values.map(|value| Value::new_string(value.to_owned()));
+        self.put(name, Value::new_set(values));
+    }
+
+    fn labels(&mut self, labels: &[&Label]) {
+        self.set("labels", labels.iter().map(|label| &*label.name));
+        self.set("residency", labels.iter().filter_map(|label| label.residency()));
+    }
+}
+
+fn uid(kind: &EntityTypeName, id: &str) -> EntityUid {
+    EntityUid::from_type_name_and_id(kind.clone(), EntityId::new(id))
+}
+
+fn shown(name: &Option<Arc<str>>) -> &str {
+    name.as_deref().unwrap_or("?")
+}
+
+/// Hour, and weekday from 1 (Monday), in UTC.
+pub(super) fn clock(time: WallTime) -> (i64, i64) {
+    const HOUR_US: i64 = 3_600_000_000;
+    let hours = time.0.div_euclid(HOUR_US);
+    // 1970 began on a Thursday.
+    (hours.rem_euclid(24), (hours.div_euclid(24) + 3).rem_euclid(7) + 1)
+}

@@ -1,0 +1,249 @@
+//! What a rule says about itself in its annotations.
+
+use std::{ops::Range, sync::Arc};
+
+use cedar_policy::{Effect, Policy, PolicyId};
+
+use super::complaint::{Complaint, Source, did_you_mean};
+use crate::event::{Severity, Verdict};
+
+/// One policy with its annotations understood.
+#[derive(Clone, Debug)]
+pub struct Rule {
+    pub id: Arc<str>,
+    pub severity: Severity,
+    pub message: Arc<str>,
+    /// What a finding means, for whoever has to decide about it.
+    pub why: Option<String>,
+    /// How to make an exception that stays honest.
+    pub silence: Option<String>,
+    pub does: Does,
+    /// Where it stands.
+    pub file: Arc<str>,
+    pub line: usize,
+    pub(super) policy: Policy,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Does {
+    /// `forbid`
+    Judge {
+        verdict: Verdict,
+        /// It only says what would have happened.
+        dry_run: bool,
+        /// Groups, of which somebody may approve.
+        approvers: Vec<Arc<str>>,
+    },
+    /// `permit`: these rules don't apply where it does.
+    Silence(Vec<Arc<str>>),
+}
+
+/// Ids of what dbwarden brings along begin with it, and only they do.
+pub const BUILTIN: &str = "builtin:";
+
+const OF_FORBID: [&str; 9] =
+    ["id", "verdict", "severity", "message", "why", "silence", "mode", "approvers", "owner"];
+const OF_PERMIT: [&str; 4] = ["id", "silences", "message", "owner"];
+const MODES: [&str; 2] = ["enforce", "dry-run"];
+const ID_BYTES: usize = 100;
+
+/// The policies of a source in their order, each with its place.
+pub(super) fn places(source: &Source, policies: Vec<Policy>) -> Vec<(Range<usize>, Policy)> {
+    let mut policies = policies;
+    // Cedar calls them policy0, policy1, … as they come.
+    policies.sort_by_key(|policy| {
+        policy.id().to_string().trim_start_matches("policy").parse().unwrap_or(usize::MAX)
+    });
+    let mut from = 0;
+    let mut placed = Vec::with_capacity(policies.len());
+    for policy in policies {
+        let text = policy.to_cedar().unwrap_or_default();
+        let rest = source.text.get(from..).unwrap_or_default();
+        let start = from + rest.find(text.as_str()).unwrap_or_default();
+        from = start + text.len();
+        placed.push((start..from, policy));
+    }
+    placed
+}
+
+impl Rule {
+    /// Reads the annotations; complains of each that is missing, unknown or makes no sense.
+    pub(super) fn of_policy(
+        source: &Source,
+        place: Range<usize>,
+        policy: &Policy,
+        builtin: bool,
+        complaints: &mut Vec<Complaint>,
+    ) -> Option<Self> {
+        let mut reader = Reader { source, place, policy, complaints, failed: false };
+        let allowed: &[&str] = match policy.effect() {
+            Effect::Forbid => &OF_FORBID,
+            Effect::Permit => &OF_PERMIT,
+        };
+        let mut names: Vec<&str> = policy.annotations().map(|(name, _)| name).collect();
+        names.sort_unstable();
+        for name in names.into_iter().filter(|name| !allowed.contains(name)) {
+            let hint = did_you_mean(name, allowed.iter().copied());
+            let list = allowed.join(", @");
+            reader.complain(
+                name,
+                format!("unknown annotation @{name}{hint}"),
+                Some(format!("here can stand @{list}")),
+            );
+        }
+        let id = reader.id(builtin);
+        let message = reader.text("message");
+        let (severity, does) = match policy.effect() {
+            Effect::Forbid => {
+                let verdict = reader.verdict();
+                let severity = reader.one_of("severity", Severity::ALL, |one| one.name());
+                let mode = reader.one_of("mode", &MODES, |one| one);
+                let approvers = reader.list("approvers");
+                if message.is_none() {
+                    let help = "what people read who run into it: @message(\"ask the DBA first\")";
+                    reader.complain("id", "this rule has no @message".into(), Some(help.into()));
+                }
+                if let Some(verdict @ (Verdict::Hold | Verdict::Ticket)) = verdict
+                    && approvers.is_empty()
+                {
+                    let message =
+                        format!("verdict {} needs somebody who may approve", verdict.name());
+                    let help = "name groups that [[principal]] gives: @approvers(\"dba\")";
+                    reader.complain("verdict", message, Some(help.into()));
+                }
+                let dry_run = mode.is_some_and(|mode| mode == "dry-run");
+                let does = verdict.map(|verdict| Does::Judge { verdict, dry_run, approvers });
+                (severity.unwrap_or(Severity::Medium), does)
+            }
+            Effect::Permit => {
+                let silences = reader.list("silences");
+                if silences.is_empty() {
+                    let message =
+                        "this permit changes nothing: everything is allowed that no forbid names";
+                    let help = "name the rules that it makes an exception of: @silences(\"builtin:bulk-read\")";
+                    reader.complain("id", message.into(), Some(help.into()));
+                }
+                (Severity::Low, Some(Does::Silence(silences)))
+            }
+        };
+        let (why, silence) = (reader.text("why"), reader.text("silence"));
+        if reader.failed {
+            return None;
+        }
+        let (id, does) = (id?, does?);
+        let line = Complaint::at(source, reader.place.start, "").line;
+        Some(Self {
+            policy: policy.new_id(PolicyId::new(&*id)),
+            id,
+            severity,
+            message: message.unwrap_or_default().into(),
+            why,
+            silence,
+            does,
+            file: source.name.clone(),
+            line,
+        })
+    }
+
+    pub fn is_builtin(&self) -> bool {
+        self.id.starts_with(BUILTIN)
+    }
+
+    pub fn dry_run(&self) -> bool {
+        matches!(self.does, Does::Judge { dry_run: true, .. })
+    }
+
+    /// Points to the first line of the policy.
+    pub(super) fn complaint(&self, source: &Source, message: String) -> Complaint {
+        let lines = source.text.split_inclusive('\n').take(self.line.saturating_sub(1));
+        Complaint::at(source, lines.map(str::len).sum(), message)
+    }
+}
+
+struct Reader<'a> {
+    source: &'a Source,
+    place: Range<usize>,
+    policy: &'a Policy,
+    complaints: &'a mut Vec<Complaint>,
+    failed: bool,
+}
+
+impl Reader<'_> {
+    /// About an annotation, or the whole policy where it isn't there.
+    fn complain(&mut self, annotation: &str, message: String, help: Option<String>) {
+        self.failed = true;
+        let text = self.source.text.get(self.place.clone()).unwrap_or_default();
+        let offset = self.place.start + text.find(&format!("@{annotation}")).unwrap_or_default();
+        let complaint = Complaint::at(self.source, offset, message);
+        self.complaints.push(match help {
+            Some(help) => complaint.with_help(help),
+            None => complaint,
+        });
+    }
+
+    fn text(&self, name: &str) -> Option<String> {
+        let text = self.policy.annotation(name)?.trim();
+        (!text.is_empty()).then(|| text.to_owned())
+    }
+
+    fn id(&mut self, builtin: bool) -> Option<Arc<str>> {
+        let Some(id) = self.text("id") else {
+            let help = "every verdict names its rule: @id(\"no-friday-drops\")";
+            self.complain("id", "this rule has no @id".into(), Some(help.into()));
+            return None;
+        };
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | ':');
+        if id.len() > ID_BYTES || !id.chars().all(plain) {
+            let message =
+                format!("@id({id:?}): up to {ID_BYTES} letters, digits, `-`, `_`, `.` or `:`");
+            self.complain("id", message, None);
+            return None;
+        }
+        if !builtin && id.starts_with(BUILTIN) {
+            let help =
+                "give it a name of your own, and @silences the built-in one where it applies";
+            let message = format!("@id({id:?}): {BUILTIN} is for what dbwarden brings along");
+            self.complain("id", message, Some(help.into()));
+            return None;
+        }
+        Some(id.into())
+    }
+
+    fn verdict(&mut self) -> Option<Verdict> {
+        let verdicts = Verdict::ALL.get(1..).unwrap_or_default();
+        if self.policy.annotation("verdict").is_none() {
+            let names: Vec<&str> = verdicts.iter().map(|verdict| verdict.name()).collect();
+            let help = format!("one of {}", names.join(", "));
+            self.complain("id", "this rule has no @verdict".into(), Some(help));
+            return None;
+        }
+        self.one_of("verdict", verdicts, |verdict| verdict.name())
+    }
+
+    fn one_of<T: Copy>(
+        &mut self,
+        annotation: &str,
+        all: &[T],
+        name: fn(T) -> &'static str,
+    ) -> Option<T> {
+        let given = self.policy.annotation(annotation)?.to_owned();
+        let found = all.iter().copied().find(|one| name(*one) == given);
+        if found.is_none() {
+            let names: Vec<&str> = all.iter().map(|one| name(*one)).collect();
+            let hint = did_you_mean(&given, names.iter().copied());
+            let help = format!("one of {}", names.join(", "));
+            self.complain(
+                annotation,
+                format!("@{annotation}({given:?}) is not known{hint}"),
+                Some(help),
+            );
+        }
+        found
+    }
+
+    /// Names between commas.
+    fn list(&self, name: &str) -> Vec<Arc<str>> {
+        let text = self.policy.annotation(name).unwrap_or_default();
+        text.split(',').map(str::trim).filter(|word| !word.is_empty()).map(Into::into).collect()
+    }
+}

@@ -1,0 +1,115 @@
+//! What a verdict depends on besides who and what: rows, time and claims, as far as rules speak of them.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+/// What of the circumstances makes a difference, so that verdicts can be remembered for the rest.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Volatile {
+    /// Numbers that `context.rows` is compared with.
+    pub rows: BTreeSet<i64>,
+    pub time: bool,
+    pub claims: bool,
+}
+
+/// Why verdicts of a rule can't be remembered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unbounded {
+    /// `context.rows` in anything but a comparison with a number.
+    Rows,
+    /// `context` as a whole.
+    Context,
+}
+
+const COMPARISONS: [&str; 6] = ["==", "!=", "<", "<=", ">", ">="];
+
+impl Volatile {
+    /// Adds what one rule depends on; `policy` is its form in JSON.
+    pub fn add(&mut self, policy: &Value) -> Result<(), Unbounded> {
+        let conditions = policy.get("conditions").and_then(Value::as_array);
+        // Nesting is bounded: Cedar's own parser has gone through it.
+        conditions.into_iter().flatten().try_for_each(|condition| {
+            condition.get("body").map_or(Ok(()), |body| self.expression(body))
+        })
+    }
+
+    /// Which side of each number this count stands on.
+    pub fn bucket(&self, rows: Option<u64>) -> u32 {
+        let Some(rows) = rows else { return u32::MAX };
+        let rows = i64::try_from(rows).unwrap_or(i64::MAX);
+        let below = self.rows.range(..rows).count() as u32;
+        below * 2 + u32::from(self.rows.contains(&rows))
+    }
+
+    fn expression(&mut self, expression: &Value) -> Result<(), Unbounded> {
+        match expression {
+            Value::Object(parts) => {
+                for (name, part) in parts {
+                    if name == "Value" {
+                        continue;
+                    }
+                    self.operation(name, part)?;
+                }
+                Ok(())
+            }
+            Value::Array(parts) => parts.iter().try_for_each(|part| self.expression(part)),
+            _ => Ok(()),
+        }
+    }
+
+    fn operation(&mut self, name: &str, part: &Value) -> Result<(), Unbounded> {
+        if name == "Var" {
+            return if part == "context" { Err(Unbounded::Context) } else { Ok(()) };
+        }
+        if COMPARISONS.contains(&name)
+            && let (Some(left), Some(right)) = (part.get("left"), part.get("right"))
+        {
+            for (one, other) in [(left, right), (right, left)] {
+                if attribute(one) == Some("rows")
+                    && let Some(number) = number(other)
+                {
+                    self.rows.insert(number);
+                    return Ok(());
+                }
+            }
+        }
+        if matches!(name, "." | "has")
+            && let Some(left) = part.get("left")
+            && is_context(left)
+        {
+            let attributes = part.get("attr").and_then(Value::as_str);
+            return match attributes {
+                Some("rows") if name == "." => Err(Unbounded::Rows),
+                Some("hour" | "weekday") => {
+                    self.time = true;
+                    Ok(())
+                }
+                Some("claims") => {
+                    self.claims = true;
+                    Ok(())
+                }
+                _ => Ok(()),
+            };
+        }
+        self.expression(part)
+    }
+}
+
+fn is_context(expression: &Value) -> bool {
+    expression.get("Var").is_some_and(|variable| variable == "context")
+}
+
+/// The attribute of the context that it is.
+fn attribute(expression: &Value) -> Option<&str> {
+    let access = expression.get(".")?;
+    let attribute = access.get("attr")?.as_str()?;
+    access.get("left").is_some_and(is_context).then_some(attribute)
+}
+
+fn number(expression: &Value) -> Option<i64> {
+    match expression.get("neg") {
+        Some(negated) => number(negated.get("arg")?)?.checked_neg(),
+        None => expression.get("Value")?.as_i64(),
+    }
+}
