@@ -17,3 +17,4 @@ pub mod protocol;
 pub mod search;
 pub mod statement;
 pub mod stream;
+pub mod telemetry;

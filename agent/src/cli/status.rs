@@ -9,7 +9,7 @@ use super::{
     table::{Align, Table},
     terminal::{Paint, Style, bytes, clean, count, counted, duration, whole_seconds},
 };
-use crate::control::{Client, CopyStatus, LedgerStatus, ServerStatus, Status};
+use crate::control::{Client, CopyStatus, LedgerStatus, ServerStatus, Status, TelemetryStatus};
 
 pub fn status(common: &Common) -> Result<Answer> {
     common.no_csv()?;
@@ -109,6 +109,9 @@ fn render(status: &Status, paint: Paint) -> String {
     if let Some(ledger) = &capture.ledger {
         self::ledger(ledger, &mut fact);
     }
+    if let Some(telemetry) = &capture.telemetry {
+        self::telemetry(telemetry, &mut fact);
+    }
     for ring in &capture.rings {
         let per_cent = ring.peak_bytes.saturating_mul(100) / ring.size_bytes.max(1);
         let style = if per_cent >= 50 { Style::Warning } else { Style::Plain };
@@ -178,6 +181,36 @@ fn copies(copies: &CopyStatus, fact: &mut impl FnMut(&str, Style, &str)) {
     }
 }
 
+fn telemetry(telemetry: &TelemetryStatus, fact: &mut impl FnMut(&str, Style, &str)) {
+    for signal in &telemetry.signals {
+        let words = format!(
+            "to {}, {} sent, {} wait",
+            signal.endpoint,
+            count(signal.sent),
+            count(signal.waiting)
+        );
+        fact(&signal.signal, Style::Plain, &words);
+        let reasons: Vec<String> = signal
+            .dropped
+            .iter()
+            .filter(|(_, n)| **n > 0)
+            .map(|(reason, n)| format!("{reason} {n}"))
+            .collect();
+        if !reasons.is_empty() {
+            fact("", Style::Bad, &format!("dropped: {}", reasons.join(", ")));
+        }
+        if let Some(trouble) = &signal.trouble {
+            fact("", Style::Bad, trouble);
+        }
+    }
+    if let Some(address) = &telemetry.prometheus {
+        fact("scraped", Style::Plain, &format!("at http://{address}/metrics"));
+        if let Some(trouble) = &telemetry.prometheus_trouble {
+            fact("", Style::Bad, trouble);
+        }
+    }
+}
+
 fn servers(servers: &[ServerStatus]) -> Table {
     use Align::{Left, Right};
     let mut table = Table::new(&[
@@ -220,8 +253,8 @@ fn servers(servers: &[ServerStatus]) -> Table {
 mod tests {
     use super::{Paint, render};
     use crate::control::{
-        AbsentServer, Agent, CopyStatus, Hooks, LedgerStatus, Ring, ServerStatus, Snapshot, Status,
-        Totals,
+        AbsentServer, Agent, CopyStatus, Hooks, LedgerStatus, Ring, ServerStatus, SignalStatus,
+        Snapshot, Status, TelemetryStatus, Totals,
     };
 
     fn busy() -> Status {
@@ -298,6 +331,18 @@ mod tests {
                     }),
                     ..LedgerStatus::default()
                 }),
+                telemetry: Some(TelemetryStatus {
+                    signals: vec![SignalStatus {
+                        signal: "traces".into(),
+                        endpoint: "https://otel:4317".into(),
+                        waiting: 12,
+                        sent: 4_000,
+                        dropped: [("queue_full".to_owned(), 7), ("refused".to_owned(), 0)].into(),
+                        trouble: Some("the backend is away".into()),
+                    }],
+                    prometheus: Some("127.0.0.1:9464".into()),
+                    prometheus_trouble: None,
+                }),
             },
         }
     }
@@ -318,6 +363,10 @@ ledger     7 sealed segments (41 MiB), 1200 rows since (130 KiB) in /var/lib/dbw
 copies     5 segments in s3://ledgers/fleet, 2 wait, 9 MiB sent
            1 segment removed before being copied
            the bucket is away
+traces     to https://otel:4317, 4000 sent, 12 wait
+           dropped: queue_full 7
+           the backend is away
+scraped    at http://127.0.0.1:9464/metrics
 ring       at most 6 % of 16 MiB in use (data)
 
 SERVER        ENGINE           PID  LISTENS                                       TLS       OPEN  BLIND  STATEMENTS      IN    OUT

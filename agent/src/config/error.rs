@@ -13,6 +13,8 @@ pub enum Error {
     },
     #[error("{0}")]
     Invalid(Box<Mistake>),
+    #[error("the environment (/etc/dbwarden/environment): {0}")]
+    Environment(String),
 }
 
 /// One mistake and where it stands.
@@ -49,11 +51,23 @@ pub(super) struct Complaint {
     pub message: String,
     /// The line isn't shown: what is said of it ends in logs.
     pub is_secret: bool,
+    /// It is about a variable, not about the file.
+    pub is_of_environment: bool,
 }
 
 impl Complaint {
     pub(super) fn at(span: Range<usize>, message: impl Into<String>) -> Self {
-        Self { span: Some(span), message: message.into(), is_secret: false }
+        Self {
+            span: Some(span),
+            message: message.into(),
+            is_secret: false,
+            is_of_environment: false,
+        }
+    }
+
+    /// About a variable; `message` begins with its name.
+    pub(super) fn of_environment(message: String) -> Self {
+        Self { span: None, message, is_secret: false, is_of_environment: true }
     }
 
     /// Of a line that may hold a secret.
@@ -68,7 +82,8 @@ impl Complaint {
         let message = reworded(error.message(), &place);
         let named = error.message().split('`').nth(1);
         let is_secret = [named, place.key].into_iter().flatten().any(names_secret);
-        Self { span, message: message + if is_secret { NO_SECRETS } else { "" }, is_secret }
+        let message = message + if is_secret { NO_SECRETS } else { "" };
+        Self { span, message, is_secret, is_of_environment: false }
     }
 
     pub(super) fn locate(self, path: PathBuf, text: &str) -> Mistake {

@@ -1,6 +1,6 @@
 //! The configuration file's shape: exactly what the user may write, nothing resolved yet.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 
 use serde::Deserialize;
 use toml::Spanned;
@@ -8,6 +8,7 @@ use toml::Spanned;
 use super::{
     Size, Span,
     settings::{HookChoice, Literals, LogLevel, TlsCapture},
+    telemetry::{Compression, Protocol},
 };
 use crate::{event::Engine, principal::Written};
 
@@ -18,6 +19,7 @@ pub struct File {
     pub control: Control,
     pub capture: Capture,
     pub ledger: Ledger,
+    pub telemetry: Telemetry,
     pub principal: Vec<Spanned<Written>>,
     pub server: Vec<Spanned<Server>>,
     pub policy: Policy,
@@ -74,6 +76,57 @@ pub struct Ledger {
 pub struct LedgerCopy {
     pub url: Option<Spanned<String>>,
     pub interval: Option<Spanned<Span>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Telemetry {
+    pub enabled: Option<bool>,
+    pub prometheus: Option<SocketAddr>,
+    pub otlp: Option<Spanned<Otlp>>,
+    pub resource: BTreeMap<String, Spanned<String>>,
+    pub traces: Traces,
+    pub metrics: Metrics,
+    pub logs: Logs,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Otlp {
+    pub endpoint: Option<Spanned<String>>,
+    pub protocol: Option<Protocol>,
+    pub compression: Option<Compression>,
+    pub timeout: Option<Spanned<Span>>,
+    pub headers: Option<BTreeMap<String, Spanned<String>>>,
+    pub certificate: Option<Spanned<PathBuf>>,
+    pub client_certificate: Option<Spanned<PathBuf>>,
+    pub client_key: Option<Spanned<PathBuf>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Traces {
+    pub enabled: Option<bool>,
+    pub ratio: Option<Spanned<f64>>,
+    pub slow: Option<Spanned<Span>>,
+    pub follow_parent: Option<bool>,
+    pub returned_rows: Option<bool>,
+    pub otlp: Option<Spanned<Otlp>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Metrics {
+    pub enabled: Option<bool>,
+    pub interval: Option<Spanned<Span>>,
+    pub otlp: Option<Spanned<Otlp>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Logs {
+    pub enabled: Option<bool>,
+    pub otlp: Option<Spanned<Otlp>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -8,6 +8,7 @@ mod principals;
 mod settings;
 mod size;
 mod span;
+mod telemetry;
 
 use std::{
     fs, io,
@@ -25,6 +26,9 @@ pub use settings::{
 };
 pub use size::Size;
 pub use span::Span;
+pub use telemetry::{
+    Compression, Logs, Metrics, Otlp, Protocol, SecretHeaders, Signal, Telemetry, Traces,
+};
 
 use error::Complaint;
 use settings::HostFacts;
@@ -53,8 +57,9 @@ pub fn source(named: Option<&Path>) -> Option<&Path> {
 }
 
 fn parse(path: &Path, text: &str, host: &HostFacts) -> Result<Settings, Error> {
-    let located = |complaint: Complaint| {
-        Error::Invalid(Box::new(complaint.locate(PathBuf::from(path), text)))
+    let located = |complaint: Complaint| match complaint.is_of_environment {
+        true => Error::Environment(complaint.message),
+        false => Error::Invalid(Box::new(complaint.locate(PathBuf::from(path), text))),
     };
     let file: file::File =
         toml::from_str(text).map_err(|error| located(Complaint::of_toml(&error, text)))?;
@@ -66,6 +71,7 @@ fn this_host() -> HostFacts {
     HostFacts {
         name: uname.nodename().to_string_lossy().into_owned(),
         page_bytes: u64::try_from(rustix::param::page_size()).unwrap_or(4_096),
+        environment: telemetry::Environment::of_process(),
     }
 }
 

@@ -12,6 +12,7 @@ use super::{
     file,
     policies::{labels, regions},
     principals::principals,
+    telemetry::{Environment, Telemetry, telemetry},
 };
 use crate::{event::Engine, principal::Written};
 
@@ -22,6 +23,7 @@ pub struct Settings {
     pub control: Control,
     pub capture: Capture,
     pub ledger: Ledger,
+    pub telemetry: Telemetry,
     pub log: Log,
     #[serde(rename = "server", skip_serializing_if = "Vec::is_empty")]
     pub servers: Vec<Server>,
@@ -214,6 +216,7 @@ impl Settings {
                 keep_free: Size(1 << 30),
                 copy: None,
             },
+            telemetry: Telemetry::default(),
             log: Log { level: LogLevel::Info },
             servers: Vec::new(),
             principals: Vec::new(),
@@ -270,6 +273,7 @@ impl Settings {
                 tls: file.capture.tls.unwrap_or(capture.tls),
             },
             ledger: ledger(file.ledger, defaults.ledger)?,
+            telemetry: telemetry(file.telemetry, &host.environment)?,
             log: Log { level: file.log.level },
             servers: servers(file.server)?,
             principals: principals(file.principal)?,
@@ -285,6 +289,7 @@ impl Settings {
 pub(super) struct HostFacts {
     pub name: String,
     pub page_bytes: u64,
+    pub environment: Environment,
 }
 
 fn ring(
@@ -394,7 +399,7 @@ fn plain_name(key: &str, written: Spanned<String>) -> Result<String, Complaint> 
     ))
 }
 
-fn absolute(key: &str, written: Spanned<PathBuf>) -> Result<PathBuf, Complaint> {
+pub(super) fn absolute(key: &str, written: Spanned<PathBuf>) -> Result<PathBuf, Complaint> {
     let span = written.span();
     let path = written.into_inner();
     if path.is_absolute() {

@@ -67,9 +67,9 @@ struct Pending {
 impl Hub {
     /// Shows a statement to all watchers. Costs one atomic load when there are none: `record` is
     /// only called when somebody watches. Never blocks on a watcher.
-    pub fn publish(&self, record: impl FnOnce() -> Record) {
+    pub fn publish(&self, record: impl FnOnce() -> Arc<Record>) {
         if self.n_watchers.load(Ordering::Relaxed) > 0 {
-            self.push(Line::Statement(Arc::new(record())));
+            self.push(Line::Statement(record()));
         }
     }
 

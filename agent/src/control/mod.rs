@@ -28,11 +28,11 @@ pub use hub::{Hub, Line, Notice, Watcher};
 pub use listener::{BindError, Listener};
 pub use lock::{HOST_LOCK, HostLock, LockError};
 pub use query::QueryWorker;
-pub use server::serve;
+pub use server::{own_cost, serve};
 pub use shutdown::Shutdown;
 pub use status::{
-    AbsentServer, Agent, CopyStatus, Hooks, LedgerStatus, Ring, ServerStatus, Snapshot, Status,
-    StatusCell, Totals,
+    AbsentServer, Agent, CopyStatus, Hooks, LedgerStatus, Ring, ServerStatus, SignalStatus,
+    Snapshot, Status, StatusCell, TelemetryStatus, Totals,
 };
 pub use whois::{Asked, Identified, Question, Questions, Whois};
 

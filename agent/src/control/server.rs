@@ -331,7 +331,7 @@ fn respond(status: StatusCode, sort: &'static str, body: Either<Full<Bytes>, Str
 }
 
 /// Resident bytes, and milliseconds of CPU since the start.
-fn own_cost() -> (u64, u64) {
+pub fn own_cost() -> (u64, u64) {
     let pages = std::fs::read_to_string("/proc/self/statm")
         .ok()
         .and_then(|statm| statm.split(' ').nth(1)?.parse::<u64>().ok())

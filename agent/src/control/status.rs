@@ -52,6 +52,8 @@ pub struct Snapshot {
     pub rings: Vec<Ring>,
     /// Null where none is kept.
     pub ledger: Option<LedgerStatus>,
+    /// Null where nobody is told anything.
+    pub telemetry: Option<TelemetryStatus>,
     /// Processes whose lineage is remembered.
     pub processes: u64,
 }
@@ -164,6 +166,33 @@ pub struct CopyStatus {
     /// Bytes that were sent since the start.
     pub sent_bytes: u64,
     /// Why it doesn't go on, in a sentence; it is tried again.
+    pub trouble: Option<String>,
+}
+
+/// What OpenTelemetry backends and Prometheus are told.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TelemetryStatus {
+    pub signals: Vec<SignalStatus>,
+    /// Where Prometheus may scrape; null where it may not.
+    pub prometheus: Option<String>,
+    /// Why it can't.
+    pub prometheus_trouble: Option<String>,
+}
+
+/// How one signal fares.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SignalStatus {
+    /// `traces`, `metrics` or `logs`.
+    pub signal: String,
+    pub endpoint: String,
+    pub waiting: u64,
+    /// Counted since the start.
+    pub sent: u64,
+    /// What will never be sent, by reason.
+    pub dropped: BTreeMap<String, u64>,
+    /// Why it isn't taken, in a sentence; it is tried again.
     pub trouble: Option<String>,
 }
 

@@ -187,9 +187,9 @@ async fn a_watcher_sees_what_its_filter_lets_through() {
     served.watched_by(1).await;
     served.service.live.publish(|| {
         let origin = Origin { db_user: Some("other".into()), ..origin() };
-        Record { origin: Arc::new(origin), ..record() }
+        Arc::new(Record { origin: Arc::new(origin), ..record() })
     });
-    served.service.live.publish(record);
+    served.service.live.publish(|| Arc::new(record()));
     let line: serde_json::Value =
         serde_json::from_slice(lines.next().await.unwrap().unwrap()).unwrap();
     assert_eq!((&line["db_user"], &line["text"]), (&"shop".into(), &"select 1".into()));
@@ -219,12 +219,12 @@ async fn a_client_that_does_not_read_loses_lines_and_is_told_how_many() {
     stream.write_all(b"GET /v1/watch HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
     served.watched_by(1).await;
     for _ in 0..PUBLISHED {
-        served.service.live.publish(record);
+        served.service.live.publish(|| Arc::new(record()));
     }
     assert!(served.service.live.missed() > 0);
 
     // What comes after the hole says how large it was.
-    served.service.live.publish(record);
+    served.service.live.publish(|| Arc::new(record()));
     let service = served.service.clone();
     let counted = tokio::task::spawn_blocking(move || {
         let (mut shown, mut missed) = (0, 0);

@@ -24,6 +24,8 @@ pub struct Trace {
     pub trace_id: Box<str>,
     /// 16 hexadecimal digits in lower case.
     pub span_id: Box<str>,
+    /// Whether the client records that trace.
+    pub is_sampled: bool,
 }
 
 /// Tags whose values are identifiers by agreement. The values of all others are whatever a client likes

@@ -123,6 +123,7 @@ pub fn principal_record() -> Record {
             trace: Some(Trace {
                 trace_id: "0af7651916cd43dd8448eb211c80319c".into(),
                 span_id: "b7ad6b7169203331".into(),
+                is_sampled: true,
             }),
         })),
         ..empty_record()
@@ -341,6 +342,7 @@ impl Entries {
             trace: self.maybe(|this| Trace {
                 trace_id: this.string().into(),
                 span_id: this.string().into(),
+                is_sampled: true,
             }),
         }
     }

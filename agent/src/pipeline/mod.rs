@@ -7,6 +7,7 @@ mod connections;
 mod coverage;
 mod dialogue;
 mod episodes;
+mod figures;
 mod keeping;
 mod losses;
 mod outbox;
@@ -39,7 +40,9 @@ use crate::{
     control::{self, Hub, Notice, Service, Snapshot},
     event::{BootTime, Clock, Entry, Occurrence, OccurrenceKind, Origin, WallTime},
     identity::{Limits, ProcessTable, Procfs, Users},
+    ledger::root_log,
     principal::Rules,
+    telemetry::{Feed, Pace, Source, Telemetry},
 };
 
 /// Data records between two looks at the control ring and the clock.
@@ -55,6 +58,8 @@ const LONGEST_WAIT: Duration = Duration::from_millis(100);
 const HOUSEKEEPING_NS: u64 = 1_000_000_000;
 /// How often each server's coverage is told.
 const COVERAGE_NS: u64 = 60_000_000_000;
+/// For the pipeline to come by and say what it has counted; after that, what it said last has to do.
+const FIGURES_PATIENCE: Duration = Duration::from_millis(500);
 /// How often at most all of procfs is read because records were lost.
 const CATCH_UP_NS: u64 = 10_000_000_000;
 
@@ -69,7 +74,7 @@ const CATCH_UP_NS: u64 = 10_000_000_000;
 pub fn run(
     settings: &Settings,
     source: Option<&Path>,
-    service: &Service,
+    service: &Arc<Service>,
     bpf_log: bool,
     ready: &dyn Fn(&str),
 ) -> Result<()> {
@@ -99,7 +104,12 @@ pub fn run(
         }
         false => None,
     };
-    let (mut outbox, inbox) = outbox(live.clone(), keeping.is_some());
+    let feed = match settings.telemetry.is_wanted() {
+        true => Some(telemetry(settings, service, &host)?),
+        false => None,
+    };
+    let telemetry = feed.as_ref().map(Feed::shared);
+    let (mut outbox, inbox) = outbox(live.clone(), keeping.is_some() || feed.is_some());
     let policing = match settings.policy.enabled {
         true => {
             let (reload, time) = (service.reload.clone(), clock().wall(now()));
@@ -109,7 +119,8 @@ pub fn run(
         }
         false => None,
     };
-    let recording = Recorder::new(live.clone(), host.clone(), keeping, policing).start(inbox)?;
+    let recorder = Recorder::new(live.clone(), host.clone(), keeping, policing, feed);
+    let recording = recorder.start(inbox)?;
     let mut state = State {
         processes,
         servers: Servers::new(settings, procfs, live.clone()),
@@ -118,6 +129,7 @@ pub fn run(
         decode_errors: 0,
         losses: Losses::default(),
         recording,
+        telemetry,
         control_lost: 0,
         next_catch_up: BootTime(0),
         next_housekeeping: BootTime(0),
@@ -157,6 +169,27 @@ pub fn run(
     state.end(&mut capture).join()
 }
 
+/// Begins to tell OpenTelemetry's backends what happens here.
+fn telemetry(settings: &Settings, service: &Arc<Service>, host: &Arc<Origin>) -> Result<Feed> {
+    let (ledger, service) = (&settings.ledger, service.clone());
+    let source = Source {
+        host: host.clone(),
+        gather: Box::new(move || {
+            let service = service.clone();
+            Box::pin(async move {
+                let (snapshot, _) = service.status.ask(FIGURES_PATIENCE).await;
+                figures::metrics(&snapshot)
+            })
+        }),
+        checkpoint: ledger
+            .enabled
+            .then(|| ledger.directory.join(root_log::FOLDER).join(root_log::CHECKPOINT)),
+        now: wall_time(),
+    };
+    Telemetry::start(&settings.telemetry, source, Pace::default())
+        .context("can't start the telemetry thread")
+}
+
 /// What every record says of this host.
 fn host(settings: &config::Host) -> Origin {
     let known = |text: &Option<String>| text.as_deref().map(Into::into);
@@ -193,6 +226,7 @@ struct State {
     decode_errors: u64,
     losses: Losses,
     recording: Recording,
+    telemetry: Option<Arc<Telemetry>>,
     /// Control records that were lost when procfs was last read for it.
     control_lost: u64,
     next_catch_up: BootTime,
@@ -402,6 +436,7 @@ impl State {
             ],
             processes: (live + exited) as u64,
             ledger: self.recording.status(),
+            telemetry: self.telemetry.as_ref().map(|told| figures::status(&told.status())),
         }
     }
 }

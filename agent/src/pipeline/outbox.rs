@@ -79,7 +79,7 @@ impl Outbox {
         self.keeps || self.live.watchers() > 0
     }
 
-    /// Whether there is a ledger. If not, a row of something else than a statement need not be made.
+    /// Whether there is a ledger or telemetry. If not, a row of something else than a statement need not be made.
     pub fn keeps(&self) -> bool {
         self.keeps
     }

@@ -20,9 +20,10 @@ use crate::{
     control::{Hub, LedgerStatus, Notice},
     event::{
         Effect, Effects, Entry, Episode, EpisodeAction, Facts, Finding, LOST_ROWS, Occurrence,
-        OccurrenceKind, Origin, Record, StatementKind,
+        OccurrenceKind, Origin, Record, StatementKind, WallTime,
     },
     statement::{self, Analysed, Lexing},
+    telemetry::{Feed, Severity},
 };
 
 /// How often the ledger is asked what is due, where nothing else happens.
@@ -35,6 +36,7 @@ pub struct Recorder {
     host: Arc<Origin>,
     keeping: Option<Keeping>,
     policing: Option<Policing>,
+    telemetry: Option<Feed>,
     status: Arc<Mutex<Option<LedgerStatus>>>,
     next_look: Instant,
 }
@@ -63,10 +65,11 @@ impl Recorder {
         host: Arc<Origin>,
         keeping: Option<Keeping>,
         policing: Option<Policing>,
+        telemetry: Option<Feed>,
     ) -> Self {
         let status = keeping.as_ref().map(Keeping::status);
         let status = Arc::new(Mutex::new(status));
-        Self { live, host, keeping, policing, status, next_look: Instant::now() }
+        Self { live, host, keeping, policing, telemetry, status, next_look: Instant::now() }
     }
 
     /// Works until the other end of `inbox` is gone.
@@ -86,8 +89,9 @@ impl Recorder {
         loop {
             match inbox.batches.recv_timeout(TICK) {
                 Ok(mut batch) => {
+                    let now = wall_time();
                     if let Some(lost) = batch.lost.take() {
-                        self.record(self.gap(lost));
+                        self.record(self.gap(lost), now);
                     }
                     for mut entry in mem::take(&mut batch.entries) {
                         if let Entry::Statement(record) = &mut entry {
@@ -96,8 +100,8 @@ impl Recorder {
                                 policing.judge(record, &mut told);
                             }
                         }
-                        self.record(entry);
-                        told.drain(..).for_each(|entry| self.record(entry));
+                        self.record(entry, now);
+                        told.drain(..).for_each(|entry| self.record(entry, now));
                     }
                     inbox.done(&batch);
                 }
@@ -105,17 +109,23 @@ impl Recorder {
                 Err(RecvTimeoutError::Disconnected) => break,
             }
             if let Some(policing) = &mut self.policing {
-                policing.tick(wall_time(), &mut told);
-                told.drain(..).for_each(|entry| self.record(entry));
+                let now = wall_time();
+                policing.tick(now, &mut told);
+                told.drain(..).for_each(|entry| self.record(entry, now));
             }
             self.tick();
         }
         if let Some(policing) = &mut self.policing {
             policing.end(&mut told);
-            told.drain(..).for_each(|entry| self.record(entry));
+            let now = wall_time();
+            told.drain(..).for_each(|entry| self.record(entry, now));
         }
         if let Some(keeping) = self.keeping.take() {
             keeping.close();
+        }
+        // After the ledger's last checkpoint.
+        if let Some(telemetry) = self.telemetry.take() {
+            telemetry.close();
         }
     }
 
@@ -157,12 +167,23 @@ impl Recorder {
         }
     }
 
-    fn record(&mut self, entry: Entry) {
+    fn record(&mut self, entry: Entry, now: WallTime) {
         if let Some(keeping) = &mut self.keeping {
             keeping.append(&entry);
         }
+        match (&entry, &mut self.telemetry) {
+            (Entry::Occurrence(occurrence), Some(telemetry)) => telemetry.occurrence(occurrence),
+            (Entry::Finding(episode), Some(telemetry)) => telemetry.finding(episode),
+            _ => {}
+        }
         match entry {
-            Entry::Statement(record) => self.live.publish(|| record),
+            Entry::Statement(record) => {
+                let record = Arc::new(record);
+                if let Some(telemetry) = &mut self.telemetry {
+                    telemetry.statement(&record, now);
+                }
+                self.live.publish(|| record);
+            }
             Entry::Finding(episode) if episode.action == EpisodeAction::Began => {
                 self.live.notice(|| notice(&episode));
             }
@@ -179,9 +200,16 @@ impl Recorder {
         }
         self.next_look = now + TICK;
         for Alert { message, is_over } in keeping.alerts() {
+            let severity = match is_over {
+                true => Severity::Info,
+                false => Severity::Error,
+            };
             match is_over {
                 true => tracing::info!("{message}"),
                 false => tracing::error!("{message}"),
+            }
+            if let Some(telemetry) = &self.telemetry {
+                telemetry.alert(time, severity, "ledger", &message);
             }
             self.live.notice(|| Notice { time, notice: "ledger", server: None, message });
         }

@@ -52,10 +52,20 @@ fn quoted(comment: &str) -> impl Iterator<Item = (String, String)> {
     let mut rest = comment.trim();
     std::iter::from_fn(move || {
         let (name, behind) = rest.split_once('=')?;
-        let behind = behind.trim_start().strip_prefix('\'')?;
-        let end = closing_quote(behind)?;
-        let value = behind.get(..end)?.replace("\\'", "'");
-        rest = behind.get(end + 1..)?.trim_start();
+        let behind = behind.trim_start();
+        let (value, after) = match behind.strip_prefix('\'') {
+            Some(behind) => {
+                let end = closing_quote(behind)?;
+                (behind.get(..end)?.replace("\\'", "'"), behind.get(end + 1..)?)
+            }
+            // OpenTelemetry's Python instrumentation leaves numbers bare.
+            None => {
+                let after = behind.trim_start_matches(|c: char| c.is_ascii_digit());
+                let number = behind.strip_suffix(after).filter(|number| !number.is_empty())?;
+                (number.to_owned(), after)
+            }
+        };
+        rest = after.trim_start();
         // What follows is another tag or the end, else this was prose.
         rest = match rest.strip_prefix(',') {
             Some(rest) => rest,
@@ -163,11 +173,14 @@ fn traceparent(value: &str) -> Option<Trace> {
         let is_hex = |b: u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
         parts.next().filter(|part| part.len() == digits && part.bytes().all(is_hex))
     };
-    let (version, trace_id, span_id, _flags) = (hex(2)?, hex(32)?, hex(16)?, hex(2)?);
+    let (version, trace_id, span_id, flags) = (hex(2)?, hex(32)?, hex(16)?, hex(2)?);
     let is_zero = |id: &str| id.bytes().all(|b| b == b'0');
     let whole = parts.next().is_none() || version != "00";
-    (version != "ff" && whole && !is_zero(trace_id) && !is_zero(span_id))
-        .then(|| Trace { trace_id: trace_id.into(), span_id: span_id.into() })
+    (version != "ff" && whole && !is_zero(trace_id) && !is_zero(span_id)).then(|| Trace {
+        trace_id: trace_id.into(),
+        span_id: span_id.into(),
+        is_sampled: u8::from_str_radix(flags, 16).is_ok_and(|flags| flags & 1 == 1),
+    })
 }
 
 #[cfg(test)]
@@ -205,6 +218,9 @@ mod tests {
             ("SELECT 1 /*x='100%',y='%zz%4'*/", "x=100%,y=%zz%4"),
             ("SELECT 1 /*x='%ff%c3%a4'*/", "x=\u{fffd}ä"),
             ("SELECT 1 /*agent=bot*/", ""),
+            ("SELECT 1 /*dbapi_threadsafety=2,agent='bot'*/", "agent=bot,dbapi_threadsafety=2"),
+            ("SELECT 1 /*a=2b,agent='bot'*/", ""),
+            ("SELECT 1 /*a=,agent='bot'*/", ""),
             ("SELECT 1 /*agent='bot*/", ""),
             ("SELECT 1 /*agent='bot' and more*/", ""),
             ("SELECT 1 /*+ SeqScan(t) */", ""),

@@ -30,6 +30,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("ledger", &["event", "config"]),
     ("search", &["event", "config", "ledger"]),
     ("control", &["event", "config"]),
+    ("telemetry", &["event", "config"]),
     // Reads procfs through identity's reader, which pid reuse and hostile paths can't fool.
     ("discovery", &["event", "config", "identity"]),
     ("doctor", &["event", "config", "capture"]),
@@ -69,6 +70,10 @@ const ONLY_IN: &[(&str, &str)] = &[
     ("btf_rs", "capture"),
     ("cedar_policy", "policy"),
     ("datafusion", "search"),
+    ("opentelemetry_proto", "telemetry"),
+    ("prost_otlp", "telemetry"),
+    ("reqwest", "telemetry"),
+    ("tonic", "telemetry"),
 ];
 
 /// Names that say nothing about what is inside.

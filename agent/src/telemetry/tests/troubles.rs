@@ -1,0 +1,218 @@
+//! Receivers that are down, slow, refusing, choosy, or not who they should be: capture never waits.
+
+use std::{
+    io::Read,
+    path::Path,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use dbwarden_tests::{Certificates, Running};
+use nix::sys::signal::Signal;
+use opentelemetry_proto::tonic::collector::trace::v1::{
+    ExportTracePartialSuccess, ExportTraceServiceResponse,
+};
+use prost_otlp::Message;
+
+use super::{
+    super::{Feed, SignalStatus},
+    await_that, otlp,
+    receiver::{Receiver, Reply},
+    start, statement, traces_to,
+};
+use crate::{
+    config::{Compression, Otlp, Protocol, SecretHeaders},
+    event::WallTime,
+};
+
+fn status(feed: &Feed) -> SignalStatus {
+    feed.shared().status().signals.remove(0)
+}
+
+fn dropped(feed: &Feed, reason: &str) -> u64 {
+    status(feed).dropped.into_iter().find(|(name, _)| *name == reason).unwrap().1
+}
+
+#[test]
+fn a_receiver_that_is_down_gets_everything_when_it_comes_back() {
+    // An address that nobody listens on any more.
+    let address = Receiver::start(|_| Reply::ok()).address;
+    let mut feed = start(&traces_to(otlp(format!("http://{address}/v1/traces"))));
+    for n in 0..1_000 {
+        feed.statement(&statement(&format!("SELECT t{n}")), WallTime(0));
+    }
+    await_that("the trouble", || status(&feed).trouble.is_some());
+    assert!(status(&feed).trouble.unwrap().contains("refused"));
+    assert_eq!((status(&feed).sent, status(&feed).waiting), (0, 1_000));
+
+    let receiver = Receiver::at(address, |_| Reply::ok());
+    await_that("all spans", || status(&feed).sent == 1_000);
+    assert_eq!((receiver.spans().len(), status(&feed).trouble), (1_000, None));
+    assert_eq!(dropped(&feed, "queue_full"), 0);
+    feed.close();
+}
+
+#[test]
+fn a_receiver_that_does_not_answer_holds_up_nobody() {
+    let receiver = Receiver::start(|_| Reply::Silence);
+    let mut feed = start(&traces_to(otlp(receiver.url())));
+    let record = statement("SELECT t");
+    let before = Instant::now();
+    for _ in 0..40_000 {
+        feed.statement(&record, WallTime(0));
+    }
+    let took = before.elapsed();
+    assert!(took < Duration::from_secs(10), "{took:?} for 40000 statements");
+    let (waiting, full) = (status(&feed).waiting, dropped(&feed, "queue_full"));
+    assert!(full > 20_000 && waiting + full == 40_000, "{waiting} wait, {full} dropped");
+    await_that("the trouble", || status(&feed).trouble.is_some());
+    assert!(status(&feed).trouble.unwrap().contains("no answer within"));
+    let before = Instant::now();
+    feed.close();
+    assert!(before.elapsed() < Duration::from_secs(5), "{:?} to stop", before.elapsed());
+}
+
+#[test]
+fn a_receiver_that_is_busy_is_asked_again_and_one_that_refuses_is_not() {
+    let receiver = Receiver::start(|n| match n {
+        0 => Reply::Http(503, "retry-after: 0\r\n", b"busy".to_vec()),
+        1 => Reply::Http(429, "", Vec::new()),
+        3 => Reply::Http(400, "", b"no such thing".to_vec()),
+        4 => Reply::Http(307, "location: http://127.0.0.1:1/\r\n", Vec::new()),
+        _ => Reply::ok(),
+    });
+    let mut feed = start(&traces_to(otlp(receiver.url())));
+    feed.statement(&statement("SELECT a"), WallTime(0));
+    await_that("the first", || status(&feed).sent == 1);
+    assert_eq!(receiver.requests().len(), 3);
+
+    for n in 1..=2 {
+        feed.statement(&statement("SELECT b"), WallTime(0));
+        await_that("a refusal", || dropped(&feed, "refused") == n);
+        assert!(status(&feed).trouble.unwrap().contains("HTTP "));
+    }
+    feed.statement(&statement("SELECT c"), WallTime(0));
+    await_that("the next", || status(&feed).sent == 2);
+    assert_eq!((status(&feed).trouble, status(&feed).waiting), (None, 0));
+    feed.close();
+}
+
+#[test]
+fn what_a_receiver_takes_in_part_is_counted_and_not_sent_again() {
+    let receiver = Receiver::start(|n| {
+        let rejected_spans = if n == 0 { 2 } else { 0 };
+        let error_message = if n == 0 { "too old" } else { "" }.to_owned();
+        let partial_success = Some(ExportTracePartialSuccess { rejected_spans, error_message });
+        let answer = ExportTraceServiceResponse { partial_success }.encode_to_vec();
+        Reply::Http(200, "content-type: application/x-protobuf\r\n", answer)
+    });
+    let mut feed = start(&traces_to(otlp(receiver.url())));
+    for _ in 0..5 {
+        feed.statement(&statement("SELECT t"), WallTime(0));
+    }
+    await_that("the rejection", || dropped(&feed, "rejected") == 2);
+    assert_eq!(status(&feed).sent, 3);
+    assert_eq!(status(&feed).trouble.unwrap(), "2 of 5 were rejected: too old");
+    feed.statement(&statement("SELECT t"), WallTime(0));
+    await_that("the rest", || status(&feed).sent == 4);
+    assert_eq!((status(&feed).trouble, receiver.requests().len()), (None, 2));
+    feed.close();
+}
+
+#[test]
+fn headers_and_compression_reach_the_receiver() {
+    let receiver = Receiver::start(|_| Reply::ok());
+    let secret = [("authorization".to_owned(), "Bearer hush".to_owned())];
+    let mut feed = start(&traces_to(Otlp {
+        compression: Compression::Gzip,
+        headers: [("x-org".to_owned(), "dba".to_owned())].into(),
+        secret_headers: SecretHeaders(secret.into()),
+        ..otlp(receiver.url())
+    }));
+    feed.statement(&statement("SELECT t"), WallTime(0));
+    await_that("the span", || status(&feed).sent == 1);
+    let request = receiver.requests().remove(0);
+    for line in ["authorization: bearer hush", "x-org: dba", "content-encoding: gzip"] {
+        assert!(request.head.iter().any(|head| head == line), "{:?}", request.head);
+    }
+    let mut unpacked = Vec::new();
+    flate2::read::GzDecoder::new(request.body.as_slice()).read_to_end(&mut unpacked).unwrap();
+    assert!(unpacked.windows(8).any(|window| window == b"SELECT t"));
+    feed.close();
+}
+
+/// Answers every POST, to clients with a certificate of its authority alone.
+const TLS_RECEIVER: &str = "
+import http.server, ssl, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        self.rfile.read(int(self.headers['content-length']))
+        self.send_response(200)
+        self.send_header('content-length', '0')
+        self.end_headers()
+    def log_message(self, *_): pass
+authority, certificate, key, port_file = sys.argv[1:]
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain(certificate, key)
+context.load_verify_locations(authority)
+context.verify_mode = ssl.CERT_REQUIRED
+server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
+server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+with open(port_file + '.new', 'w') as f: f.write(str(server.server_port))
+import os; os.rename(port_file + '.new', port_file)
+server.serve_forever()
+";
+
+fn tls_receiver(folder: &Path, own: &Certificates) -> (Running, u16) {
+    let port_file = folder.join("port");
+    let mut command = Command::new("python3");
+    command.args(["-c", TLS_RECEIVER]).args([&own.authority, &own.certificate, &own.key]);
+    command.arg(&port_file).stdin(Stdio::null()).stderr(Stdio::null());
+    let running = Running::start("a TLS receiver", &mut command, Signal::SIGTERM).unwrap();
+    await_that("its port", || port_file.exists());
+    let port = std::fs::read_to_string(port_file).unwrap().parse().unwrap();
+    (running, port)
+}
+
+#[test]
+fn both_ends_of_tls_must_be_who_they_should_be() {
+    let (folder, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let own = Certificates::create(folder.path()).unwrap();
+    let other = Certificates::create(elsewhere.path()).unwrap();
+    let (_receiver, port) = tls_receiver(folder.path(), &own);
+    let known = Otlp {
+        certificate: Some(own.authority.clone()),
+        client_certificate: Some(own.certificate.clone()),
+        client_key: Some(own.key.clone()),
+        ..otlp(format!("https://127.0.0.1:{port}/v1/traces"))
+    };
+    let mut feed = start(&traces_to(known.clone()));
+    feed.statement(&statement("SELECT t"), WallTime(0));
+    await_that("the span", || status(&feed).sent == 1);
+    feed.close();
+
+    let wrong = Some(other.authority.clone());
+    let nowhere = Some(folder.path().join("nowhere.pem"));
+    let grpc = |otlp: Otlp| Otlp {
+        protocol: Protocol::Grpc,
+        endpoint: format!("https://127.0.0.1:{port}"),
+        ..otlp
+    };
+    for (otlp, expected) in [
+        (Otlp { certificate: wrong.clone(), ..known.clone() }, "certificate"),
+        (Otlp { certificate: None, ..known.clone() }, "certificate"),
+        (Otlp { client_certificate: None, client_key: None, ..known.clone() }, "ertificate"),
+        (Otlp { certificate: nowhere.clone(), ..known.clone() }, "nowhere.pem: No such file"),
+        (Otlp { certificate: Some(own.key.clone()), ..known.clone() }, ""),
+        (grpc(Otlp { certificate: wrong, ..known.clone() }), "certificate"),
+        (grpc(Otlp { certificate: nowhere, ..known.clone() }), "nowhere.pem: No such file"),
+    ] {
+        let mut feed = start(&traces_to(otlp.clone()));
+        feed.statement(&statement("SELECT t"), WallTime(0));
+        await_that("the trouble", || status(&feed).trouble.is_some());
+        let SignalStatus { trouble, sent, waiting, .. } = status(&feed);
+        assert_eq!((sent, waiting), (0, 1), "{otlp:?}");
+        assert!(trouble.as_ref().unwrap().contains(expected), "{trouble:?} of {otlp:?}");
+        feed.close();
+    }
+}
