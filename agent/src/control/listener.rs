@@ -10,8 +10,10 @@ use std::{
         },
     },
     path::{Path, PathBuf},
+    thread,
 };
 
+use nix::sched::{CloneFlags, unshare};
 use rustix::{
     fs::{AtFlags, CWD, Gid, Mode},
     io::Errno,
@@ -66,12 +68,8 @@ impl Listener {
         clear(path)?;
         let address = SocketAddrUnix::new(path).map_err(|errno| failed(errno.into()))?;
         let socket = unix_stream().map_err(failed)?;
-        // The mode comes with the file: a chmod afterwards would follow whatever stands there then.
         // Nobody can connect before `listen`, when owner and mode are in place.
-        let umask = rustix::process::umask(Mode::from_raw_mode(0o117));
-        let bound = rustix::net::bind(&socket, &address);
-        rustix::process::umask(umask);
-        bound.map_err(|errno| failed(errno.into()))?;
+        bind_for_group(&socket, &address).map_err(failed)?;
         if let Some(gid) = access.gid() {
             let gid = Some(Gid::from_raw(gid));
             rustix::fs::chownat(CWD, path, None, gid, AtFlags::SYMLINK_NOFOLLOW)
@@ -96,6 +94,22 @@ impl Drop for Listener {
             let _ = fs::remove_file(&self.path);
         }
     }
+}
+
+/// The mode (0660) comes with the file: a chmod afterwards would follow whatever stands there then.
+///
+/// It is the umask's business, and the process has one: a thread that parts from it keeps other threads'
+/// files as they should be.
+fn bind_for_group(socket: &OwnedFd, address: &SocketAddrUnix) -> io::Result<()> {
+    let bind = || {
+        unshare(CloneFlags::CLONE_FS)?;
+        rustix::process::umask(Mode::from_raw_mode(0o117));
+        Ok(rustix::net::bind(socket, address)?)
+    };
+    let bound = thread::scope(|scope| {
+        Ok::<_, io::Error>(thread::Builder::new().spawn_scoped(scope, bind)?.join())
+    });
+    bound?.unwrap_or_else(|_| Err(io::Error::other("the thread that binds it panicked")))
 }
 
 /// Non-blocking, because connecting to a socket with a full backlog waits without end.
