@@ -291,7 +291,8 @@ fn each_start_says_which_configuration_applies_and_what_it_changes() -> Result<(
     let written = fs::read_to_string(&file)?;
     fs::write(&file, written + "[host]\nregion = \"eu\"\n")?;
     agent.start_again()?;
-    let query = "SELECT action, message FROM rows WHERE record = 'configuration' AND action <> 'policies_loaded' ORDER BY time";
+    let query = "SELECT action, message FROM rows WHERE record = 'configuration' AND \
+                 action <> 'policies_loaded' ORDER BY time";
     let told = await_until("two rows", || {
         let told = rows(&agent, query)?;
         Ok((told.len() == 2).then_some(told))

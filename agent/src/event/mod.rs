@@ -3,6 +3,7 @@
 mod claims;
 mod connection;
 mod facts;
+mod in_full;
 mod judgement;
 mod origin;
 mod principal;
@@ -17,6 +18,7 @@ mod time;
 pub use claims::{Claims, Tag as ClaimTag, Trace};
 pub use connection::{Client, ConnectionId, Endpoint, SocketId};
 pub use facts::{Access, Analysis, Effect, Effects, Facts, KeyPredicate, KeyValue, TableAccess};
+pub use in_full::in_full;
 pub use judgement::{Episode, EpisodeAction, Finding, Judgement, Severity, Verdict};
 pub use origin::{Engine, Lane, Origin, Transport};
 pub use principal::{Evidence, Principal, PrincipalKind, Strength};

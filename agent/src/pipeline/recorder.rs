@@ -101,7 +101,7 @@ impl Recorder {
                             }
                         }
                         self.record(entry, now);
-                        told.drain(..).for_each(|entry| self.record(entry, now));
+                        self.record_all(&mut told, now);
                     }
                     inbox.done(&batch);
                 }
@@ -111,14 +111,13 @@ impl Recorder {
             if let Some(policing) = &mut self.policing {
                 let now = wall_time();
                 policing.tick(now, &mut told);
-                told.drain(..).for_each(|entry| self.record(entry, now));
+                self.record_all(&mut told, now);
             }
             self.tick();
         }
         if let Some(policing) = &mut self.policing {
             policing.end(&mut told);
-            let now = wall_time();
-            told.drain(..).for_each(|entry| self.record(entry, now));
+            self.record_all(&mut told, wall_time());
         }
         if let Some(keeping) = self.keeping.take() {
             keeping.close();
@@ -167,27 +166,32 @@ impl Recorder {
         }
     }
 
+    fn record_all(&mut self, entries: &mut Vec<Entry>, now: WallTime) {
+        entries.drain(..).for_each(|entry| self.record(entry, now));
+    }
+
     fn record(&mut self, entry: Entry, now: WallTime) {
         if let Some(keeping) = &mut self.keeping {
             keeping.append(&entry);
         }
-        match (&entry, &mut self.telemetry) {
-            (Entry::Occurrence(occurrence), Some(telemetry)) => telemetry.occurrence(occurrence),
-            (Entry::Finding(episode), Some(telemetry)) => telemetry.finding(episode),
-            _ => {}
-        }
-        match entry {
-            Entry::Statement(record) => {
+        match (entry, &mut self.telemetry) {
+            (Entry::Statement(record), Some(telemetry)) => {
                 let record = Arc::new(record);
-                if let Some(telemetry) = &mut self.telemetry {
-                    telemetry.statement(&record, now);
-                }
+                telemetry.statement(&record, now);
                 self.live.publish(|| record);
             }
-            Entry::Finding(episode) if episode.action == EpisodeAction::Began => {
-                self.live.notice(|| notice(&episode));
+            // Where nobody watches, nothing is allocated.
+            (Entry::Statement(record), None) => self.live.publish(|| Arc::new(record)),
+            (Entry::Occurrence(occurrence), Some(telemetry)) => telemetry.occurrence(&occurrence),
+            (Entry::Occurrence(_), None) => {}
+            (Entry::Finding(episode), telemetry) => {
+                if let Some(telemetry) = telemetry {
+                    telemetry.finding(&episode);
+                }
+                if episode.action == EpisodeAction::Began {
+                    self.live.notice(|| notice(&episode));
+                }
             }
-            Entry::Finding(_) | Entry::Occurrence(_) => {}
         }
     }
 
@@ -200,10 +204,7 @@ impl Recorder {
         }
         self.next_look = now + TICK;
         for Alert { message, is_over } in keeping.alerts() {
-            let severity = match is_over {
-                true => Severity::Info,
-                false => Severity::Error,
-            };
+            let severity = if is_over { Severity::Info } else { Severity::Error };
             match is_over {
                 true => tracing::info!("{message}"),
                 false => tracing::error!("{message}"),

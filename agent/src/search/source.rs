@@ -52,10 +52,7 @@ impl Source {
                 Ok(Self { store: Arc::new(store), at: At::Folder(folder.clone()) })
             }
             Place::Bucket(url) => {
-                let options =
-                    CopyOptions::of_environment(std::env::vars_os().filter_map(|(name, value)| {
-                        Some((name.into_string().ok()?, value.into_string().ok()?))
-                    }));
+                let options = CopyOptions::of_environment();
                 let (store, root) = open_store(url, &options)?;
                 Ok(Self { store: store.into(), at: At::Bucket(root) })
             }

@@ -4,7 +4,6 @@ use std::{
     fs, io,
     sync::Arc,
     thread::{self, JoinHandle},
-    time::{Duration, SystemTime},
 };
 
 use opentelemetry_proto::tonic::{
@@ -17,6 +16,7 @@ use opentelemetry_proto::tonic::{
     resource::v1::Resource,
     trace::v1::{ResourceSpans, ScopeSpans},
 };
+use time::UtcDateTime;
 use tokio::{
     runtime,
     sync::watch,
@@ -207,7 +207,5 @@ fn records(resource: &Resource, batch: &[LogRecord]) -> Payload {
 }
 
 fn now() -> WallTime {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    let micros = since.unwrap_or(Duration::ZERO).as_micros();
-    WallTime(i64::try_from(micros).unwrap_or(i64::MAX))
+    WallTime::from_utc(UtcDateTime::now())
 }

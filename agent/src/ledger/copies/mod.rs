@@ -39,13 +39,14 @@ impl CopyOptions {
     /// Between two looks, where nobody says otherwise.
     pub const INTERVAL: Duration = Duration::from_secs(10);
 
-    /// Those of `variables` that a store's own tools would look for.
-    pub fn of_environment(
-        variables: impl IntoIterator<Item = (String, String)>,
-    ) -> Vec<(String, String)> {
+    /// What a store's own tools would look for in this process's environment. A variable that isn't text
+    /// is nobody's credential.
+    pub fn of_environment() -> Vec<(String, String)> {
         const PREFIXES: [&str; 3] = ["AWS_", "AZURE_", "GOOGLE_"];
-        let is_known = |name: &str| PREFIXES.iter().any(|prefix| name.starts_with(prefix));
-        variables.into_iter().filter(|(name, _)| is_known(name)).collect()
+        std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .filter(|(name, _)| PREFIXES.iter().any(|prefix| name.starts_with(prefix)))
+            .collect()
     }
 }
 

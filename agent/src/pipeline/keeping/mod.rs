@@ -16,7 +16,7 @@ use self::open::Opened;
 pub use self::{configuration::Configuration, open::Mistake};
 use crate::{
     config, control,
-    event::{Entry, LOST_ROWS, Occurrence, OccurrenceKind, Origin, WallTime},
+    event::{Entry, LOST_ROWS, Occurrence, OccurrenceKind, Origin, WallTime, in_full},
     ledger::{Appended, LedgerStatus, copies::Copies, keys::LookupKey},
 };
 
@@ -103,7 +103,7 @@ impl Keeping {
                 keeping.opened(opened, now);
             }
             Err(error) => {
-                let why = in_full(&open::mistake(error)?);
+                let why = in_full(open::mistake(error)?.as_ref());
                 keeping.state = State::Shut(Shut::new(why, FIRST_PAUSE));
             }
         }
@@ -147,7 +147,7 @@ impl Keeping {
                 None => self.try_again(now),
                 Some(attempt) => match attempt.join() {
                     Ok(Ok(opened)) => self.opened_at_last(opened, now),
-                    Ok(Err(error)) => shut.failed(in_full(&error)),
+                    Ok(Err(error)) => shut.failed(in_full(error.as_ref())),
                     Err(_) => shut.failed("the thread that opens it panicked".to_owned()),
                 },
             },
@@ -275,7 +275,7 @@ impl Keeping {
     }
 
     fn not_copied(&mut self, error: &anyhow::Error) {
-        let trouble = in_full(error);
+        let trouble = in_full(error.as_ref());
         tracing::error!(trouble, "the ledger isn't copied");
         self.copies_failed = Some(trouble);
     }
@@ -320,17 +320,6 @@ impl Shut {
     fn failed(&mut self, why: String) {
         *self = Self::new(why, LONGEST_PAUSE.min(self.pause * 2));
     }
-}
-
-/// An error with what caused it, each said once.
-fn in_full(error: &anyhow::Error) -> String {
-    let mut text = error.to_string();
-    for cause in error.chain().skip(1).map(ToString::to_string) {
-        if !text.contains(&cause) {
-            text = format!("{text}: {cause}");
-        }
-    }
-    text
 }
 
 #[cfg(test)]

@@ -44,12 +44,9 @@ pub fn open(settings: &config::Ledger, host: &str, now: WallTime) -> Result<Open
 /// Begins to copy what is sealed, where that is wanted.
 pub fn copy(settings: &config::Ledger, host: &str) -> Result<Option<Copies>> {
     let Some(copy) = &settings.copy else { return Ok(None) };
-    // A variable that isn't text is nobody's credential.
-    let variables = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     let copies = Copies::start(CopyOptions {
         url: copy.url.clone(),
-        options: CopyOptions::of_environment(variables),
+        options: CopyOptions::of_environment(),
         host: host.to_owned(),
         ledger: settings.directory.clone(),
         interval: copy.interval.0,

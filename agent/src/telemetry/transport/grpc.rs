@@ -12,8 +12,11 @@ use tonic::{
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
 };
 
-use super::{Accepted, Failure, Payload, files::Files, in_full, user_agent};
-use crate::config::{Compression, Otlp};
+use super::{Accepted, Failure, Payload, files::Files, user_agent};
+use crate::{
+    config::{Compression, Otlp},
+    event::in_full,
+};
 
 /// A client of one receiver; each sends one signal, and has what the others need too.
 pub struct Client {

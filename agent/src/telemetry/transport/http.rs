@@ -14,8 +14,11 @@ use reqwest::{
     redirect,
 };
 
-use super::{Accepted, Failure, Payload, files::Files, in_full, user_agent};
-use crate::config::{Compression, Otlp};
+use super::{Accepted, Failure, Payload, files::Files, user_agent};
+use crate::{
+    config::{Compression, Otlp},
+    event::in_full,
+};
 
 /// Of an answer; there is little to say.
 const ANSWER_BYTES: usize = 64 << 10;

@@ -4,7 +4,7 @@ mod files;
 mod grpc;
 mod http;
 
-use std::{error::Error, time::Duration};
+use std::time::Duration;
 
 use opentelemetry_proto::tonic::collector::{
     logs::v1::ExportLogsServiceRequest, metrics::v1::ExportMetricsServiceRequest,
@@ -90,20 +90,6 @@ impl Client {
 
 fn user_agent() -> String {
     format!("dbwarden/{} OTLP", env!("CARGO_PKG_VERSION"))
-}
-
-/// An error with all its causes, each said once.
-fn in_full(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let words = error.to_string();
-        if !text.contains(&words) {
-            text = format!("{text}: {words}");
-        }
-        cause = error.source();
-    }
-    text
 }
 
 /// What a stranger says, for a line of the status.
