@@ -52,6 +52,8 @@ pub fn full_origin() -> Origin {
         unit: text("session-3.scope"),
         container: text("c0ffee"),
         pod: text("shop-0"),
+        pooler: None,
+        client_certainty: None,
     }
 }
 

@@ -1,13 +1,17 @@
 //! What is known of one connection, and its half of the records made from that.
 
-use std::{rc::Rc, sync::Arc};
+use std::{collections::VecDeque, rc::Rc, sync::Arc};
 
-use super::servers::ServerFacts;
+use super::{
+    behind::{self, Sender},
+    servers::ServerFacts,
+};
 use crate::{
     event::{
-        ClaimTag, Claims, Client, ConnectionId, Endpoint, Lane, Origin, Principal, Process,
+        Certainty, ClaimTag, Claims, Client, ConnectionId, Endpoint, Lane, Origin, Principal, Process,
         Transport,
     },
+    pooler::Behind,
     principal::{Rules, Subject, claims},
     protocol::postgres::Title,
 };
@@ -28,7 +32,15 @@ pub struct Profile {
     origin: Option<Arc<Origin>>,
     /// The same for the last statement that claimed something about who sent it, and what that was.
     claimed: Option<(Vec<ClaimTag>, Arc<Origin>)>,
+    /// The same for those who sent the last statements that came through a pooler.
+    senders: VecDeque<(Rc<Sender>, Vec<ClaimTag>, Arc<Origin>)>,
+    /// The same for a statement that came through a pooler, nobody knows from whom, and of what it is
+    /// made.
+    unsent: Option<(Arc<Origin>, Arc<Origin>)>,
 }
+
+/// Clients of a pooler whose origins are kept ready.
+const MAX_SENDERS: usize = 16;
 
 impl Profile {
     pub fn new(
@@ -51,6 +63,8 @@ impl Profile {
             encrypted: false,
             origin: None,
             claimed: None,
+            senders: VecDeque::new(),
+            unsent: None,
         }
     }
 
@@ -119,6 +133,12 @@ impl Profile {
     fn changed(&mut self) {
         self.origin = None;
         self.claimed = None;
+        self.senders.clear();
+    }
+
+    /// The database user, where the server has made sure that it is.
+    pub fn proven_user(&self) -> Option<Arc<str>> {
+        self.db_user.clone().filter(|_| self.user_proven)
     }
 
     /// The connection's half of its records, as of now.
@@ -126,7 +146,8 @@ impl Profile {
         if let Some(origin) = &self.origin {
             return origin.clone();
         }
-        let origin = Arc::new(self.make_origin(host, &self.principal(rules)));
+        let principal = self.principal(rules);
+        let origin = Arc::new(self.make_origin(host, &principal, &self.client, &self.remote));
         self.origin = Some(origin.clone());
         origin
     }
@@ -154,8 +175,108 @@ impl Profile {
             .into_iter()
             .flatten()
             .find(|origin| says(origin, &principal))
-            .unwrap_or_else(|| Arc::new(self.make_origin(host, &principal)));
+            .unwrap_or_else(|| {
+                Arc::new(self.make_origin(host, &principal, &self.client, &self.remote))
+            });
         self.claimed = Some((telling, origin.clone()));
+        origin
+    }
+
+    /// Likewise for a statement that came through a pooler, from one of those `behind` it.
+    pub fn origin_through(
+        &mut self,
+        host: &Origin,
+        rules: &Rules,
+        claims: Option<&Claims>,
+        pooler: &Arc<str>,
+        behind: &Behind<Rc<Sender>>,
+    ) -> Arc<Origin> {
+        let senders = match behind {
+            Behind::One(sender) => std::slice::from_ref(sender),
+            Behind::Several(senders) => senders,
+            Behind::Nobody => &[],
+        };
+        let origin = match senders.iter().all(|sender| sender.is_known()) {
+            true => self.origin_of(host, rules, claims, pooler, senders),
+            false => None,
+        };
+        if let Some(origin) = origin {
+            return origin;
+        }
+        let plain = self.origin_claiming(host, rules, claims);
+        if let Some((of, origin)) = &self.unsent
+            && Arc::ptr_eq(of, &plain)
+        {
+            return origin.clone();
+        }
+        let origin = Arc::new(Origin {
+            pooler: Some(pooler.clone()),
+            client_certainty: Some(Certainty::Unknown),
+            ..Origin::clone(&plain)
+        });
+        self.unsent = Some((plain, origin.clone()));
+        origin
+    }
+
+    /// What can be said of all of these, if they are one principal.
+    fn origin_of(
+        &mut self,
+        host: &Origin,
+        rules: &Rules,
+        claims: Option<&Claims>,
+        pooler: &Arc<str>,
+        senders: &[Rc<Sender>],
+    ) -> Option<Arc<Origin>> {
+        let (first, others) = senders.split_first()?;
+        let origin = self.origin_sent_by(host, rules, claims, pooler, first);
+        if others.is_empty() {
+            return Some(origin);
+        }
+        let mut all = Origin::clone(&origin);
+        for other in others {
+            let other = self.origin_sent_by(host, rules, claims, pooler, other);
+            if (&all.principal, all.principal_kind) != (&other.principal, other.principal_kind) {
+                return None;
+            }
+            all = behind::common(all, &other);
+        }
+        if !others.iter().all(|other| other.is_same_process(first)) {
+            all.client_certainty = Some(Certainty::Shared);
+        }
+        Some(Arc::new(all))
+    }
+
+    fn origin_sent_by(
+        &mut self,
+        host: &Origin,
+        rules: &Rules,
+        claims: Option<&Claims>,
+        pooler: &Arc<str>,
+        sender: &Rc<Sender>,
+    ) -> Arc<Origin> {
+        let telling = claims.map(|claims| rules.telling(claims)).unwrap_or_default();
+        let known = self.senders.iter().find(|(of, tags, _)| Rc::ptr_eq(of, sender) && *tags == telling);
+        if let Some((.., origin)) = known {
+            return origin.clone();
+        }
+        let of_application = claims::read(None, self.application());
+        let principal = rules.decide(&Subject {
+            client: &sender.client,
+            db_user: self.db_user.as_deref(),
+            db_user_proven: sender.proven_user.is_some() && sender.proven_user == self.db_user,
+            application: self.application.as_deref(),
+            certificate: None,
+            claims: claims.or(of_application.as_ref()),
+        });
+        let origin = Arc::new(Origin {
+            pooler: Some(pooler.clone()),
+            client_certainty: Some(Certainty::Exact),
+            ..self.make_origin(host, &principal, &sender.client, &sender.remote)
+        });
+        if self.senders.len() >= MAX_SENDERS {
+            self.senders.pop_front();
+        }
+        self.senders.push_back((sender.clone(), telling, origin.clone()));
         origin
     }
 
@@ -176,13 +297,19 @@ impl Profile {
         })
     }
 
-    fn make_origin(&self, host: &Origin, principal: &Principal) -> Origin {
-        let process = match &self.client {
+    fn make_origin(
+        &self,
+        host: &Origin,
+        principal: &Principal,
+        client: &Client,
+        remote: &Endpoint,
+    ) -> Origin {
+        let process = match client {
             Client::Local(process) => Some(process.as_ref()),
             Client::LocalUnknown | Client::Remote { .. } => None,
         };
         let (server_address, server_port) = address(&self.local);
-        let (client_address, client_port) = address(&self.remote);
+        let (client_address, client_port) = address(remote);
         let place = &self.server.place;
         Origin {
             environment: place.environment.as_ref().or(host.environment.as_ref()).cloned(),

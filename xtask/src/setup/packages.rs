@@ -56,6 +56,7 @@ fn wanted() -> Vec<Package> {
             "the peer that benchmarks compare with",
             File(postgres.join("lib/pgaudit.so")),
         ),
+        package("pgbouncer", "the pooler that tests watch", File("/usr/sbin/pgbouncer".into())),
         package("sudo", "clients under another user's name", Program("sudo")),
         package("python3-venv", "Python database drivers", Python("import venv, ensurepip")),
         package("iproute2", "network namespaces", Program("ip")),
