@@ -131,10 +131,9 @@ impl PgBouncer {
     pub fn conninfo_to(&self, via: Via, database: &str) -> String {
         let way = match (via, &self.authority) {
             (Via::Unix, _) => format!("host={}", self.socket.display()),
-            (Via::Tls, Some(authority)) => format!(
-                "host=127.0.0.1 sslmode=verify-full sslrootcert={}",
-                authority.display()
-            ),
+            (Via::Tls, Some(authority)) => {
+                format!("host=127.0.0.1 sslmode=verify-full sslrootcert={}", authority.display())
+            }
             _ => "host=127.0.0.1 sslmode=disable".to_owned(),
         };
         format!("{way} port={} user={NAME} dbname={database}", self.port)

@@ -171,7 +171,7 @@ fn a_mistake_says_where_what_and_what_is_allowed() {
             "[capture]\nring_byte = 1",
             "c.toml:2: unknown key `ring_byte` in [capture]; did you mean `ring_bytes`? (allowed: \
              hooks, ring_bytes, control_ring_bytes, request_bytes, response_head_bytes, \
-             response_tail_bytes, tls)\n    2 | ring_byte = 1",
+             response_tail_bytes, tls, poolers)\n    2 | ring_byte = 1",
         ),
         (
             "[hosts]\nname = \"a\"",

@@ -140,9 +140,9 @@ pub fn inspect(procfs: &Procfs, pid: u32, rules: &[ServerRule]) -> Result<Server
 
 fn candidate(process: &ProcDir, rules: &[ServerRule]) -> Result<PathBuf, Refusal> {
     let exe = PathBuf::from(OsString::from_vec(process.exe()?));
-    let named = exe.file_name().is_some_and(|name| {
-        name == POOLER || EXECUTABLES.iter().any(|known| name == *known)
-    });
+    let named = exe
+        .file_name()
+        .is_some_and(|name| name == POOLER || EXECUTABLES.iter().any(|known| name == *known));
     let configured = rules.iter().any(|rule| rule.executable.as_ref() == Some(&exe));
     if named || configured { Ok(exe) } else { Err(Refusal::OtherProgram(exe)) }
 }

@@ -152,9 +152,10 @@ impl Names {
             .find_map(|rule| rule.name.clone());
         let (base, bare) = match configured {
             Some(name) => (name, true),
-            None if verified => {
-                (format!("{}-{port}", kind(server)), server.namespaces.net == self.own_net_namespace)
-            }
+            None if verified => (
+                format!("{}-{port}", kind(server)),
+                server.namespaces.net == self.own_net_namespace,
+            ),
             None => (format!("unverified-{port}"), false),
         };
         let name = std::iter::once(base.clone())

@@ -8,9 +8,7 @@ use std::{
 
 use super::profile::Profile;
 use crate::{
-    event::{
-        BootTime, Client, ConnectionId, Direction, Endpoint, Origin, SessionEvent, SyncLoss,
-    },
+    event::{BootTime, Client, ConnectionId, Direction, Endpoint, Origin, SessionEvent, SyncLoss},
     pooler::{Behind, Pooler},
     principal::Rules,
 };
@@ -122,7 +120,9 @@ impl Poolers {
                     SessionEvent::Ready { status, unanswered } => {
                         link.front_ready(id, at, status, unanswered);
                     }
-                    SessionEvent::SyncLost { direction, why } if misses_requests(direction, why) => {
+                    SessionEvent::SyncLost { direction, why }
+                        if misses_requests(direction, why) =>
+                    {
                         link.front_unsure(id, at, Sender::at(sender, profile, host, rules));
                     }
                     _ => {}
@@ -141,7 +141,9 @@ impl Poolers {
                     SessionEvent::Ready { status, unanswered } => {
                         link.back_ready(id, status, unanswered > *newest);
                     }
-                    SessionEvent::SyncLost { direction, why } if misses_requests(direction, why) => {
+                    SessionEvent::SyncLost { direction, why }
+                        if misses_requests(direction, why) =>
+                    {
                         link.back_unsure(id);
                     }
                     _ => {}
@@ -161,11 +163,7 @@ impl Poolers {
     }
 
     /// By which pooler a statement came to a database, and who may have sent it.
-    pub fn sender(
-        &self,
-        part: &mut Part,
-        sequence: u64,
-    ) -> Option<(Arc<str>, Behind<Rc<Sender>>)> {
+    pub fn sender(&self, part: &mut Part, sequence: u64) -> Option<(Arc<str>, Behind<Rc<Sender>>)> {
         let Part::Back { pooler, asked, .. } = part else { return None };
         let Followed { name, .. } = self.0.get(pooler)?;
         let place = asked.iter().position(|(of, _)| *of == sequence);
@@ -238,9 +236,27 @@ pub fn common(mut one: Origin, other: &Origin) -> Origin {
         };
     }
     agree!(
-        client_address, client_port, principal_rule, initiator, groups, pid, process_start, exe,
-        command, uid, os_user, login_uid, login_user, login_strength, session, tty, parents, cgroup,
-        unit, container, pod,
+        client_address,
+        client_port,
+        principal_rule,
+        initiator,
+        groups,
+        pid,
+        process_start,
+        exe,
+        command,
+        uid,
+        os_user,
+        login_uid,
+        login_user,
+        login_strength,
+        session,
+        tty,
+        parents,
+        cgroup,
+        unit,
+        container,
+        pod,
     );
     one
 }

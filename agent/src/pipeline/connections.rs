@@ -11,7 +11,11 @@ use rustc_hash::FxHashMap;
 
 use super::{
     behind::{Part, Poolers},
-    dialogue::Dialogue, outbox::Outbox, profile::Profile, record::Tally, servers::ServerFacts,
+    dialogue::Dialogue,
+    outbox::Outbox,
+    profile::Profile,
+    record::Tally,
+    servers::ServerFacts,
 };
 use crate::{
     capture::{Connected, DataRecord, Ends, Opened},

@@ -210,9 +210,8 @@ impl Listener<'_> {
                 let counted = Tally { statements: 1, ..Tally::default() };
                 profile.server.coverage.add(&counted);
                 **tally += counted;
-                let sender = part
-                    .as_mut()
-                    .and_then(|part| shared.poolers.sender(part, statement.sequence));
+                let sender =
+                    part.as_mut().and_then(|part| shared.poolers.sender(part, statement.sequence));
                 if shared.outbox.is_wanted() {
                     let claims = claims::read(statement.text.as_deref(), profile.application());
                     let (host, rules) = (&shared.host, &shared.rules);

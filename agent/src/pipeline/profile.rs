@@ -8,8 +8,8 @@ use super::{
 };
 use crate::{
     event::{
-        Certainty, ClaimTag, Claims, Client, ConnectionId, Endpoint, Lane, Origin, Principal, Process,
-        Transport,
+        Certainty, ClaimTag, Claims, Client, ConnectionId, Endpoint, Lane, Origin, Principal,
+        Process, Transport,
     },
     pooler::Behind,
     principal::{Rules, Subject, claims},
@@ -255,7 +255,8 @@ impl Profile {
         sender: &Rc<Sender>,
     ) -> Arc<Origin> {
         let telling = claims.map(|claims| rules.telling(claims)).unwrap_or_default();
-        let known = self.senders.iter().find(|(of, tags, _)| Rc::ptr_eq(of, sender) && *tags == telling);
+        let known =
+            self.senders.iter().find(|(of, tags, _)| Rc::ptr_eq(of, sender) && *tags == telling);
         if let Some((.., origin)) = known {
             return origin.clone();
         }

@@ -269,7 +269,8 @@ impl World {
         let place = match self.clients[n].keeps {
             Some(place) => place,
             None => {
-                let free = |session: &Session| session.kept_for.is_none() && session.inbox.is_empty();
+                let free =
+                    |session: &Session| session.kept_for.is_none() && session.inbox.is_empty();
                 let Some(place) = self.sessions.iter().position(free) else { return };
                 if own {
                     // It makes the session its client's, and waits for that.

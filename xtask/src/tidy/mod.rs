@@ -44,7 +44,8 @@ const ALL: &[&str] = &["*"];
 
 /// Bytes and times come to these as arguments: that is what lets a fuzzer, a bench and a recorded
 /// transcript drive them, and the observer and the guard share them.
-const PURE: &[&str] = &["event", "stream", "protocol", "principal", "pooler", "statement", "policy"];
+const PURE: &[&str] =
+    &["event", "stream", "protocol", "principal", "pooler", "statement", "policy"];
 
 /// What a pure stage doesn't know.
 const IMPURE: &[&str] = &[
