@@ -416,10 +416,11 @@ impl State {
         if unrecorded > 0 {
             totals.drops.insert("recorder_full".to_owned(), unrecorded);
         }
+        // A turn may take more than the ring holds, while it is filled again; it never held more.
         let ring = |name: &str, size: u32, peak: usize| control::Ring {
             name: name.to_owned(),
             size_bytes: size.into(),
-            peak_bytes: peak as u64,
+            peak_bytes: u64::from(size).min(peak as u64),
         };
         let (live, exited) = self.processes.len();
         Snapshot {
