@@ -297,6 +297,12 @@ impl State {
             // The client says no more; the socket's owner will follow.
             Ok(Control::Closed { .. }) => {}
             Ok(Control::Connected(connected)) => self.connections.connected(connected),
+            Ok(Control::Certificate { time, pid, common_name: Some(name) }) => {
+                self.connections.certificate(pid, time, name);
+            }
+            Ok(Control::Certificate { common_name: None, .. }) => {
+                tracing::warn!("the common name of a client's certificate is too long to be used");
+            }
             Ok(Control::Listening { time, pid, .. }) => self.servers.listening(pid, time),
             Err(error) => self.undecodable(&error),
         }

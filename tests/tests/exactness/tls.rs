@@ -150,5 +150,5 @@ fn libssl(pid: u32) -> Result<TlsLibrary> {
         PathBuf::from(path.into_iter().find(|path| path.contains("libssl")).context("no libssl")?);
     let file = path.metadata()?;
     let name = path.display().to_string();
-    Ok(TlsLibrary { path, name, device: file.dev(), inode: file.ino() })
+    Ok(TlsLibrary { is_crypto: false, path, name, device: file.dev(), inode: file.ino() })
 }
