@@ -227,36 +227,3 @@ impl Sender {
 fn misses_requests(direction: Direction, why: SyncLoss) -> bool {
     direction == Direction::Request || why == SyncLoss::JoinedMidstream
 }
-
-/// What two origins agree on, and what both leave open.
-pub fn common(mut one: Origin, other: &Origin) -> Origin {
-    macro_rules! agree {
-        ($($field:ident),+ $(,)?) => {
-            $(if one.$field != other.$field { one.$field = Default::default(); })+
-        };
-    }
-    agree!(
-        client_address,
-        client_port,
-        principal_rule,
-        initiator,
-        groups,
-        pid,
-        process_start,
-        exe,
-        command,
-        uid,
-        os_user,
-        login_uid,
-        login_user,
-        login_strength,
-        session,
-        tty,
-        parents,
-        cgroup,
-        unit,
-        container,
-        pod,
-    );
-    one
-}

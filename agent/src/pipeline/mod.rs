@@ -303,6 +303,12 @@ impl State {
                 }
             }
             Ok(Control::Connected(connected)) => self.connections.connected(connected),
+            Ok(Control::Certificate { time, pid, common_name: Some(name) }) => {
+                self.connections.certificate(pid, time, name);
+            }
+            Ok(Control::Certificate { common_name: None, .. }) => {
+                tracing::warn!("the common name of a client's certificate is too long to be used");
+            }
             Ok(Control::Listening { time, pid, .. }) => self.servers.listening(pid, time),
             Err(error) => self.undecodable(&error),
         }
@@ -426,10 +432,11 @@ impl State {
         if unrecorded > 0 {
             totals.drops.insert("recorder_full".to_owned(), unrecorded);
         }
+        // A turn may take more than the ring holds, while it is filled again; it never held more.
         let ring = |name: &str, size: u32, peak: usize| control::Ring {
             name: name.to_owned(),
             size_bytes: size.into(),
-            peak_bytes: peak as u64,
+            peak_bytes: u64::from(size).min(peak as u64),
         };
         let (live, exited) = self.processes.len();
         Snapshot {

@@ -1,17 +1,15 @@
 //! What is known of one connection, and its half of the records made from that.
 
+mod through;
+
 use std::{collections::VecDeque, rc::Rc, sync::Arc};
 
-use super::{
-    behind::{self, Sender},
-    servers::ServerFacts,
-};
+use super::{behind::Sender, servers::ServerFacts};
 use crate::{
     event::{
-        Certainty, ClaimTag, Claims, Client, ConnectionId, Endpoint, Lane, Origin, Principal,
+        BootTime, ClaimTag, Claims, Client, ConnectionId, Endpoint, Lane, Origin, Principal,
         Process, Transport,
     },
-    pooler::Behind,
     principal::{Rules, Subject, claims},
     protocol::postgres::Title,
 };
@@ -28,6 +26,10 @@ pub struct Profile {
     application: Option<Arc<str>>,
     /// The server has made sure that it is `db_user`.
     user_proven: bool,
+    /// When its log-in began.
+    began: Option<BootTime>,
+    /// Subject of the client's TLS certificate, which the server has verified.
+    certificate: Option<Box<str>>,
     encrypted: bool,
     origin: Option<Arc<Origin>>,
     /// The same for the last statement that claimed something about who sent it, and what that was.
@@ -60,6 +62,8 @@ impl Profile {
             db_user: None,
             application: None,
             user_proven: false,
+            began: None,
+            certificate: None,
             encrypted: false,
             origin: None,
             claimed: None,
@@ -100,7 +104,17 @@ impl Profile {
         }
     }
 
-    pub fn started(&mut self, user: &str, database: &str, application: &str) {
+    /// Its server has verified a certificate with this common name. A server's process may read others
+    /// on its client's behalf later, so only what was read before the log-in counts.
+    pub fn certified(&mut self, common_name: &str, at: BootTime) {
+        if self.certificate.is_none() && self.began.is_none_or(|began| at < began) {
+            self.certificate = Some(format!("CN={common_name}").into());
+            self.changed();
+        }
+    }
+
+    pub fn started(&mut self, at: BootTime, user: &str, database: &str, application: &str) {
+        self.began = self.began.or(Some(at));
         self.db_user = known(user);
         self.database = known(database);
         self.application = known(application);
@@ -182,105 +196,6 @@ impl Profile {
         origin
     }
 
-    /// Likewise for a statement that came through a pooler, from one of those `behind` it.
-    pub fn origin_through(
-        &mut self,
-        host: &Origin,
-        rules: &Rules,
-        claims: Option<&Claims>,
-        pooler: &Arc<str>,
-        behind: &Behind<Rc<Sender>>,
-    ) -> Arc<Origin> {
-        let senders = match behind {
-            Behind::One(sender) => std::slice::from_ref(sender),
-            Behind::Several(senders) => senders,
-            Behind::Nobody => &[],
-        };
-        let origin = match senders.iter().all(|sender| sender.is_known()) {
-            true => self.origin_of(host, rules, claims, pooler, senders),
-            false => None,
-        };
-        if let Some(origin) = origin {
-            return origin;
-        }
-        let plain = self.origin_claiming(host, rules, claims);
-        if let Some((of, origin)) = &self.unsent
-            && Arc::ptr_eq(of, &plain)
-        {
-            return origin.clone();
-        }
-        let origin = Arc::new(Origin {
-            pooler: Some(pooler.clone()),
-            client_certainty: Some(Certainty::Unknown),
-            ..Origin::clone(&plain)
-        });
-        self.unsent = Some((plain, origin.clone()));
-        origin
-    }
-
-    /// What can be said of all of these, if they are one principal.
-    fn origin_of(
-        &mut self,
-        host: &Origin,
-        rules: &Rules,
-        claims: Option<&Claims>,
-        pooler: &Arc<str>,
-        senders: &[Rc<Sender>],
-    ) -> Option<Arc<Origin>> {
-        let (first, others) = senders.split_first()?;
-        let origin = self.origin_sent_by(host, rules, claims, pooler, first);
-        if others.is_empty() {
-            return Some(origin);
-        }
-        let mut all = Origin::clone(&origin);
-        for other in others {
-            let other = self.origin_sent_by(host, rules, claims, pooler, other);
-            if (&all.principal, all.principal_kind) != (&other.principal, other.principal_kind) {
-                return None;
-            }
-            all = behind::common(all, &other);
-        }
-        if !others.iter().all(|other| other.is_same_process(first)) {
-            all.client_certainty = Some(Certainty::Shared);
-        }
-        Some(Arc::new(all))
-    }
-
-    fn origin_sent_by(
-        &mut self,
-        host: &Origin,
-        rules: &Rules,
-        claims: Option<&Claims>,
-        pooler: &Arc<str>,
-        sender: &Rc<Sender>,
-    ) -> Arc<Origin> {
-        let telling = claims.map(|claims| rules.telling(claims)).unwrap_or_default();
-        let known =
-            self.senders.iter().find(|(of, tags, _)| Rc::ptr_eq(of, sender) && *tags == telling);
-        if let Some((.., origin)) = known {
-            return origin.clone();
-        }
-        let of_application = claims::read(None, self.application());
-        let principal = rules.decide(&Subject {
-            client: &sender.client,
-            db_user: self.db_user.as_deref(),
-            db_user_proven: sender.proven_user.is_some() && sender.proven_user == self.db_user,
-            application: self.application.as_deref(),
-            certificate: None,
-            claims: claims.or(of_application.as_ref()),
-        });
-        let origin = Arc::new(Origin {
-            pooler: Some(pooler.clone()),
-            client_certainty: Some(Certainty::Exact),
-            ..self.make_origin(host, &principal, &sender.client, &sender.remote)
-        });
-        if self.senders.len() >= MAX_SENDERS {
-            self.senders.pop_front();
-        }
-        self.senders.push_back((sender.clone(), telling, origin.clone()));
-        origin
-    }
-
     /// Who it is, as of now.
     pub fn principal(&self, rules: &Rules) -> Principal {
         let claims = claims::read(None, self.application());
@@ -293,7 +208,7 @@ impl Profile {
             db_user: self.db_user.as_deref(),
             db_user_proven: self.user_proven,
             application: self.application.as_deref(),
-            certificate: None,
+            certificate: self.certificate.as_deref(),
             claims,
         })
     }
@@ -391,5 +306,58 @@ fn address(end: &Endpoint) -> (Option<Arc<str>>, Option<u16>) {
     match end {
         Endpoint::Ip { address, port } => (Some(address.to_string().into()), Some(*port)),
         Endpoint::Unix { path } => (path.clone(), None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use super::Profile;
+    use crate::{
+        event::{BootTime, Client, ConnectionId, Endpoint, Engine, Origin},
+        pipeline::servers::ServerFacts,
+        principal::{Rules, Written},
+    };
+
+    /// A server's process may verify other certificates once its client has a say in what it does.
+    #[test]
+    fn only_a_certificate_from_before_the_log_in_counts() {
+        let rule = r#"kind = "service"
+            name = "reporter"
+            certificate = "CN=report"
+            "#;
+        let rules = Rules::new(&[toml::from_str::<Written>(rule).unwrap()]).unwrap();
+        let kind = |profile: &mut Profile| {
+            profile.origin(&Origin::default(), &rules).principal.as_deref().map(str::to_owned)
+        };
+        let profile = || {
+            let server = ServerFacts {
+                name: "pg".into(),
+                engine: Engine::Postgresql,
+                place: Default::default(),
+                coverage: Default::default(),
+                pooler: None,
+            };
+            let end = Endpoint::Unix { path: None };
+            let client = Client::LocalUnknown;
+            Profile::new(ConnectionId(1), Rc::new(server), end.clone(), end, client)
+        };
+        let mut early = profile();
+        early.certified("report", BootTime(1));
+        early.certified("somebody else", BootTime(2));
+        early.started(BootTime(3), "app", "app", "");
+        assert_eq!(kind(&mut early).as_deref(), Some("reporter"));
+
+        // Told late, but read in time.
+        let mut told_late = profile();
+        told_late.started(BootTime(3), "app", "app", "");
+        told_late.certified("report", BootTime(2));
+        assert_eq!(kind(&mut told_late).as_deref(), Some("reporter"));
+
+        let mut late = profile();
+        late.started(BootTime(3), "app", "app", "");
+        late.certified("report", BootTime(4));
+        assert_ne!(kind(&mut late).as_deref(), Some("reporter"));
     }
 }

@@ -200,7 +200,7 @@ impl World {
     fn new(seed: u64) -> Self {
         let mut world = Self {
             seed,
-            pools_sessions: seed % 3 == 0,
+            pools_sessions: seed.is_multiple_of(3),
             clients: Vec::new(),
             sessions: (0..3).map(|_| Session::default()).collect(),
             pooler: pooler(),
