@@ -197,6 +197,23 @@ fn an_ai_behind_a_pooler_is_flagged() -> Result<()> {
     said(postgres.program("psql").args(["-XAtq", "-d", &console, "-c", "SHOW POOLS"]))?;
     let shown = all.statements(1, |row| row["text"] == "SHOW POOLS")?;
     ensure!(shown[0]["server"] == pooler.name() && shown[0]["pooler"].is_null(), "{:#}", shown[0]);
+
+    // Whom it lets in and whom it doesn't is kept, with who it was.
+    let stranger = pooler.conninfo(Via::Tcp).replace("user=postgres", "user=stranger");
+    let refused = postgres.program("psql").args(["-XAtq", "-d", &stranger, "-c", ""]).output()?;
+    ensure!(!refused.status.success(), "it let a stranger in");
+    let of_pooler = format!(
+        "SELECT action, db_user, exe FROM rows WHERE server = '{}' AND record = 'connection' \
+         AND action = 'refused'",
+        pooler.name()
+    );
+    let row = await_until("the refusal's row", || {
+        let text = said(&mut agent.command(&["sql", "--format", "json", &of_pooler]))?;
+        Ok(text.lines().next().map(str::to_owned))
+    })?;
+    let row: Value = serde_json::from_str(&row)?;
+    let exe = row["exe"].as_str().unwrap_or_default();
+    ensure!(row["db_user"] == "stranger" && exe.ends_with("/psql"), "{row:#}");
     Ok(())
 }
 

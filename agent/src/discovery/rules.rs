@@ -241,7 +241,9 @@ mod tests {
             ..ServerRule::default()
         }];
         let mut names = Names::new(1);
+        let pooler = server(6432, "/usr/sbin/pgbouncer", 1, Trust::Verified);
         let cases = [
+            (Server { kind: ServerKind::Pooler, ..pooler }, "pgbouncer-6432"),
             (server(5432, "/a", 1, Trust::Verified), "pg-5432"),
             (server(5432, "/b", 1, Trust::Verified), "pg-5432-********"),
             (server(5432, "/c", 2, Trust::Verified), "pg-5432-********"),

@@ -242,12 +242,8 @@ fn what(line: &Line) -> Vec<(Style, String)> {
     if let Some(rule) = &line.rule {
         parts.push((Style::Warning, format!("⚑ {} ", clean(rule))));
     }
-    if let Some(pooler) = &line.pooler {
-        let (style, words) = match line.client_certainty.as_deref() {
-            Some("unknown") => (Style::Warning, ", client unknown"),
-            _ => (Style::Dim, ""),
-        };
-        parts.push((style, format!("[via {}{words}] ", clean(pooler))));
+    if line.client_certainty.as_deref() == Some("unknown") {
+        parts.push((Style::Warning, "[client unknown] ".into()));
     }
     if let Some(code) = &line.error_code {
         let message = line.error_message.as_deref().unwrap_or_default();
@@ -271,6 +267,9 @@ fn what(line: &Line) -> Vec<(Style, String)> {
             .map(|value| value.as_deref().map_or_else(|| "null".into(), clean))
             .collect();
         parts.push((Style::Dim, format!("  ({})", values.join(", "))));
+    }
+    if let Some(pooler) = &line.pooler {
+        parts.push((Style::Dim, format!("  via {}", clean(pooler))));
     }
     parts
 }
@@ -333,15 +332,15 @@ mod tests {
             ),
             (
                 json!({"pooler": "pgbouncer-6432", "client_certainty": "exact"}),
-                "03:04:05.123  alice psql             shop@orders      12 rows   1.24 ms    [via pgbouncer-6432] select *…",
+                "03:04:05.123  alice psql             shop@orders      12 rows   1.24 ms    select * from items  via pgbo…",
             ),
             (
                 json!({"pooler": "b", "client_certainty": "unknown", "exe": "/usr/sbin/pgbouncer"}),
-                "03:04:05.123  alice pgbouncer        shop@orders      12 rows   1.24 ms    [via b, client unknown] selec…",
+                "03:04:05.123  alice pgbouncer        shop@orders      12 rows   1.24 ms    [client unknown] select * from…",
             ),
             (
                 json!({"pooler": "b", "client_certainty": "shared", "pid": null, "principal": "shop"}),
-                "03:04:05.123  one of shop            shop@orders      12 rows   1.24 ms    [via b] select * from items",
+                "03:04:05.123  one of shop            shop@orders      12 rows   1.24 ms    select * from items  via b",
             ),
             (
                 json!({"pid": null, "client_address": "10.0.0.7", "client_port": 41234, "transaction": "in_transaction"}),
