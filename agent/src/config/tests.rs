@@ -45,6 +45,7 @@ fn every_key_arrives() {
         response_head_bytes = 1024
         response_tail_bytes = 512
         tls = "off"
+        poolers = false
         [ledger]
         enabled = false
         directory = "/srv/ledger"
@@ -113,6 +114,7 @@ fn every_key_arrives() {
     assert_eq!(settings.capture.response_head_bytes, Size(1_024));
     assert_eq!(settings.capture.response_tail_bytes, Size(512));
     assert_eq!(settings.capture.tls, TlsCapture::Off);
+    assert!(!settings.capture.poolers);
     let seconds = |n| Span(Duration::from_secs(n));
     assert_eq!(
         settings.ledger,

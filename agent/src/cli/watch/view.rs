@@ -336,7 +336,7 @@ mod tests {
             ),
             (
                 json!({"pooler": "b", "client_certainty": "unknown", "exe": "/usr/sbin/pgbouncer"}),
-                "03:04:05.123  alice pgbouncer        shop@orders      12 rows   1.24 ms    [client unknown] select * from…",
+                "03:04:05.123  alice pgbouncer        shop@orders      12 rows   1.24 ms    [client unknown] select * fro…",
             ),
             (
                 json!({"pooler": "b", "client_certainty": "shared", "pid": null, "principal": "shop"}),
