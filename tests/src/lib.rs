@@ -12,6 +12,7 @@ pub mod place;
 mod postgres;
 #[cfg(feature = "rows")]
 pub mod rows;
+pub mod sender;
 mod session;
 mod wire;
 

@@ -24,10 +24,10 @@ use std::{path::Path, sync::Arc, time::Duration};
 use anyhow::{Context, Result};
 use nix::time::{ClockId, clock_gettime};
 
-pub use self::keeping::Mistake;
+pub use self::keeping::{Configuration, Mistake};
 use self::{
     connections::{Connections, Shared},
-    keeping::{Configuration, Keeping},
+    keeping::Keeping,
     losses::Losses,
     outbox::outbox,
     policing::Policing,

@@ -75,8 +75,8 @@ const STATEMENT: [&str; 43] = [
     "joined_midstream",
     "masked",
 ];
-const OCCURRENCE: [&str; 9] =
-    ["time", "host", "server", "record", "action", "connection", "message", "counts", "lane"];
+const OCCURRENCE: [&str; 8] =
+    ["time", "host", "server", "record", "action", "connection", "message", "counts"];
 /// A name that no column has.
 const WANTED: &str = "@wanted";
 /// Of the rows before the period: what was last said is what counts.
@@ -95,6 +95,10 @@ pub(super) async fn run(
     let period = report.filter.since.unwrap_or(first)..=report.filter.until.unwrap_or(end);
     let mut snapshot = all.clone();
     snapshot.only_between(&period);
+    // Asking for what can't be told, as with no key to look rows up by, is no half report.
+    let filter = Filter { since: None, until: None, ..report.filter.clone() };
+    let conditions = filter.conditions(options.hash_key)?;
+    let wanted = conditions.into_iter().reduce(Expr::and).unwrap_or_else(|| lit(true));
     let asking = Asking {
         wide: session(ledger, options.limits)?,
         // With several threads, rows that come in order would lose it.
@@ -110,7 +114,7 @@ pub(super) async fn run(
     asking.last_seen(&starts, answer).await?;
     asking.coverage(answer).await?;
     let members = Members::new(&report.population);
-    let told = asking.statements(&members, options, answer).await?;
+    let told = asking.statements(&members, wanted, answer).await?;
     answer.end(Trailer { report: Some(told), ..Trailer::default() })
 }
 
@@ -131,9 +135,10 @@ impl Asking<'_> {
     }
 
     async fn counts(&self, answer: &mut Answer<'_>) -> Result<(), SearchError> {
+        let is_sealed = ident(SEGMENT_ROW).is_not_null().alias("sealed");
         let is_statement = ident("record").eq(lit("statement")).alias("statement");
-        let group =
-            vec![ident("host"), ident(SEGMENT), is_statement, self.in_period().alias("in_period")];
+        let in_period = self.in_period().alias("in_period");
+        let group = vec![ident("host"), ident(SEGMENT), is_sealed, is_statement, in_period];
         let counted = vec![
             count(lit(1)).alias("rows"),
             min(ident("time")).alias("first"),
@@ -241,13 +246,10 @@ impl Asking<'_> {
     async fn statements(
         &self,
         members: &Members,
-        options: &Options<'_>,
+        wanted: Expr,
         answer: &mut Answer<'_>,
     ) -> Result<ReportTrailer, SearchError> {
         answer.part(Part::Statements)?;
-        let filter = Filter { since: None, until: None, ..self.filter.clone() };
-        let conditions = filter.conditions(options.hash_key)?;
-        let wanted = conditions.into_iter().reduce(Expr::and).unwrap_or_else(|| lit(true));
         let more = population::COLUMNS.iter().filter(|name| !STATEMENT.contains(name));
         let columns: Vec<Expr> = STATEMENT
             .iter()
