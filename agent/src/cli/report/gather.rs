@@ -1,7 +1,5 @@
 //! Takes in what the query worker tells, part by part, and keeps what the first page needs.
 
-use std::path::Path;
-
 use anyhow::{Context, Result, bail};
 use serde::de::DeserializeOwned;
 
@@ -17,7 +15,7 @@ use super::{
     totals::Totals,
 };
 use crate::{
-    cli::ask::{Answer, worker},
+    cli::ask::worker,
     event::WallTime,
     ledger::entry::History,
     search::{Line, Part, Place, ReportTrailer, Request},

@@ -167,14 +167,14 @@ impl<'a> Making<'a> {
     }
 
     fn make(self) -> Result<Answer> {
-        let output = self.given.output.as_deref();
-        let mut rows = Rows::new(self.form, output)?;
+        let (form, output) = (self.form, self.given.output.as_deref());
+        let mut rows = Rows::new(form, output)?;
         let request = Request::Report(search::Report {
             filter: self.filter.clone(),
             population: self.population(),
         });
         let gathered = block_on(Gathered::of(&self.ledger, &request, &mut rows))?;
-        if self.form == Form::Html && rows.n_rows > HTML_ROWS {
+        if form == Form::Html && rows.n_rows > HTML_ROWS {
             return Err(Usage(format!(
                 "{} statements belong to this report, and HTML has room for {HTML_ROWS}: narrow it (--since, \
                  --until, --who, …), or take --format csv or json, which have no limit",
@@ -185,7 +185,7 @@ impl<'a> Making<'a> {
         let head = self.head(gathered, &rows)?;
         rows.write(&head, output)?;
         if let Some(path) = output {
-            tell(&head, path, self.form);
+            tell(&head, path, form);
         }
         Ok(if head.sound { Answer::Done } else { Answer::No })
     }
