@@ -161,7 +161,7 @@ fn rows_say_what_a_reader_must_know() {
     assert_eq!(row(0)["place"], "1:1");
     assert_eq!(row(0)["outcome"], "done");
     assert_eq!(row(0)["marks"], json!(["no signed entry"]));
-    assert_eq!(row(2)["marks"][1], "calls code");
+    assert_eq!(row(2)["marks"][0], "calls code");
     assert!(row(3)["marks"].as_array().unwrap().contains(&json!("text not seen")));
     assert_eq!((&row(4)["outcome"], &row(4)["error_code"]), (&json!("failed"), &json!("22012")));
     assert_eq!((&row(5)["place"], &row(5)["marks"]), (&Value::Null, &json!(["not sealed yet"])));
@@ -242,11 +242,8 @@ fn hostile_texts_do_nothing_in_any_form() {
     let path = csv.to_str().unwrap();
     let (code, ..) = dbwarden(made.path(), &[&arguments[..], &["--output", path]].concat());
     assert_eq!(code, Some(0));
-    assert!(
-        fs::read_to_string(csv).unwrap().contains("\"'=cmd|'/c calc'") || {
-            fs::read_to_string(path).unwrap().contains(",'=cmd|'/c calc'")
-        }
-    );
+    let csv = fs::read_to_string(path).unwrap();
+    assert!(csv.contains(",'=cmd|'/c calc'"), "{csv}");
 }
 
 #[test]
@@ -333,7 +330,7 @@ fn a_million_rows_are_reported_in_bounded_memory() {
     assert_eq!(code, Some(2));
     assert!(stderr.contains(&format!("{n_changes} statements belong")), "{stderr}");
     assert!(!html.exists());
-    let (code, html, stderr) = run(&["--table", "warehouses"], "report.html");
+    let (code, html, stderr) = run(&["--table", "accounts", "--who", "alice"], "report.html");
     assert_eq!(code, Some(0), "{stderr}");
     let html = fs::read_to_string(html).unwrap();
     assert!(html.matches("<tbody><tr><td class=\"r\">").count() > 100);

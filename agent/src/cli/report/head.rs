@@ -75,10 +75,6 @@ impl Head {
         gaps.filter_map(|gap| Some(gap.to?.0 - gap.from?.0)).sum()
     }
 
-    pub(super) fn blind_connections(&self) -> u64 {
-        self.servers.iter().map(|server| server.blind_connections).sum()
-    }
-
     pub(super) fn is_sound(&self) -> bool {
         self.proof.verdict != Verdict::Broken && self.reconciliation.differences.is_empty()
     }

@@ -104,13 +104,15 @@ impl Reader {
                 return self.finish().map(Some);
             }
             self.place = 0;
-            if self.is_over || self.scanner.position() >= self.end {
+            // What the scanner holds then has been gathered, or came too late.
+            self.is_over |= self.scanner.position() >= self.end;
+            if self.is_over {
                 break;
             }
             let Some((batch, _)) = self.scanner.next_batch()? else { break };
             let head = batch.head;
-            if self.scanner.position() > self.end {
-                self.is_over = true;
+            self.is_over = self.scanner.position() > self.end;
+            if self.is_over {
                 break;
             }
             self.wanted = head.committed >= self.committed_since
