@@ -215,7 +215,8 @@ pub(super) fn sentence(finding: &Finding) -> String {
     format!("{place}: {}", finding.reason)
 }
 
-fn shown(time: WallTime) -> String {
+/// `2026-11-23 14:00:00 UTC`
+pub(super) fn shown(time: WallTime) -> String {
     let format =
         time::macros::format_description!("[year]-[month]-[day] [hour]:[minute]:[second] UTC");
     time.to_utc().format(format).unwrap_or_default()

@@ -15,7 +15,7 @@ use super::{
     totals::Totals,
 };
 use crate::{
-    cli::ask::worker,
+    cli::{ask::worker, verify::shown},
     event::WallTime,
     ledger::entry::History,
     search::{Line, Part, Place, ReportTrailer, Request},
@@ -124,7 +124,7 @@ impl Gathered {
                         "segment {} with {} rows was removed on {} by {}, as a signed entry says",
                         segment.number,
                         segment.rows,
-                        WallTime(removal.time_us),
+                        shown(WallTime(removal.time_us)),
                         removal.reason
                     ),
                 });
@@ -164,12 +164,14 @@ impl Gathered {
                     && first > since
                 {
                     notes.push(format!(
-                        "no row says that dbwarden ran before {first}, when the first row of the period was recorded"
+                        "no row says that dbwarden ran before {}, when the first row of the period was recorded",
+                        shown(first)
                     ));
                 }
                 notes.push(format!(
-                    "the last row of the period is of {last}: whether dbwarden was watching after it, only a later \
-                     row or checkpoint can say"
+                    "the last row of the period is of {}: whether dbwarden was watching after it, only a later \
+                     row or checkpoint can say",
+                    shown(last)
                 ));
             }
         }

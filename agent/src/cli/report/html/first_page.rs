@@ -14,6 +14,7 @@ use crate::{
             totals::{Sum, Sums},
         },
         terminal::{bytes, duration},
+        verify::shown,
     },
     event::WallTime,
 };
@@ -262,7 +263,7 @@ fn reconciliation(html: &mut String, head: &Head) -> fmt::Result {
         )
     };
     let rows = format!(
-        "Rows in the segments that may have rows of the period: {} sealed ones with {} ({signed}), {} open",
+        "Rows in the segments that may have rows of the period (sealed: {} with {} rows, {signed}; open: {})",
         number(sums.sealed_segments),
         number(sums.sealed_rows),
         number(sums.open_segments),
@@ -427,13 +428,6 @@ fn period_words(head: &Head) -> String {
         _ => "the ledger has no row in it".to_owned(),
     };
     format!("{}; {rows}", period(head))
-}
-
-/// `2026-11-23 14:00:00 UTC`
-fn shown(time: WallTime) -> String {
-    let format =
-        time::macros::format_description!("[year]-[month]-[day] [hour]:[minute]:[second] UTC");
-    time.to_utc().format(format).unwrap_or_default()
 }
 
 /// All digits, in groups: `1 204 221`, with a space that doesn't break.
