@@ -308,7 +308,7 @@ fn check_lacks(report: &Value, blind: &str) -> Result<()> {
         servers.iter().find(|server| server["server"] == blind).context("no blind server")?;
     ensure!(server["blind_connections"] == 1, "{server:#}");
     let notes = report["notes"].to_string();
-    ensure!(notes.contains("1 encrypted connections could not be looked into"), "{notes}");
+    ensure!(notes.contains("encrypted connections that could not be looked into: 1."), "{notes}");
     Ok(())
 }
 

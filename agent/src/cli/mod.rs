@@ -152,7 +152,7 @@ pub enum Command {
     /// The complete population of a period, with what was not observed in it, reconciled with the ledger
     /// row by row. Reads the ledger's folder, and needs no service. Exits with 1 if the ledger isn't what was
     /// signed, or if the rows don't add up: the report says so on its first page.
-    Report(ReportArguments),
+    Report(Box<ReportArguments>),
     /// Answer one request from standard input
     #[command(hide = true)]
     QueryWorker(QueryWorker),

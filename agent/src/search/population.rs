@@ -118,8 +118,8 @@ impl Members {
                 region.is_some_and(|region| wider(region).any(|one| Some(one) == wanted))
             };
             // One of a table's regions is enough; of what may have been read besides, nobody knows which.
-            member.in_region = read.iter().all(|labels| labels.iter().any(may))
-                && possible.iter().all(|l| may(&l));
+            member.in_region =
+                read.iter().all(|labels| labels.iter().any(may)) && possible.iter().all(may);
         }
         Some(member)
     }

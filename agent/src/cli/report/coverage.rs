@@ -147,6 +147,11 @@ impl Coverage {
         self.lives.values().flatten().any(|(time, _)| *time < moment)
     }
 
+    /// A start of the period came without a stop before it.
+    pub(super) fn ended_unclean(&self) -> bool {
+        !self.last_seen.is_empty()
+    }
+
     /// Everything that is known to be missing in the period, in the order of time.
     pub(super) fn gaps(&self, since: Option<WallTime>, until: WallTime) -> Vec<Gap> {
         let mut gaps = self.losses.clone();

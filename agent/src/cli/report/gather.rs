@@ -144,17 +144,25 @@ impl Gathered {
         for server in self.coverage.servers() {
             if server.blind_connections > 0 {
                 notes.push(format!(
-                    "{} on {}: {} encrypted connections could not be looked into; what was done in them is in no row",
+                    "{} on {}: encrypted connections that could not be looked into: {}. What was done in them is in no \
+                     row",
                     server.server, server.host, server.blind_connections
                 ));
             }
             if server.joined_connections > 0 {
                 notes.push(format!(
-                    "{} on {}: {} connections had begun before they were watched; what was done in them before is in \
-                     no row",
+                    "{} on {}: connections that had begun before they were watched: {}. What was done in them before is \
+                     in no row",
                     server.server, server.host, server.joined_connections
                 ));
             }
+        }
+        if self.coverage.ended_unclean() {
+            notes.push(
+                "where dbwarden ended without saying so, the sums of each server lack up to a minute before it, or \
+                 its last moments; statements that it had recorded are all here"
+                    .to_owned(),
+            );
         }
         match self.counts.span() {
             None => notes.push("the ledger has no row of this period".to_owned()),

@@ -16,7 +16,7 @@ use crate::event::WallTime;
 
 /// Of the document's form; a later one may only add fields.
 pub(super) const FORMAT: &str = "dbwarden-report-1";
-pub(super) const HASHED: &str = "each row of the report as one line of JSON (UTF-8, no spaces, fields in the order of `columns`, \
+pub(super) const HASHED: &str = "each row of the report as one line of JSON (UTF-8, no spaces, fields in the order of its columns, \
      absent ones null) and a newline, in the report's order";
 
 #[derive(Debug, Serialize)]

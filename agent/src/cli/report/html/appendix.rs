@@ -11,7 +11,7 @@ const COLUMNS: &[(&str, &str)] = &[
     (
         "Principal",
         "who sent it, as the host\u{2019}s kernel and configuration tell (verified): human, service, ai or \
-         unknown; for AI also who launched it. What a client says of itself is in no column but `application`",
+         unknown; for AI also who launched it. What a client says of itself is in no column but the application\u{2019}s name",
     ),
     ("Database, as user", "the database, the database user, and the server as dbwarden calls it"),
     (
@@ -24,7 +24,7 @@ const COLUMNS: &[(&str, &str)] = &[
         "Outcome",
         "done, failed (with the server\u{2019}s SQLSTATE), not run (skipped after an earlier error), or end not \
          seen. A statement that is done inside a transaction (marked) took effect only if that was committed: \
-         `dbwarden search --connection` shows how it went on",
+         dbwarden search --connection shows how it went on",
     ),
     ("Verdict, rule", "what policy made of it when it was seen, and the rule that decided"),
     ("Approval", "who approved it; nobody approves statements yet, so it is empty"),

@@ -4,6 +4,7 @@ mod appendix;
 mod escape;
 mod first_page;
 pub(super) mod rows;
+mod sums;
 
 use std::fmt::{self, Write};
 
