@@ -9,6 +9,7 @@ pub const OPEN: u32 = 4;
 pub const CLOSE: u32 = 5;
 pub const CLIENT: u32 = 6;
 pub const LISTEN: u32 = 7;
+pub const CERTIFICATE: u32 = 8;
 
 /// Every control record begins with this.
 #[repr(C)]
@@ -168,4 +169,16 @@ pub struct Listen {
     pub tuple: Tuple,
 }
 
-plain!(ControlHeader, Fork, Exec, Exit, Tuple, Open, Close, Client, Listen);
+pub const COMMON_NAME_LEN: usize = 128;
+
+/// A tracked process has read the common name of its client's TLS certificate.
+#[repr(C)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+#[derive(Clone, Copy, Debug)]
+pub struct Certificate {
+    pub header: ControlHeader,
+    /// NUL-terminated, also where it was longer.
+    pub common_name: [u8; COMMON_NAME_LEN],
+}
+
+plain!(ControlHeader, Fork, Exec, Exit, Tuple, Open, Close, Client, Listen, Certificate);

@@ -40,6 +40,10 @@ pub static TLS_CALLS: LruHashMap<u64, TlsCall> = LruHashMap::with_max_entries(16
 #[map]
 pub static TLS_SOCKETS: LruHashMap<TlsKey, TlsSocket> = LruHashMap::with_max_entries(64 * 1024, 0);
 
+/// Where a thread has its client's common name written, while it waits for that.
+#[map]
+pub static NAME_CALLS: LruHashMap<u64, u64> = LruHashMap::with_max_entries(1024, 0);
+
 /// What could not be delivered, by `Drop` reason.
 #[map]
 pub static COUNTERS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(N_DROPS as u32, 0);

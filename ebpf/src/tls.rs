@@ -3,16 +3,21 @@
 use aya_ebpf::{
     EbpfContext,
     bindings::pt_regs,
-    helpers::bpf_get_current_pid_tgid,
+    helpers::{bpf_get_current_pid_tgid, generated::bpf_probe_read_user_str},
     macros::{uprobe, uretprobe},
     programs::{ProbeContext, RetProbeContext},
 };
-use dbwarden_common::{Drop, REQUEST, RESPONSE, TLS_LAYER, TRACKED_TLS, Tracked};
+use dbwarden_common::{
+    CERTIFICATE, COMMON_NAME_LEN, Certificate, ControlHeader, Drop, REQUEST, RESPONSE, TLS_LAYER,
+    TRACKED_PROGRAM, TRACKED_TLS, Tracked,
+};
 
 use crate::{
     emit::{self, Call, Source},
     kernel::{self, now},
-    maps::{CONNECTIONS, TLS_CALLS, TLS_SOCKETS, TRACKED, TlsCall, TlsKey, TlsSocket, count},
+    maps::{
+        CONNECTIONS, NAME_CALLS, TLS_CALLS, TLS_SOCKETS, TRACKED, TlsCall, TlsKey, TlsSocket, count,
+    },
 };
 
 /// `SSL_read(ssl, buf, num)` and `SSL_write(ssl, buf, num)`.
@@ -50,6 +55,55 @@ pub fn ssl_free(ctx: ProbeContext) -> u32 {
         let _ = TLS_SOCKETS.remove(key);
     }
     0
+}
+
+/// `X509_NAME_get_text_by_NID(name, nid, buf, len)`: with this PostgreSQL asks for the common name of the
+/// certificate that it has just verified, once for its length and once for itself.
+#[uprobe]
+pub fn certificate_name(ctx: ProbeContext) -> u32 {
+    const NID_COMMON_NAME: i32 = 13;
+    let pid_tgid = bpf_get_current_pid_tgid();
+    let buffer: u64 = ctx.arg(2).unwrap_or(0);
+    if ctx.arg::<i32>(1) == Some(NID_COMMON_NAME) && buffer != 0 && is_server(pid_tgid) {
+        let _ = NAME_CALLS.insert(pid_tgid, buffer, 0);
+    }
+    0
+}
+
+#[uretprobe]
+pub fn certificate_name_return(ctx: RetProbeContext) -> u32 {
+    let pid_tgid = bpf_get_current_pid_tgid();
+    // SAFETY: the value is copied at once.
+    let Some(buffer) = (unsafe { NAME_CALLS.get(pid_tgid) }).copied() else { return 0 };
+    let _ = NAME_CALLS.remove(pid_tgid);
+    if ctx.ret::<i32>() <= 0 {
+        return 0;
+    }
+    let Some(mut entry) = emit::control::<Certificate>() else { return 0 };
+    let certificate = entry.as_mut_ptr();
+    // SAFETY: a reservation of this size; the helper checks the source.
+    let read = unsafe {
+        (*certificate).header =
+            ControlHeader { time: now(), kind: CERTIFICATE, tgid: (pid_tgid >> 32) as u32 };
+        bpf_probe_read_user_str(
+            (&raw mut (*certificate).common_name).cast(),
+            COMMON_NAME_LEN as u32,
+            buffer as *const _,
+        )
+    };
+    match read > 0 {
+        true => entry.submit(emit::wakeup()),
+        false => entry.discard(0),
+    }
+    0
+}
+
+/// A server's own process, and no program that it runs.
+#[inline(always)]
+fn is_server(pid_tgid: u64) -> bool {
+    // SAFETY: the value is copied at once.
+    let tracked = unsafe { TRACKED.get((pid_tgid >> 32) as u32) }.copied();
+    tracked.is_some_and(|tracked| tracked.flags & TRACKED_PROGRAM == 0)
 }
 
 #[inline(always)]

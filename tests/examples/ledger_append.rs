@@ -186,6 +186,7 @@ fn script(
             .collect(),
         columns: columns.iter().map(|column| (*column).into()).collect(),
         functions: Vec::new(),
+        settings: Vec::new(),
         keys: Vec::new(),
         restricted: None,
         analysis: Analysis::Complete,

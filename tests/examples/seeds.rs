@@ -1,5 +1,5 @@
-//! Writes the fuzzers' seeds to the folder that is its argument: a folder a target, made of the transcripts
-//! and of the statements that the analysis is tested with.
+//! Writes the fuzzers' seeds to the folder that is its argument: a folder a target, made of the transcripts,
+//! of the statements that the analysis is tested with, and of the starter pack's policies.
 
 #[path = "../tests/postgres_transcripts/drive.rs"]
 #[allow(dead_code, reason = "shared with the tests")]
@@ -9,6 +9,8 @@ mod drive;
 mod transcript;
 
 use std::{env, fs, io, path::PathBuf};
+
+use dbwarden::policy::STARTER_PACK;
 
 /// A text in each odd line, what it does in each even one.
 const STATEMENTS: &str = include_str!("../../agent/src/statement/analysis/tests/statements.txt");
@@ -30,6 +32,11 @@ fn main() -> io::Result<()> {
             // The first byte says whether strings conform to the standard.
             fs::write(folder.join(n.to_string()), format!("\u{1}{text}"))?;
         }
+    }
+    let policy = folder.join("policy");
+    fs::create_dir_all(&policy)?;
+    for (n, text) in STARTER_PACK.split("\n\n").enumerate() {
+        fs::write(policy.join(n.to_string()), text)?;
     }
     Ok(())
 }

@@ -12,10 +12,14 @@ pub mod ledger {
     pub mod note;
     pub mod trail;
 }
-/// What parses the words of clients.
+#[path = "../../agent/src/policy/mod.rs"]
+pub mod policy;
+/// What parses the words of clients, and what `policy` knows places by.
 #[path = "../../agent/src/principal"]
 pub mod principal {
     pub mod claims;
+    mod network;
+    pub use network::Network;
 }
 #[path = "../../agent/src/protocol/mod.rs"]
 pub mod protocol;

@@ -1,4 +1,4 @@
-//! A certificate authority for one test, and a server certificate of it.
+//! A certificate authority for one test, and certificates of it.
 
 use std::{
     fs,
@@ -6,9 +6,11 @@ use std::{
     process::Command,
 };
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::said;
+
+const CURVE: [&str; 5] = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
 
 /// Files in PEM, valid for `localhost`, `127.0.0.1` and `::1` for two days.
 #[derive(Clone, Debug)]
@@ -27,39 +29,47 @@ impl Certificates {
             certificate: at("server.crt"),
             key: at("server.key"),
         };
-        let curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
         said(
             openssl(&["req", "-x509", "-days", "2", "-subj", "/CN=dbwarden test authority"])
-                .args(curve)
+                .args(CURVE)
                 .arg("-keyout")
                 .arg(at("ca.key"))
                 .arg("-out")
                 .arg(&made.authority),
         )?;
-        said(
-            openssl(&["req", "-subj", "/CN=localhost"])
-                .args(curve)
-                .arg("-keyout")
-                .arg(&made.key)
-                .arg("-out")
-                .arg(at("server.csr")),
-        )?;
         fs::write(at("names"), "subjectAltName=DNS:localhost,IP:127.0.0.1,IP:::1\n")?;
-        said(
-            openssl(&["x509", "-req", "-days", "2", "-CAcreateserial"])
-                .arg("-in")
-                .arg(at("server.csr"))
-                .arg("-CA")
-                .arg(&made.authority)
-                .arg("-CAkey")
-                .arg(at("ca.key"))
-                .arg("-extfile")
-                .arg(at("names"))
-                .arg("-out")
-                .arg(&made.certificate),
-        )?;
+        signed(folder, "server", "localhost", Some(&at("names")))?;
         Ok(made)
     }
+
+    /// A client's certificate by the same authority, and its key.
+    pub fn client(&self, common_name: &str) -> Result<(PathBuf, PathBuf)> {
+        let folder = self.authority.parent().context("an authority without a folder")?;
+        signed(folder, common_name, common_name, None)?;
+        let at = |ending: &str| folder.join(format!("{common_name}.{ending}"));
+        Ok((at("crt"), at("key")))
+    }
+}
+
+/// Makes `NAME.key` and `NAME.crt` in the folder of `ca.crt` and `ca.key`.
+fn signed(folder: &Path, name: &str, common_name: &str, extensions: Option<&Path>) -> Result<()> {
+    let at = |ending: &str| folder.join(format!("{name}.{ending}"));
+    said(
+        openssl(&["req", "-subj", &format!("/O=dbwarden/CN={common_name}")])
+            .args(CURVE)
+            .arg("-keyout")
+            .arg(at("key"))
+            .arg("-out")
+            .arg(at("csr")),
+    )?;
+    let mut sign = openssl(&["x509", "-req", "-days", "2", "-CAcreateserial"]);
+    sign.arg("-in").arg(at("csr"));
+    sign.arg("-CA").arg(folder.join("ca.crt")).arg("-CAkey").arg(folder.join("ca.key"));
+    if let Some(extensions) = extensions {
+        sign.arg("-extfile").arg(extensions);
+    }
+    said(sign.arg("-out").arg(at("crt")))?;
+    Ok(())
 }
 
 fn openssl(arguments: &[&str]) -> Command {

@@ -79,11 +79,13 @@ fn thousands_of_connections() -> Result<()> {
         for wire in &mut busy {
             ensure!(wire.answer()?.rows == 40);
         }
+        // What 500 connections say in a round fits into the ring; all rounds together may not, where an
+        // unoptimised agent shares two processors with them.
+        let expected = before + (BUSY * (round + 1)) as u64;
+        await_until("the round's last statement", || {
+            Ok((total(&agent, "statements")? >= expected).then_some(()))
+        })?;
     }
-    let expected = before + (BUSY * ROUNDS) as u64;
-    await_until("the last statement", || {
-        Ok((total(&agent, "statements")? >= expected).then_some(()))
-    })?;
     check_memory(&agent, "busy")?;
     // The idle ones are still known.
     let watch = agent.watch()?;

@@ -143,6 +143,7 @@ fn facts() -> Facts {
         tables: Vec::new(),
         columns: Vec::new(),
         functions: Vec::new(),
+        settings: Vec::new(),
         keys: Vec::new(),
         restricted: None,
         analysis: Analysis::Complete,

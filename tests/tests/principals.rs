@@ -9,7 +9,8 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use dbwarden_tests::{
-    Agent, Cgroup, Netns, Postgres, Session, Via, Watch, await_until, need_root, python, said,
+    Agent, Certificates, Cgroup, Netns, Postgres, Session, Via, Watch, await_until, need_root,
+    python, said,
     sender::{placed, started_by, wrapped},
 };
 use serde_json::{Value, json};
@@ -325,6 +326,48 @@ fn rules_of_the_configuration() -> Result<()> {
     remote.args(["-c", "SELECT 'remote'"]);
     said(&mut namespace.command(&remote))?;
     check(&record(&watch, "SELECT 'remote'")?, &who("service", "next door", "neighbours"));
+    Ok(())
+}
+
+/// A certificate that the server has verified says who is there; without it, or under another name,
+/// nobody is.
+#[test]
+fn a_verified_certificate_is_a_name() -> Result<()> {
+    need_root!();
+    let authority = TempDir::new()?;
+    let made = Certificates::create(authority.path())?;
+    // The server's own certificate is another authority's.
+    let postgres = Postgres::builder()
+        .tls()
+        .setting("ssl_ca_file", &made.authority.display().to_string())
+        .start()?;
+    fs::set_permissions(authority.path(), fs::Permissions::from_mode(0o755))?;
+    let agent = Agent::builder()
+        .configuration(
+            "[[principal]]\nid = \"by-certificate\"\nkind = \"service\"\nname = \"reporter\"\n\
+             groups = [\"reporters\"]\ncertificate = \"CN=report-*\"\n",
+        )
+        .start()?;
+    let watch = agent.watch_server(&postgres)?;
+    let ask = |common_name: Option<&str>, sql: &str| -> Result<Value> {
+        let mut command = postgres.psql_command(Via::Tls);
+        command.args(["-c", sql]);
+        if let Some(common_name) = common_name {
+            let (certificate, key) = made.client(common_name)?;
+            command.env("PGSSLCERT", certificate).env("PGSSLKEY", key);
+        }
+        said(&mut command)?;
+        record(&watch, sql)
+    };
+    let named = ask(Some("report-7"), "SELECT 'with a certificate'")?;
+    check(&named, &who("service", "reporter", "by-certificate"));
+    check(&named, &json!({"transport": "tls"}));
+    for (common_name, sql) in
+        [(Some("other"), "SELECT 'with another'"), (None, "SELECT 'without any'")]
+    {
+        let record = ask(common_name, sql)?;
+        ensure!(record["principal_rule"] != "by-certificate", "{record:#}");
+    }
     Ok(())
 }
 

@@ -46,6 +46,13 @@ pub enum Control<'a> {
         extent: Extent,
     },
     Connected(Connected),
+    /// The server's process has verified its client's certificate.
+    Certificate {
+        time: BootTime,
+        pid: u32,
+        /// `None` where it doesn't fit into a record.
+        common_name: Option<&'a [u8]>,
+    },
     /// A process listens on a port now.
     Listening {
         time: BootTime,
@@ -171,6 +178,14 @@ pub fn control<'a>(bytes: &'a [u8], scratch: &'a mut Vec<u8>) -> Result<Control<
                 netns: client.tuple.netns,
                 ends: ends(&client.tuple),
             })
+        }
+        abi::CERTIFICATE => {
+            let want = size_of::<abi::ControlHeader>();
+            let _: abi::Certificate = read("certificate", bytes)?;
+            let name = until_nul(bytes.get(want..).unwrap_or_default());
+            let is_whole = name.len() < abi::COMMON_NAME_LEN - 1;
+            let common_name = is_whole.then_some(name);
+            Control::Certificate { time, pid: header.tgid, common_name }
         }
         abi::LISTEN => {
             let listen: abi::Listen = read("listen", bytes)?;

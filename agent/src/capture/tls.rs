@@ -12,9 +12,11 @@ use super::{
     refusal::probe_explained,
 };
 
-/// A file with OpenSSL's functions: `libssl`, or a server that has it built in.
+/// A file with OpenSSL's functions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsLibrary {
+    /// `libcrypto`, which reads certificates; else `libssl`.
+    pub is_crypto: bool,
     /// A path by which this very inode can be opened, also when it was deleted
     /// (`/proc/PID/map_files/…`).
     pub path: PathBuf,
@@ -33,7 +35,9 @@ pub enum TlsProbeError {
 }
 
 /// Program, symbol, and whether the library may lack it.
-const PROBES: [(&str, &str, bool); 9] = [
+type Probe = (&'static str, &'static str, bool);
+
+const PROBES: [Probe; 9] = [
     ("ssl_call", "SSL_read", false),
     ("ssl_read_return", "SSL_read", false),
     ("ssl_call", "SSL_write", false),
@@ -45,8 +49,20 @@ const PROBES: [(&str, &str, bool); 9] = [
     ("ssl_free", "SSL_free", false),
 ];
 
-pub(super) const PROGRAMS: [&str; 5] =
-    ["ssl_call", "ssl_call_ex", "ssl_read_return", "ssl_write_return", "ssl_free"];
+const CERTIFICATE_PROBES: [Probe; 2] = [
+    ("certificate_name", "X509_NAME_get_text_by_NID", false),
+    ("certificate_name_return", "X509_NAME_get_text_by_NID", false),
+];
+
+pub(super) const PROGRAMS: [&str; 7] = [
+    "ssl_call",
+    "ssl_call_ex",
+    "ssl_read_return",
+    "ssl_write_return",
+    "ssl_free",
+    "certificate_name",
+    "certificate_name_return",
+];
 
 /// Which libraries are probed.
 #[derive(Default)]
@@ -68,7 +84,8 @@ impl Probes {
         if self.attached.contains(&(library.device, library.inode)) {
             return Ok(());
         }
-        for (name, symbol, optional) in PROBES {
+        let probes = if library.is_crypto { &CERTIFICATE_PROBES[..] } else { &PROBES };
+        for (name, symbol, optional) in probes.iter().copied() {
             let probe: &mut UProbe = program(ebpf, name)?;
             let attached = probe.attach(symbol, &library.path, UProbeScope::AllProcesses);
             match attached {

@@ -19,9 +19,10 @@ use crate::identity::{ProcDir, Procfs, ProcfsError};
 
 const MAX_LIBRARIES: usize = 8;
 
-/// A mapped libssl.
+/// A mapped libssl or libcrypto.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsLibrary {
+    pub is_crypto: bool,
     /// As the process's mount namespace had it.
     pub path: PathBuf,
     /// An upgrade has replaced it on disk; the process still runs it.
@@ -93,7 +94,7 @@ pub(super) fn tls_libraries(process: &ProcDir) -> Result<Vec<TlsLibrary>, Procfs
     Ok(found)
 }
 
-/// A line of `maps`, if it maps a libssl to be run.
+/// A line of `maps`, if it maps a libssl or libcrypto to be run.
 fn parse_mapping(line: &[u8], pid: u32) -> Option<TlsLibrary> {
     let slash = line.iter().position(|b| *b == b'/')?;
     let (head, path) = line.split_at(slash);
@@ -111,7 +112,9 @@ fn parse_mapping(line: &[u8], pid: u32) -> Option<TlsLibrary> {
     );
     let left = path.strip_suffix(b" (deleted)");
     let path = PathBuf::from(OsString::from_vec(left.unwrap_or(path).to_vec()));
-    is_libssl(&path).then_some(TlsLibrary {
+    let is_crypto = is_library(&path, "libcrypto");
+    (is_crypto || is_library(&path, "libssl")).then_some(TlsLibrary {
+        is_crypto,
         path,
         deleted: left.is_some(),
         file: FileId { device, inode },
@@ -121,9 +124,9 @@ fn parse_mapping(line: &[u8], pid: u32) -> Option<TlsLibrary> {
 }
 
 /// `libssl.so.3`, and `libssl-1a2b3c.so.1.1` as packaged with its users.
-fn is_libssl(path: &Path) -> bool {
+fn is_library(path: &Path, name: &str) -> bool {
     path.file_name()
-        .and_then(|name| name.to_str()?.strip_prefix("libssl"))
+        .and_then(|file| file.to_str()?.strip_prefix(name))
         .is_some_and(|rest| rest.starts_with(['.', '-']) && rest.contains(".so"))
 }
 
@@ -145,7 +148,8 @@ mod tests {
         check(&line("/lib/libssl.so.3 (deleted)"), Some(("/lib/libssl.so.3", true, 1234)));
         check(&line("/a b/libssl-1a.so.1.1"), Some(("/a b/libssl-1a.so.1.1", false, 1234)));
         check(&line("/lib/libssl3.so"), None); // NSS
-        check(&line("/lib/libcrypto.so.3"), None);
+        check(&line("/lib/libcrypto.so.3"), Some(("/lib/libcrypto.so.3", false, 1234)));
+        check(&line("/lib/libcryptosetup.so.3"), None);
         check(&line("/libssl.so.3/other"), None);
         check(&line("/lib/libssl.so.3").replace("r-xp", "r--p"), None);
         check("7fa1f9773000-7fa1f97d1000 r-xp 00000000 00:00 0", None);

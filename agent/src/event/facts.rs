@@ -25,6 +25,9 @@ pub struct Facts {
     pub columns: Vec<Arc<str>>,
     /// Functions that the text calls, by name as written.
     pub functions: Vec<Arc<str>>,
+    /// Settings that the text changes, in lower case; `all` where it resets every one, `*` where only
+    /// running it tells which.
+    pub settings: Vec<Arc<str>>,
     /// Equalities that every row which the statement touches must fulfil.
     pub keys: Vec<KeyPredicate>,
     /// Whether a condition limits what an UPDATE or DELETE touches; `None` for other statements.

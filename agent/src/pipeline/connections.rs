@@ -255,6 +255,18 @@ impl Connections {
         self.open.insert(socket, connection);
     }
 
+    /// A server's process has verified the certificate of the client that it serves.
+    pub fn certificate(&mut self, pid: u32, at: BootTime, common_name: &[u8]) {
+        // A process with several connections doesn't tell which of them this is about.
+        let Some([socket]) = self.by_pid.get(&pid).map(Vec::as_slice) else { return };
+        let Some(connection) = self.open.get_mut(socket) else { return };
+        let name = std::str::from_utf8(common_name).ok();
+        if let Some(name) = name.filter(|name| !name.is_empty() && !name.contains(char::is_control))
+        {
+            connection.dialogue.profile.certified(name, at);
+        }
+    }
+
     /// Takes a connection whose opening was never told.
     pub fn join(&mut self, record: &DataRecord<'_>, server: Rc<ServerFacts>) {
         let id = self.shared.new_id(record.chunk.time);

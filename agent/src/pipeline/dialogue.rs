@@ -189,7 +189,7 @@ impl Listener<'_> {
                 }
             }
             SessionEvent::Startup { user, database, application, .. } => {
-                profile.started(user, database, application);
+                profile.started(self.at, user, database, application);
             }
             SessionEvent::Authenticated { method } => {
                 profile.authenticated(method);

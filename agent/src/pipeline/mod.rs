@@ -79,11 +79,6 @@ pub fn run(
     ready: &dyn Fn(&str),
 ) -> Result<()> {
     let capture_settings = capture_settings(settings, bpf_log)?;
-    if settings.principals.iter().any(|rule| rule.certificate.is_some()) {
-        tracing::warn!(
-            "a [[principal]] with `certificate` matches nothing: none is seen by watching"
-        );
-    }
     let rules = Rules::new(&settings.principals).context("can't use the rules for principals")?;
     let mut capture = Capture::start(&capture_settings).context("can't watch this host")?;
     let procfs = Procfs::default();
@@ -297,6 +292,12 @@ impl State {
             // The client says no more; the socket's owner will follow.
             Ok(Control::Closed { .. }) => {}
             Ok(Control::Connected(connected)) => self.connections.connected(connected),
+            Ok(Control::Certificate { time, pid, common_name: Some(name) }) => {
+                self.connections.certificate(pid, time, name);
+            }
+            Ok(Control::Certificate { common_name: None, .. }) => {
+                tracing::warn!("the common name of a client's certificate is too long to be used");
+            }
             Ok(Control::Listening { time, pid, .. }) => self.servers.listening(pid, time),
             Err(error) => self.undecodable(&error),
         }
@@ -416,10 +417,11 @@ impl State {
         if unrecorded > 0 {
             totals.drops.insert("recorder_full".to_owned(), unrecorded);
         }
+        // A turn may take more than the ring holds, while it is filled again; it never held more.
         let ring = |name: &str, size: u32, peak: usize| control::Ring {
             name: name.to_owned(),
             size_bytes: size.into(),
-            peak_bytes: peak as u64,
+            peak_bytes: u64::from(size).min(peak as u64),
         };
         let (live, exited) = self.processes.len();
         Snapshot {

@@ -5,8 +5,8 @@ use std::{rc::Rc, sync::Arc};
 use super::servers::ServerFacts;
 use crate::{
     event::{
-        ClaimTag, Claims, Client, ConnectionId, Endpoint, Lane, Origin, Principal, Process,
-        Transport,
+        BootTime, ClaimTag, Claims, Client, ConnectionId, Endpoint, Lane, Origin, Principal,
+        Process, Transport,
     },
     principal::{Rules, Subject, claims},
     protocol::postgres::Title,
@@ -24,6 +24,10 @@ pub struct Profile {
     application: Option<Arc<str>>,
     /// The server has made sure that it is `db_user`.
     user_proven: bool,
+    /// When its log-in began.
+    began: Option<BootTime>,
+    /// Subject of the client's TLS certificate, which the server has verified.
+    certificate: Option<Box<str>>,
     encrypted: bool,
     origin: Option<Arc<Origin>>,
     /// The same for the last statement that claimed something about who sent it, and what that was.
@@ -48,6 +52,8 @@ impl Profile {
             db_user: None,
             application: None,
             user_proven: false,
+            began: None,
+            certificate: None,
             encrypted: false,
             origin: None,
             claimed: None,
@@ -86,7 +92,17 @@ impl Profile {
         }
     }
 
-    pub fn started(&mut self, user: &str, database: &str, application: &str) {
+    /// Its server has verified a certificate with this common name. A server's process may read others
+    /// on its client's behalf later, so only what was read before the log-in counts.
+    pub fn certified(&mut self, common_name: &str, at: BootTime) {
+        if self.certificate.is_none() && self.began.is_none_or(|began| at < began) {
+            self.certificate = Some(format!("CN={common_name}").into());
+            self.changed();
+        }
+    }
+
+    pub fn started(&mut self, at: BootTime, user: &str, database: &str, application: &str) {
+        self.began = self.began.or(Some(at));
         self.db_user = known(user);
         self.database = known(database);
         self.application = known(application);
@@ -171,7 +187,7 @@ impl Profile {
             db_user: self.db_user.as_deref(),
             db_user_proven: self.user_proven,
             application: self.application.as_deref(),
-            certificate: None,
+            certificate: self.certificate.as_deref(),
             claims,
         })
     }
@@ -263,5 +279,57 @@ fn address(end: &Endpoint) -> (Option<Arc<str>>, Option<u16>) {
     match end {
         Endpoint::Ip { address, port } => (Some(address.to_string().into()), Some(*port)),
         Endpoint::Unix { path } => (path.clone(), None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use super::Profile;
+    use crate::{
+        event::{BootTime, Client, ConnectionId, Endpoint, Engine, Origin},
+        pipeline::servers::ServerFacts,
+        principal::{Rules, Written},
+    };
+
+    /// A server's process may verify other certificates once its client has a say in what it does.
+    #[test]
+    fn only_a_certificate_from_before_the_log_in_counts() {
+        let rule = r#"kind = "service"
+            name = "reporter"
+            certificate = "CN=report"
+            "#;
+        let rules = Rules::new(&[toml::from_str::<Written>(rule).unwrap()]).unwrap();
+        let kind = |profile: &mut Profile| {
+            profile.origin(&Origin::default(), &rules).principal.as_deref().map(str::to_owned)
+        };
+        let profile = || {
+            let server = ServerFacts {
+                name: "pg".into(),
+                engine: Engine::Postgresql,
+                place: Default::default(),
+                coverage: Default::default(),
+            };
+            let end = Endpoint::Unix { path: None };
+            let client = Client::LocalUnknown;
+            Profile::new(ConnectionId(1), Rc::new(server), end.clone(), end, client)
+        };
+        let mut early = profile();
+        early.certified("report", BootTime(1));
+        early.certified("somebody else", BootTime(2));
+        early.started(BootTime(3), "app", "app", "");
+        assert_eq!(kind(&mut early).as_deref(), Some("reporter"));
+
+        // Told late, but read in time.
+        let mut told_late = profile();
+        told_late.started(BootTime(3), "app", "app", "");
+        told_late.certified("report", BootTime(2));
+        assert_eq!(kind(&mut told_late).as_deref(), Some("reporter"));
+
+        let mut late = profile();
+        late.started(BootTime(3), "app", "app", "");
+        late.certified("report", BootTime(4));
+        assert_ne!(kind(&mut late).as_deref(), Some("reporter"));
     }
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    discovery::{self, LibraryError, Refusal, Residents, Server, ServerRule},
+    discovery::{self, LibraryError, Refusal, Residents, Server, ServerRule, TlsLibrary},
     identity::{Procfs, ProcfsError},
 };
 
@@ -38,7 +38,7 @@ pub enum Request {
 /// A server with its TLS libraries opened, so that the very inodes which it uses are probed.
 pub struct Found {
     pub server: Server,
-    pub libraries: Vec<(String, Result<File, LibraryError>)>,
+    pub libraries: Vec<(TlsLibrary, Result<File, LibraryError>)>,
     pub residents: Option<Residents>,
 }
 
@@ -237,11 +237,8 @@ fn look(procfs: &Procfs, rules: &[ServerRule], request: Request) -> Answer {
         Request::ServerWithResidents(pid) => (pid, true, true),
     };
     let found = discovery::inspect(procfs, pid, rules).map(|mut server| {
-        let libraries = server
-            .tls
-            .iter()
-            .map(|library| (library.path.display().to_string(), library.open(procfs)))
-            .collect();
+        let libraries =
+            server.tls.iter().map(|library| (library.clone(), library.open(procfs))).collect();
         if with_processes {
             server.descendants = discovery::descendants(procfs, pid).unwrap_or_default();
         }

@@ -360,7 +360,7 @@ impl Servers {
     fn watch_tls(
         &self,
         server: &Server,
-        libraries: Vec<(String, Result<std::fs::File, discovery::LibraryError>)>,
+        libraries: Vec<(discovery::TlsLibrary, Result<std::fs::File, discovery::LibraryError>)>,
         capture: &mut Capture,
     ) -> String {
         if self.tls == TlsCapture::Off {
@@ -369,15 +369,18 @@ impl Servers {
         if let Some(danger) = crate::doctor::return_probe_danger() {
             return format!("blind: {danger}");
         }
-        if libraries.is_empty() {
+        if libraries.iter().all(|(library, _)| library.is_crypto) {
             return "blind: the server uses no OpenSSL library that can be seen".to_owned();
         }
         let mut state = "observed".to_owned();
-        for (name, file) in libraries {
+        for (library, file) in libraries {
+            let name = library.path.display().to_string();
+            let is_crypto = library.is_crypto;
             let attached = file.map_err(anyhow::Error::from).and_then(|file| {
                 let stat = file.metadata()?;
                 let file = OwnedFd::from(file);
                 let library = TlsLibrary {
+                    is_crypto,
                     path: PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd())),
                     name: name.clone(),
                     device: stat.dev(),
@@ -385,7 +388,15 @@ impl Servers {
                 };
                 Ok(capture.watch_tls(&library)?)
             });
-            if let Err(error) = attached {
+            if let Err(error) = &attached
+                && is_crypto
+            {
+                tracing::warn!(
+                    pid = server.pid,
+                    library = name,
+                    "no client certificates: {error:#}"
+                );
+            } else if let Err(error) = attached {
                 tracing::warn!(pid = server.pid, library = name, "no TLS probes: {error:#}");
                 state = format!("blind: {error:#}");
             }

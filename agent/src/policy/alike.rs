@@ -5,7 +5,6 @@ use std::{hash::RandomState, sync::Arc};
 use lru::LruCache;
 use rustc_hash::FxHashMap;
 
-use super::settings::settings;
 use crate::event::Facts;
 
 /// Facts that are known by address, all together and one alone. Most are held by the analyst anyway.
@@ -95,7 +94,7 @@ fn say(facts: &Facts, words: &mut Vec<u8>) {
     put("");
     facts.functions.iter().for_each(|function| put(function));
     put("");
-    settings(facts).iter().for_each(|setting| put(setting));
+    facts.settings.iter().for_each(|setting| put(setting));
     put("");
     put(match facts.restricted {
         None => "",

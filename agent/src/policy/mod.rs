@@ -18,7 +18,6 @@ mod region;
 mod rule;
 mod schema;
 mod set;
-mod settings;
 #[cfg(test)]
 mod tests;
 mod volatile;

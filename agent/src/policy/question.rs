@@ -15,7 +15,6 @@ use super::{
     label::{TableName, Touched},
     region::wider,
     schema::Names,
-    settings::settings,
 };
 use crate::event::{Access, Analysis, ClaimTag, Effect, Effects, Facts, PrincipalKind, WallTime};
 
@@ -175,8 +174,8 @@ impl Making<'_> {
         context.put("analysis", Value::new_string(analysis.name().to_owned()));
         let functions = facts.map_or(&[][..], |facts| &facts.functions);
         context.set("functions", functions.iter().map(|name| &**name));
-        let settings = facts.map(settings).unwrap_or_default();
-        context.set("settings", settings.iter().map(String::as_str));
+        let settings = facts.map_or(&[][..], |facts| &facts.settings);
+        context.set("settings", settings.iter().map(|name| &**name));
         if let Some(rows) = circumstances.rows {
             context.put("rows", Value::new_long(i64::try_from(rows).unwrap_or(i64::MAX)));
         }

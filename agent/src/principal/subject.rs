@@ -12,7 +12,7 @@ pub struct Subject<'a> {
     pub db_user_proven: bool,
     /// A claim.
     pub application: Option<&'a str>,
-    /// Subject of the client's TLS certificate. The observed lane sees none.
+    /// Subject of the client's TLS certificate, as far as it was seen: `CN=…`.
     pub certificate: Option<&'a str>,
     pub claims: Option<&'a Claims>,
 }

@@ -187,6 +187,7 @@ impl<'a> Columns<'a> {
             tables: self.tables.at(at),
             columns: columns.map(Arc::from).collect(),
             functions: Vec::new(),
+            settings: Vec::new(),
             keys: Vec::new(),
             restricted: None,
             analysis,

@@ -8,6 +8,7 @@ use rustix::{
 };
 
 use super::{Options, Place, Request, SearchError, answer::Answer, run, source::Source};
+use crate::event::in_full;
 
 /// Of a request.
 const REQUEST_BYTES: u64 = 64 << 10;
@@ -43,7 +44,7 @@ pub fn work(
     let result = answer_request(ledger, options, input, &mut answer);
     if let Err(error) = &result {
         // Whoever does not read this has gone.
-        let _ = answer.error(&with_causes(error));
+        let _ = answer.error(&in_full(error));
     }
     result
 }
@@ -74,20 +75,10 @@ fn answer_request(
         // Nobody is there to be told.
         Ok(()) | Err(SearchError::Unread(_)) => Ok(()),
         Err(error) => {
-            let _ = answer.error(&with_causes(&error));
+            let _ = answer.error(&in_full(&error));
             Ok(())
         }
     }
-}
-
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut words = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        words = format!("{words}: {error}");
-        cause = error.source();
-    }
-    words
 }
 
 /// Gives up what a query does not need: priority, rights, and memory without end. What the kernel does

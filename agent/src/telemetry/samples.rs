@@ -47,6 +47,7 @@ pub fn facts(summary: &str, effects: &[Effect]) -> Arc<Facts> {
         tables: Vec::new(),
         columns: Vec::new(),
         functions: Vec::new(),
+        settings: Vec::new(),
         keys: Vec::new(),
         restricted: None,
         analysis: Analysis::Complete,

@@ -126,7 +126,7 @@ impl Seen {
                 self.lives.push(Life::Exec { pid, filename: text(filename), args: text(args) });
             }
             Control::Process(ProcessEvent::Exit { pid, .. }) => self.lives.push(Life::Exit { pid }),
-            Control::Listening { .. } => {}
+            Control::Listening { .. } | Control::Certificate { .. } => {}
         }
     }
 

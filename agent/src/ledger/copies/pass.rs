@@ -13,11 +13,14 @@ use super::{
     CopyStatus,
     bucket::{Bucket, CopyError},
 };
-use crate::ledger::{
-    entry::History,
-    layout::Layout,
-    root_log::{CHECKPOINT, CHECKPOINTS, ENTRIES, FOLDER},
-    trail::Trail,
+use crate::{
+    event::in_full,
+    ledger::{
+        entry::History,
+        layout::Layout,
+        root_log::{CHECKPOINT, CHECKPOINTS, ENTRIES, FOLDER},
+        trail::Trail,
+    },
 };
 
 pub(super) struct Pass {
@@ -130,7 +133,7 @@ impl Pass {
 
     /// Says what is wrong, once for as long as it lasts.
     pub(super) fn tell(&mut self, error: Option<&CopyError>) {
-        let trouble = error.map(in_full);
+        let trouble = error.map(|error| in_full(error));
         if trouble != self.trouble {
             match &trouble {
                 Some(trouble) => tracing::warn!(trouble, "the ledger can't be copied"),
@@ -151,14 +154,4 @@ fn read(path: &Path) -> Result<Vec<u8>, CopyError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         read => read.map_err(|source| CopyError::File { path: path.display().to_string(), source }),
     }
-}
-
-fn in_full(error: &CopyError) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(source) = cause {
-        text += &format!(": {source}");
-        cause = source.source();
-    }
-    text
 }

@@ -21,7 +21,7 @@ use super::{
     shared::Shared,
 };
 use crate::{
-    event::{Occurrence, OccurrenceKind, Origin, WallTime},
+    event::{Occurrence, OccurrenceKind, Origin, WallTime, in_full},
     ledger::{
         Removal, SealedSegment, Witness,
         checkpoint::OpenSegment,
@@ -261,7 +261,7 @@ impl Keeper {
             Sealing::Running(thread) if !thread.is_finished() => Sealing::Running(thread),
             Sealing::Running(thread) => match thread.join() {
                 Ok(Ok(segment)) => self.sealed(segment),
-                Ok(Err(error)) => self.sealing_failed(number, &chain(&error)),
+                Ok(Err(error)) => self.sealing_failed(number, &in_full(&error)),
                 Err(_) => self.sealing_failed(number, "its thread panicked"),
             },
             Sealing::Untold(segment, at) if at <= Instant::now() => self.sealed(segment),
@@ -354,7 +354,7 @@ impl Keeper {
 
     fn tell_status(&self) {
         let OpenSegment { number, commit } = self.open_segment();
-        let paused = self.trouble.as_ref().map(|trouble| chain(trouble));
+        let paused = self.trouble.as_ref().map(|trouble| in_full(trouble));
         self.shared.update(|status| {
             status.open_segment = number;
             status.open_rows = commit.rows;
@@ -399,10 +399,4 @@ fn remove(removal: &Removal) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         removed => removed.and_then(|()| layout::sync_parent(&removal.path)),
     }
-}
-
-/// An error with what caused it.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

@@ -113,6 +113,7 @@ impl Walk<'_> {
             self.effect(Effect::Program);
         }
         self.findings.say(&qualified(strings(funcname).into_iter()));
+        self.sets_when_called(options);
         self.as_mode(Mode::Kept, |walk| {
             visit(walk, parameters);
             if let Some(body) = sql_body {

@@ -19,6 +19,7 @@ pub(super) struct Findings {
     tables: BTreeSet<TableAccess>,
     columns: BTreeSet<Arc<str>>,
     functions: BTreeSet<Arc<str>>,
+    settings: BTreeSet<Arc<str>>,
     keys: Vec<KeyPredicate>,
     /// How often each table is named: a condition on one of two says nothing of the other.
     references: HashMap<Arc<str>, usize>,
@@ -36,6 +37,7 @@ impl Default for Findings {
             tables: BTreeSet::new(),
             columns: BTreeSet::new(),
             functions: BTreeSet::new(),
+            settings: BTreeSet::new(),
             keys: Vec::new(),
             references: HashMap::new(),
             restricted: None,
@@ -68,6 +70,12 @@ impl Findings {
     pub(super) fn function(&mut self, name: Arc<str>) {
         if self.functions.len() < MAX_NAMES {
             self.functions.insert(name);
+        }
+    }
+
+    pub(super) fn setting(&mut self, name: &str) {
+        if self.settings.len() < MAX_NAMES {
+            self.settings.insert(name.to_lowercase().into());
         }
     }
 
@@ -116,6 +124,7 @@ impl Findings {
         }
         inner.columns.into_iter().for_each(|column| self.column(column));
         inner.functions.into_iter().for_each(|function| self.function(function));
+        inner.settings.iter().for_each(|setting| self.setting(setting));
     }
 
     pub(super) fn into_facts(self, text: String, fingerprint: u64) -> Facts {
@@ -129,6 +138,7 @@ impl Findings {
             tables: self.tables.into_iter().collect(),
             columns: self.columns.into_iter().collect(),
             functions: self.functions.into_iter().collect(),
+            settings: self.settings.into_iter().collect(),
             keys: self.keys.into_iter().filter(is_only).collect(),
             restricted: self.restricted,
             analysis: self.analysis,
@@ -154,6 +164,7 @@ pub(super) fn merge(statements: &[Arc<Facts>], text: String, fingerprint: u64) -
         named.into_iter().for_each(|name| whole.refer(name));
         facts.columns.iter().for_each(|column| whole.column(column.clone()));
         facts.functions.iter().for_each(|function| whole.function(function.clone()));
+        facts.settings.iter().for_each(|setting| whole.setting(setting));
         for key in &facts.keys {
             whole.key(key.table.clone(), key.column.clone(), key.value.clone());
         }

@@ -82,6 +82,7 @@ fn unknown_facts(redacted: String, fingerprint: u64, verb: Option<&str>, why: An
         tables: Vec::new(),
         columns: Vec::new(),
         functions: Vec::new(),
+        settings: Vec::new(),
         keys: Vec::new(),
         restricted: None,
         analysis: why,

@@ -107,7 +107,6 @@ pub(super) fn definition_title(statement: &NodeEnum) -> Option<&'static str> {
         N::AlterOpFamilyStmt(_) => "ALTER OPERATOR FAMILY",
         N::AlterOperatorStmt(_) => "ALTER OPERATOR",
         N::AlterCollationStmt(_) => "ALTER COLLATION",
-        N::AlterFunctionStmt(_) => "ALTER FUNCTION",
         N::AlterStatsStmt(_) => "ALTER STATISTICS",
         N::CreateConversionStmt(_) => "CREATE CONVERSION",
         N::CreateCastStmt(_) => "CREATE CAST",

@@ -66,6 +66,36 @@ fn table() -> impl Iterator<Item = (&'static str, &'static str)> {
     std::iter::from_fn(move || Some((lines.next()?, lines.next()?.trim())))
 }
 
+#[test]
+fn settings_are_found_wherever_they_are_changed() {
+    for (text, expected) in [
+        ("SET log_statement = 'none'", "log_statement"),
+        ("set local LOG_STATEMENT to none", "log_statement"),
+        ("SET SESSION pgaudit.log = ''", "pgaudit.log"),
+        ("SET \"pgaudit\".\"log\" = ''", "pgaudit.log"),
+        ("ALTER SYSTEM SET log_destination = 'csvlog'", "log_destination"),
+        ("ALTER SYSTEM RESET ALL", "all"),
+        ("ALTER ROLE bob RESET ALL", "all"),
+        ("ALTER DATABASE d SET log_statement = 'none'", "log_statement"),
+        ("/* SET x = 1 */ SELECT 1; RESET log_statement", "log_statement"),
+        ("SET a.b = 1; SELECT set_config('c.d', 'x', false)", "a.b c.d"),
+        ("SELECT pg_catalog.set_config('Log_Statement'::text, 'none', false)", "log_statement"),
+        ("SELECT set_config('log_' || 'statement', 'none', false)", "*"),
+        ("SELECT set_config(name, 'none', false) FROM x", "*"),
+        ("SELECT set_config($1, $2, true), set_config($3::text, $4, true)", ""),
+        ("UPDATE pg_settings SET setting = 'none' WHERE name = 'log_statement'", "*"),
+        ("SELECT * FROM pg_settings", ""),
+        (
+            "CREATE FUNCTION f() RETURNS int LANGUAGE sql SET log_statement = 'none' AS 'SELECT 1'",
+            "log_statement",
+        ),
+        ("ALTER FUNCTION f() SET log_statement FROM CURRENT", "log_statement"),
+        ("EXPLAIN ANALYZE SELECT set_config('a.b', '', false)", "a.b"),
+    ] {
+        assert_eq!(facts(text).settings.join(" "), expected, "{text}");
+    }
+}
+
 /// Columns, functions.
 #[test]
 fn columns_belong_to_tables_where_the_text_tells() {

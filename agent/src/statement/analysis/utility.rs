@@ -324,6 +324,10 @@ impl Walk<'_> {
                 self.does("CREATE SCHEMA", &[Effect::Define]);
                 it.schema_elts.iter().for_each(|element| self.statement(element));
             }
+            N::AlterFunctionStmt(it) => {
+                self.does("ALTER FUNCTION", &[Effect::Define]);
+                self.sets_when_called(&it.actions);
+            }
             other => match objects::definition_title(other) {
                 Some(verb) => self.does(verb, &[Effect::Define]),
                 None => self.findings.unknown(Analysis::UnknownSyntax),
@@ -366,6 +370,24 @@ impl Walk<'_> {
     fn set(&mut self, verb: &str, effect: Effect, set: &VariableSetStmt) {
         self.does(verb, &[effect]);
         self.findings.say(&set.name);
+        self.sets(set);
+    }
+
+    fn sets(&mut self, set: &VariableSetStmt) {
+        let is_all = set.kind() == VariableSetKind::VarResetAll;
+        self.findings.setting(if is_all { "all" } else { &set.name });
+    }
+
+    /// `SET name = …` among a function's options: it holds whenever the function runs.
+    pub(super) fn sets_when_called(&mut self, options: &[Node]) {
+        for option in options {
+            if let Some(NodeEnum::DefElem(option)) = &option.node
+                && let Some(NodeEnum::VariableSetStmt(set)) =
+                    option.arg.as_deref().and_then(|arg| arg.node.as_ref())
+            {
+                self.sets(set);
+            }
+        }
     }
 
     fn set_in(&mut self, verb: &str, set: Option<&VariableSetStmt>) {

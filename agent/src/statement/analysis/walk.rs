@@ -28,6 +28,9 @@ const MAX_DEPTH: usize = 500;
 /// SQL in a string of SQL in a string of SQL.
 const MAX_TEXTS: usize = 3;
 
+/// Which setting is changed can't be told.
+const ANY_SETTING: &str = "*";
+
 /// What becomes of the part of a statement that is walked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mode {
@@ -93,7 +96,16 @@ impl<'a> Walk<'a> {
 
     pub(super) fn access(&mut self, name: &Arc<str>, access: Access) {
         match self.mode {
-            Mode::Runs => self.findings.table(name, access),
+            Mode::Runs => {
+                // Its rule calls `set_config` for each row.
+                if access == Access::Update
+                    && matches!(&**name, "pg_settings" | "pg_catalog.pg_settings")
+                {
+                    self.findings.effects.insert(Effect::Session);
+                    self.findings.setting(ANY_SETTING);
+                }
+                self.findings.table(name, access);
+            }
             Mode::View => self.findings.table(name, Access::Read),
             Mode::Planned | Mode::Kept => {}
         }
@@ -145,8 +157,9 @@ impl<'a> Walk<'a> {
                 if effects.contains(&Effect::Call) {
                     self.opaque();
                 }
-                // What is set stands in a literal, and so does whether it matters.
-                self.findings.is_literal_sensitive |= name == "set_config";
+                if name == "set_config" {
+                    self.set_config(call.args.first());
+                }
             }
             Known::Sequence => {
                 self.effect(Effect::Update);
@@ -168,6 +181,15 @@ impl<'a> Walk<'a> {
                     self.findings.unknown(Analysis::CallsCode);
                 }
             }
+        }
+    }
+
+    /// What is set stands in a literal, and so does whether it matters. A parameter is not in the text.
+    fn set_config(&mut self, name: Option<&Node>) {
+        self.findings.is_literal_sensitive = true;
+        match name {
+            Some(name) if is_parameter(name) => {}
+            name => self.findings.setting(name.and_then(string_constant).unwrap_or(ANY_SETTING)),
         }
     }
 
@@ -422,6 +444,15 @@ pub(super) fn string_constant(node: &Node) -> Option<&str> {
     match &restrict::constant(node)?.val {
         Some(Val::Sval(text)) => Some(&text.sval),
         _ => None,
+    }
+}
+
+/// `$1`, or `$1::text`.
+fn is_parameter(node: &Node) -> bool {
+    match &node.node {
+        Some(NodeEnum::ParamRef(_)) => true,
+        Some(NodeEnum::TypeCast(cast)) => cast.arg.as_deref().is_some_and(is_parameter),
+        _ => false,
     }
 }
 
