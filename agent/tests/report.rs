@@ -330,7 +330,7 @@ fn a_million_rows_are_reported_in_bounded_memory() {
     assert_eq!(code, Some(2));
     assert!(stderr.contains(&format!("{n_changes} statements belong")), "{stderr}");
     assert!(!html.exists());
-    let (code, html, stderr) = run(&["--table", "accounts", "--who", "alice"], "report.html");
+    let (code, html, stderr) = run(&["--who", "alice"], "report.html");
     assert_eq!(code, Some(0), "{stderr}");
     let html = fs::read_to_string(html).unwrap();
     assert!(html.matches("<tbody><tr><td class=\"r\">").count() > 100);
