@@ -208,7 +208,7 @@ fn quarantine_holds_one_and_outlives_the_service() -> Result<()> {
     let (bad, good) = (bad?, good?);
     let client = |group: &Cgroup, texts: &[&str]| -> Result<Output> {
         let mut psql = postgres.psql_command(Via::Tcp);
-        texts.iter().for_each(|text| drop(psql.args(["-c", text])));
+        psql.args(texts.iter().flat_map(|text| ["-c", *text]));
         Ok(in_unit(group, &psql).output()?)
     };
     let quarantine = |agent: &Agent, arguments: &[&str]| -> Result<Vec<Value>> {

@@ -32,7 +32,9 @@ pub enum Outcome {
 /// Why a connection goes on.
 #[derive(Debug, thiserror::Error)]
 pub enum EnforceError {
-    #[error("its socket is not known: it was open before it was watched")]
+    #[error(
+        "its socket is not known: it was open before it was watched, or others use it through a pooler"
+    )]
     Unknown,
     #[error("too many others wait to be ended")]
     Busy,

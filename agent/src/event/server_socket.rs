@@ -15,7 +15,7 @@ pub struct ServerSocket {
 }
 
 /// How the kernel tells it from all others, of now and of before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SocketName {
     /// `SO_COOKIE`: never given twice.
     Cookie(u64),

@@ -12,7 +12,8 @@ use crate::{
     control::{Hub, Notice},
     enforce::{Change, EnforceError, Enforcer, Outcome, Quarantine, Who},
     event::{
-        ConnectionId, Entry, Occurrence, OccurrenceKind, Origin, Record, Verdict, WallTime, in_full,
+        Entry, Occurrence, OccurrenceKind, Origin, Record, ServerSocket, SocketName, Verdict,
+        WallTime, in_full,
     },
 };
 
@@ -27,8 +28,8 @@ pub struct Enforcing {
     enforcer: Enforcer<Ticket>,
     quarantine: Arc<Quarantine>,
     settings: config::Enforce,
-    ordered: HashSet<ConnectionId>,
-    order: VecDeque<ConnectionId>,
+    ordered: HashSet<SocketName>,
+    order: VecDeque<SocketName>,
     brakes: HashMap<Option<Arc<str>>, Brake>,
     live: Arc<Hub>,
     host: Arc<Origin>,
@@ -116,8 +117,8 @@ impl Enforcing {
     }
 
     fn cut(&mut self, time: WallTime, origin: &Arc<Origin>, cause: Cause, told: &mut Vec<Entry>) {
-        let Some(connection) = origin.connection else { return };
-        if self.ordered.contains(&connection) || self.brakes(origin) {
+        let is_ordered = |socket: ServerSocket| self.ordered.contains(&socket.name);
+        if origin.socket.is_some_and(is_ordered) || self.brakes(origin) {
             return;
         }
         let ticket = Ticket { time, origin: origin.clone(), cause };
@@ -129,8 +130,8 @@ impl Enforcing {
         {
             self.ordered.remove(&old);
         }
-        self.ordered.insert(connection);
-        self.order.push_back(connection);
+        self.ordered.insert(socket.name);
+        self.order.push_back(socket.name);
         if let Err(ticket) = self.enforcer.order(socket, ticket) {
             self.over(ticket, &Outcome::Failed(EnforceError::Busy), told);
         }
@@ -204,8 +205,8 @@ impl Enforcing {
             Outcome::Ended => "ended".to_owned(),
             Outcome::Gone => "had ended already; it was to be ended".to_owned(),
             Outcome::Failed(error) => {
-                if let Some(connection) = origin.connection {
-                    self.ordered.remove(&connection);
+                if let Some(socket) = origin.socket {
+                    self.ordered.remove(&socket.name);
                 }
                 format!("goes on, {}; it was to be ended", in_full(error))
             }
