@@ -10,6 +10,7 @@ mod findings;
 mod keys;
 mod output;
 mod policy;
+mod quarantine;
 mod query_worker;
 mod report;
 mod run;
@@ -32,6 +33,7 @@ pub use doctor::doctor;
 pub use findings::{Findings, findings};
 pub use keys::{KeysArguments, keys};
 pub use policy::{PolicyArguments, policy};
+pub use quarantine::{QuarantineArguments, quarantine};
 pub use query_worker::{QueryWorker, query_worker};
 pub use report::{ReportArguments, report};
 pub use run::{Run, run};
@@ -143,6 +145,11 @@ pub enum Command {
     Search(Box<Search>),
     /// Show what the rules have found, by episodes
     Findings(Box<Findings>),
+    /// Show whose connections end, put somebody there, let somebody out
+    ///
+    /// A rule with @verdict("cut") ends a connection, and puts whoever it was into quarantine for the
+    /// time that [enforce] says.
+    Quarantine(QuarantineArguments),
     /// Show who did what, when
     Timeline(Box<Timeline>),
     /// Ask the ledger in SQL

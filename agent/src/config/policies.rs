@@ -5,12 +5,13 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
-use super::{Settings, error::Complaint, file};
+use super::{Settings, Span, error::Complaint, file};
 use crate::{
     policy::{Label, Pattern, Region, Source, World},
     principal::Network,
@@ -27,6 +28,15 @@ pub struct Policy {
     pub directory: PathBuf,
     /// The rules that dbwarden brings along apply too.
     pub starter_pack: bool,
+}
+
+/// What is done about those whose connections a rule ends.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Enforce {
+    /// How long their next connections end too; 0: not at all.
+    pub quarantine: Span,
+    /// Of one server at most.
+    pub cuts_per_minute: u32,
 }
 
 /// A name for data, as it is written.
@@ -51,6 +61,12 @@ pub struct RegionOf {
 /// Of a directory; more is a mistake, and would make loading slow.
 const MAX_FILES: usize = 256;
 const MAX_FILE_BYTES: u64 = 1 << 20;
+
+impl Default for Enforce {
+    fn default() -> Self {
+        Self { quarantine: Span(Duration::from_secs(15 * 60)), cuts_per_minute: 10 }
+    }
+}
 
 impl Default for Policy {
     fn default() -> Self {

@@ -7,6 +7,7 @@ mod behind;
 mod connections;
 mod coverage;
 mod dialogue;
+mod enforcing;
 mod episodes;
 mod figures;
 mod keeping;
@@ -29,6 +30,7 @@ use nix::time::{ClockId, clock_gettime};
 pub use self::keeping::{Configuration, Mistake};
 use self::{
     connections::{Connections, Shared},
+    enforcing::Enforcing,
     keeping::Keeping,
     losses::Losses,
     outbox::outbox,
@@ -116,7 +118,15 @@ pub fn run(
         }
         false => None,
     };
-    let recorder = Recorder::new(live.clone(), host.clone(), keeping, policing, feed);
+    let enforcing = policing
+        .is_some()
+        .then(|| {
+            let (book, host) = (service.quarantine.clone(), host.clone());
+            Enforcing::new(&settings.enforce, book, live.clone(), host)
+        })
+        .transpose()
+        .context("can't start the thread that ends connections")?;
+    let recorder = Recorder::new(live.clone(), host.clone(), keeping, policing, enforcing, feed);
     let recording = recorder.start(inbox)?;
     let mut state = State {
         processes,
