@@ -13,6 +13,7 @@ use super::{
     policies::{labels, regions},
     principals::principals,
     telemetry::{Environment, Telemetry, telemetry},
+    webhook::{Webhook, webhooks},
 };
 use crate::{event::Engine, principal::Written};
 
@@ -35,6 +36,8 @@ pub struct Settings {
     pub labels: Vec<LabelOn>,
     #[serde(rename = "region", skip_serializing_if = "Vec::is_empty")]
     pub regions: Vec<RegionOf>,
+    #[serde(rename = "webhook", skip_serializing_if = "Vec::is_empty")]
+    pub webhooks: Vec<Webhook>,
 }
 
 /// What is said of this host in every record.
@@ -223,6 +226,7 @@ impl Settings {
             policy: Policy::default(),
             labels: Vec::new(),
             regions: Vec::new(),
+            webhooks: Vec::new(),
         }
     }
 
@@ -280,6 +284,7 @@ impl Settings {
             policy: policy(file.policy)?,
             labels: labels(file.label)?,
             regions: regions(file.region)?,
+            webhooks: webhooks(file.webhook)?,
         })
     }
 }
@@ -384,7 +389,7 @@ fn group_name(written: Spanned<String>) -> Result<String, Complaint> {
 }
 
 /// A word that can stand in a log line, a table and a label without quoting.
-fn plain_name(key: &str, written: Spanned<String>) -> Result<String, Complaint> {
+pub(super) fn plain_name(key: &str, written: Spanned<String>) -> Result<String, Complaint> {
     let span = written.span();
     let name = written.into_inner();
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');

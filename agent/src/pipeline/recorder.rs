@@ -13,6 +13,7 @@ use super::{
     keeping::{Alert, Keeping},
     outbox::{Inbox, Lost},
     policing::Policing,
+    posting::Posting,
     wall_time,
 };
 use crate::{
@@ -37,6 +38,7 @@ pub struct Recorder {
     keeping: Option<Keeping>,
     policing: Option<Policing>,
     telemetry: Option<Feed>,
+    posting: Option<Posting>,
     status: Arc<Mutex<Option<LedgerStatus>>>,
     next_look: Instant,
 }
@@ -66,10 +68,12 @@ impl Recorder {
         keeping: Option<Keeping>,
         policing: Option<Policing>,
         telemetry: Option<Feed>,
+        posting: Option<Posting>,
     ) -> Self {
         let status = keeping.as_ref().map(Keeping::status);
         let status = Arc::new(Mutex::new(status));
-        Self { live, host, keeping, policing, telemetry, status, next_look: Instant::now() }
+        let next_look = Instant::now();
+        Self { live, host, keeping, policing, telemetry, posting, status, next_look }
     }
 
     /// Works until the other end of `inbox` is gone.
@@ -118,6 +122,10 @@ impl Recorder {
         if let Some(policing) = &mut self.policing {
             policing.end(&mut told);
             self.record_all(&mut told, wall_time());
+        }
+        if let Some(posting) = self.posting.take() {
+            let now = wall_time();
+            posting.close(now).into_iter().for_each(|row| self.not_notified(row, now));
         }
         if let Some(keeping) = self.keeping.take() {
             keeping.close();
@@ -188,6 +196,9 @@ impl Recorder {
                 if let Some(telemetry) = telemetry {
                     telemetry.finding(&episode);
                 }
+                if let Some(posting) = &self.posting {
+                    posting.finding(&episode);
+                }
                 if episode.action == EpisodeAction::Began {
                     self.live.notice(|| notice(&episode));
                 }
@@ -196,6 +207,10 @@ impl Recorder {
     }
 
     fn tick(&mut self) {
+        if let Some(posting) = &mut self.posting {
+            let now = wall_time();
+            posting.tick(now).into_iter().for_each(|row| self.not_notified(row, now));
+        }
         let Some(keeping) = &mut self.keeping else { return };
         let (time, now) = (wall_time(), Instant::now());
         keeping.tick(time);
@@ -215,6 +230,17 @@ impl Recorder {
             self.live.notice(|| Notice { time, notice: "ledger", server: None, message });
         }
         *self.status.lock().unwrap_or_else(PoisonError::into_inner) = Some(keeping.status());
+    }
+
+    /// A row about findings that a webhook didn't get.
+    fn not_notified(&mut self, row: Occurrence, now: WallTime) {
+        let message = row.message.clone().unwrap_or_default();
+        tracing::error!("{message}");
+        if let Some(telemetry) = &self.telemetry {
+            telemetry.alert(now, Severity::Error, "webhook", &message);
+        }
+        self.live.notice(|| Notice { time: now, notice: "webhook", server: None, message });
+        self.record(Entry::Occurrence(row), now);
     }
 
     fn gap(&self, lost: Lost) -> Entry {

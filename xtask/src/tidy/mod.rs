@@ -30,7 +30,11 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("ledger", &["event", "config"]),
     ("search", &["event", "config", "ledger"]),
     ("control", &["event", "config"]),
-    ("telemetry", &["event", "config"]),
+    // Queues, patience and HTTP, of whatever leaves the host.
+    ("delivery", &["event"]),
+    ("telemetry", &["event", "config", "delivery"]),
+    // The names of rules are matched as those of principals are.
+    ("webhook", &["event", "config", "delivery", "principal"]),
     // Reads procfs through identity's reader, which pid reuse and hostile paths can't fool.
     ("discovery", &["event", "config", "identity"]),
     ("doctor", &["event", "config", "capture"]),
@@ -72,7 +76,7 @@ const ONLY_IN: &[(&str, &str)] = &[
     ("datafusion", "search"),
     ("opentelemetry_proto", "telemetry"),
     ("prost_otlp", "telemetry"),
-    ("reqwest", "telemetry"),
+    ("reqwest", "delivery"),
     ("tonic", "telemetry"),
 ];
 

@@ -16,12 +16,11 @@ use prost_otlp::Message;
 
 use super::{
     super::{Feed, SignalStatus},
-    await_that, otlp,
-    receiver::{Receiver, Reply},
-    start, statement, traces_to,
+    arrived, await_that, otlp, start, statement, traces_to,
 };
 use crate::{
     config::{Compression, Otlp, Protocol, SecretHeaders},
+    delivery::receiver::{Receiver, Reply},
     event::WallTime,
 };
 
@@ -47,7 +46,7 @@ fn a_receiver_that_is_down_gets_everything_when_it_comes_back() {
 
     let receiver = Receiver::at(address, |_| Reply::ok());
     await_that("all spans", || status(&feed).sent == 1_000);
-    assert_eq!((receiver.spans().len(), status(&feed).trouble), (1_000, None));
+    assert_eq!((arrived(&receiver).len(), status(&feed).trouble), (1_000, None));
     assert_eq!(dropped(&feed, "queue_full"), 0);
     feed.close();
 }
@@ -55,7 +54,7 @@ fn a_receiver_that_is_down_gets_everything_when_it_comes_back() {
 #[test]
 fn a_receiver_that_does_not_answer_holds_up_nobody() {
     let receiver = Receiver::start(|_| Reply::Silence);
-    let mut feed = start(&traces_to(otlp(receiver.url())));
+    let mut feed = start(&traces_to(otlp(receiver.url("/v1/traces"))));
     let record = statement("SELECT t");
     let before = Instant::now();
     for _ in 0..40_000 {
@@ -81,7 +80,7 @@ fn a_receiver_that_is_busy_is_asked_again_and_one_that_refuses_is_not() {
         4 => Reply::Http(307, "location: http://127.0.0.1:1/\r\n", Vec::new()),
         _ => Reply::ok(),
     });
-    let mut feed = start(&traces_to(otlp(receiver.url())));
+    let mut feed = start(&traces_to(otlp(receiver.url("/v1/traces"))));
     feed.statement(&statement("SELECT a"), WallTime(0));
     await_that("the first", || status(&feed).sent == 1);
     assert_eq!(receiver.requests().len(), 3);
@@ -106,7 +105,7 @@ fn what_a_receiver_takes_in_part_is_counted_and_not_sent_again() {
         let answer = ExportTraceServiceResponse { partial_success }.encode_to_vec();
         Reply::Http(200, "content-type: application/x-protobuf\r\n", answer)
     });
-    let mut feed = start(&traces_to(otlp(receiver.url())));
+    let mut feed = start(&traces_to(otlp(receiver.url("/v1/traces"))));
     for _ in 0..5 {
         feed.statement(&statement("SELECT t"), WallTime(0));
     }
@@ -127,7 +126,7 @@ fn headers_and_compression_reach_the_receiver() {
         compression: Compression::Gzip,
         headers: [("x-org".to_owned(), "dba".to_owned())].into(),
         secret_headers: SecretHeaders(secret.into()),
-        ..otlp(receiver.url())
+        ..otlp(receiver.url("/v1/traces"))
     }));
     feed.statement(&statement("SELECT t"), WallTime(0));
     await_that("the span", || status(&feed).sent == 1);

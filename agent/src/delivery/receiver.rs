@@ -1,6 +1,7 @@
-//! A receiver of OTLP over HTTP that does as it is told.
+//! A receiver over HTTP that does as it is told, for tests.
 
 use std::{
+    collections::BTreeMap,
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     sync::{
@@ -9,12 +10,6 @@ use std::{
     },
     thread::{self, JoinHandle},
 };
-
-use opentelemetry_proto::tonic::{
-    collector::trace::v1::ExportTraceServiceRequest,
-    trace::v1::{ResourceSpans, Span},
-};
-use prost_otlp::Message;
 
 /// How it answers a request.
 #[derive(Clone, Debug)]
@@ -36,6 +31,8 @@ pub struct Request {
     pub path: String,
     /// Lines as they came, in lower case.
     pub head: Vec<String>,
+    /// Values by name, as they came.
+    pub headers: BTreeMap<String, String>,
     pub body: Vec<u8>,
 }
 
@@ -89,25 +86,12 @@ impl Receiver {
         Self { address, got, ended, thread: Some(thread) }
     }
 
-    pub fn url(&self) -> String {
-        format!("http://{}/v1/traces", self.address)
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
     }
 
     pub fn requests(&self) -> Vec<Request> {
         self.got.lock().unwrap().clone()
-    }
-
-    pub fn resource_spans(&self) -> Vec<ResourceSpans> {
-        let requests = self.requests();
-        let decoded = requests.iter().map(|request| {
-            ExportTraceServiceRequest::decode(request.body.as_slice()).unwrap().resource_spans
-        });
-        decoded.flatten().collect()
-    }
-
-    pub fn spans(&self) -> Vec<Span> {
-        let resources = self.resource_spans().into_iter();
-        resources.flat_map(|spans| spans.scope_spans).flat_map(|scope| scope.spans).collect()
     }
 }
 
@@ -122,7 +106,7 @@ impl Drop for Receiver {
 
 fn read(stream: &TcpStream) -> Option<Request> {
     let mut reader = BufReader::new(stream);
-    let mut lines = Vec::new();
+    let (mut lines, mut headers) = (Vec::new(), BTreeMap::new());
     loop {
         let mut line = String::new();
         if reader.read_line(&mut line).ok()? == 0 {
@@ -130,12 +114,17 @@ fn read(stream: &TcpStream) -> Option<Request> {
         }
         match line.trim_end() {
             "" => break,
-            line => lines.push(line.to_ascii_lowercase()),
+            line => {
+                if let Some((name, value)) = line.split_once(": ") {
+                    headers.insert(name.to_ascii_lowercase(), value.to_owned());
+                }
+                lines.push(line.to_ascii_lowercase());
+            }
         }
     }
     let length = lines.iter().find_map(|line| line.strip_prefix("content-length: "))?;
     let mut body = vec![0; length.parse().ok()?];
     reader.read_exact(&mut body).ok()?;
     let path = lines.first()?.split(' ').nth(1)?.to_owned();
-    Some(Request { path, head: lines, body })
+    Some(Request { path, head: lines, headers, body })
 }

@@ -11,7 +11,7 @@ use std::{
 
 use tokio::{sync::Notify, time::timeout};
 
-/// Filled by the recorder's thread, which never waits; emptied by the exporter's.
+/// Filled by the recorder's thread, which never waits; emptied by a sender's.
 #[derive(Debug)]
 pub struct Queue<T> {
     limits: Limits,
