@@ -2,14 +2,20 @@
 
 use std::{
     collections::BTreeMap,
+    fs,
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
+    path::Path,
+    process::{Command, Stdio},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
 };
+
+use dbwarden_tests::{Certificates, Running, await_until};
+use nix::sys::signal::Signal;
 
 /// How it answers a request.
 #[derive(Clone, Debug)]
@@ -127,4 +133,44 @@ fn read(stream: &TcpStream) -> Option<Request> {
     reader.read_exact(&mut body).ok()?;
     let path = lines.first()?.split(' ').nth(1)?.to_owned();
     Some(Request { path, head: lines, headers, body })
+}
+
+/// Answers every POST; if asked to, only to clients with a certificate of its authority.
+const TLS_RECEIVER: &str = "
+import http.server, ssl, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        self.rfile.read(int(self.headers['content-length']))
+        self.send_response(200)
+        self.send_header('content-length', '0')
+        self.end_headers()
+    def log_message(self, *_): pass
+authority, certificate, key, port_file, address, wants_client = sys.argv[1:]
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain(certificate, key)
+if wants_client == 'true':
+    context.load_verify_locations(authority)
+    context.verify_mode = ssl.CERT_REQUIRED
+server = http.server.ThreadingHTTPServer((address, 0), Handler)
+server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+with open(port_file + '.new', 'w') as f: f.write(str(server.server_port))
+import os; os.rename(port_file + '.new', port_file)
+server.serve_forever()
+";
+
+/// One on `address` that has the certificate of `own`, and its port.
+pub fn over_tls(
+    folder: &Path,
+    own: &Certificates,
+    address: &str,
+    wants_client: bool,
+) -> (Running, u16) {
+    let port_file = folder.join(format!("port-{address}"));
+    let mut command = Command::new("python3");
+    command.args(["-c", TLS_RECEIVER]).args([&own.authority, &own.certificate, &own.key]);
+    command.arg(&port_file).arg(address).arg(wants_client.to_string());
+    command.stdin(Stdio::null()).stderr(Stdio::null());
+    let running = Running::start("a TLS receiver", &mut command, Signal::SIGTERM).unwrap();
+    let port = await_until("its port", || Ok(fs::read_to_string(&port_file).ok())).unwrap();
+    (running, port.parse().unwrap())
 }

@@ -83,7 +83,10 @@ mod tests {
             Keys::parse(keys).unwrap().sign("msg_p5jXN8AQM9LWM0D4loKWxJek", 1_614_265_330, body)
         };
         assert_eq!(sign(KEY), expected);
-        assert_eq!(sign(&format!("\n  {KEY}==\n")), expected);
+        assert_eq!(sign(&format!("\n  {KEY}\n")), expected);
+        let padded = "whsec_bGV0dGVycyBvZiBhIGtleSBvZiBhbiBvZGQgbGVuZ3Ro";
+        let padded = format!("{padded}IQ==");
+        assert_eq!(sign(&padded), sign(padded.trim_end_matches('=')));
         // The old key and the new one, while receivers change over.
         let both = sign(&format!("{KEY}\nletters-that-are-taken-as-they-are"));
         let (first, second) = both.split_once(' ').unwrap();

@@ -2,13 +2,10 @@
 
 use std::{
     io::Read,
-    path::Path,
-    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
-use dbwarden_tests::{Certificates, Running};
-use nix::sys::signal::Signal;
+use dbwarden_tests::Certificates;
 use opentelemetry_proto::tonic::collector::trace::v1::{
     ExportTracePartialSuccess, ExportTraceServiceResponse,
 };
@@ -20,7 +17,7 @@ use super::{
 };
 use crate::{
     config::{Compression, Otlp, Protocol, SecretHeaders},
-    delivery::receiver::{Receiver, Reply},
+    delivery::receiver::{Receiver, Reply, over_tls},
     event::WallTime,
 };
 
@@ -140,45 +137,12 @@ fn headers_and_compression_reach_the_receiver() {
     feed.close();
 }
 
-/// Answers every POST, to clients with a certificate of its authority alone.
-const TLS_RECEIVER: &str = "
-import http.server, ssl, sys
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_POST(self):
-        self.rfile.read(int(self.headers['content-length']))
-        self.send_response(200)
-        self.send_header('content-length', '0')
-        self.end_headers()
-    def log_message(self, *_): pass
-authority, certificate, key, port_file = sys.argv[1:]
-context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-context.load_cert_chain(certificate, key)
-context.load_verify_locations(authority)
-context.verify_mode = ssl.CERT_REQUIRED
-server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
-server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
-with open(port_file + '.new', 'w') as f: f.write(str(server.server_port))
-import os; os.rename(port_file + '.new', port_file)
-server.serve_forever()
-";
-
-fn tls_receiver(folder: &Path, own: &Certificates) -> (Running, u16) {
-    let port_file = folder.join("port");
-    let mut command = Command::new("python3");
-    command.args(["-c", TLS_RECEIVER]).args([&own.authority, &own.certificate, &own.key]);
-    command.arg(&port_file).stdin(Stdio::null()).stderr(Stdio::null());
-    let running = Running::start("a TLS receiver", &mut command, Signal::SIGTERM).unwrap();
-    await_that("its port", || port_file.exists());
-    let port = std::fs::read_to_string(port_file).unwrap().parse().unwrap();
-    (running, port)
-}
-
 #[test]
 fn both_ends_of_tls_must_be_who_they_should_be() {
     let (folder, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let own = Certificates::create(folder.path()).unwrap();
     let other = Certificates::create(elsewhere.path()).unwrap();
-    let (_receiver, port) = tls_receiver(folder.path(), &own);
+    let (_receiver, port) = over_tls(folder.path(), &own, "127.0.0.1", true);
     let known = Otlp {
         certificate: Some(own.authority.clone()),
         client_certificate: Some(own.certificate.clone()),
