@@ -181,7 +181,7 @@ fn holds_secret(host: &str) -> bool {
     let is_in = |domain: &&str| {
         host.strip_suffix(*domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
     };
-    SECRET_PATHS.iter().any(|domain| is_in(&domain))
+    SECRET_PATHS.iter().any(is_in)
 }
 
 fn is_postable(url: &Url) -> bool {

@@ -86,7 +86,7 @@ impl<T> Pipe<T> {
         SignalStatus {
             signal: self.signal,
             endpoint: self.otlp.endpoint.clone(),
-            waiting: self.queue.len() as u64 + in_flight.load(Relaxed),
+            waiting: self.queue.n_waiting() as u64 + in_flight.load(Relaxed),
             sent: sent.load(Relaxed),
             dropped: [
                 ("queue_full", self.queue.n_refused()),

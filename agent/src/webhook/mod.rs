@@ -182,7 +182,7 @@ impl Webhook {
     }
 
     fn n_waiting(&self) -> u64 {
-        self.queue.len() as u64 + self.tally.in_flight.load(Relaxed)
+        self.queue.n_waiting() as u64 + self.tally.in_flight.load(Relaxed)
     }
 
     fn status(&self) -> WebhookStatus {

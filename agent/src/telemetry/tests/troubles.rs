@@ -143,6 +143,8 @@ fn both_ends_of_tls_must_be_who_they_should_be() {
     let own = Certificates::create(folder.path()).unwrap();
     let other = Certificates::create(elsewhere.path()).unwrap();
     let (_receiver, port) = over_tls(folder.path(), &own, "127.0.0.1", true);
+    // The certificate is of 127.0.0.1 and localhost.
+    let (_misnamed, other_port) = over_tls(folder.path(), &own, "127.0.0.2", true);
     let known = Otlp {
         certificate: Some(own.authority.clone()),
         client_certificate: Some(own.certificate.clone()),
@@ -161,7 +163,13 @@ fn both_ends_of_tls_must_be_who_they_should_be() {
         endpoint: format!("https://127.0.0.1:{port}"),
         ..otlp
     };
+    let misnamed =
+        Otlp { endpoint: format!("https://127.0.0.2:{other_port}/v1/traces"), ..known.clone() };
+    let misnamed_grpc =
+        Otlp { endpoint: format!("https://127.0.0.2:{other_port}"), ..grpc(known.clone()) };
     for (otlp, expected) in [
+        (misnamed, "127.0.0.2"),
+        (misnamed_grpc, "127.0.0.2"),
         (Otlp { certificate: wrong.clone(), ..known.clone() }, "certificate"),
         (Otlp { certificate: None, ..known.clone() }, "certificate"),
         (Otlp { client_certificate: None, client_key: None, ..known.clone() }, "ertificate"),
