@@ -82,11 +82,6 @@ pub fn run(
     ready: &dyn Fn(&str),
 ) -> Result<()> {
     let capture_settings = capture_settings(settings, bpf_log)?;
-    if settings.principals.iter().any(|rule| rule.certificate.is_some()) {
-        tracing::warn!(
-            "a [[principal]] with `certificate` matches nothing: none is seen by watching"
-        );
-    }
     let rules = Rules::new(&settings.principals).context("can't use the rules for principals")?;
     let mut capture = Capture::start(&capture_settings).context("can't watch this host")?;
     let procfs = Procfs::default();
