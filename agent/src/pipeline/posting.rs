@@ -141,3 +141,44 @@ pub fn metrics(webhooks: &[control::WebhookStatus]) -> [Metric; 4] {
         lost,
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::losses;
+    use crate::{
+        event::{OccurrenceKind, WallTime},
+        webhook::WebhookStatus,
+    };
+
+    #[test]
+    fn a_loss_is_told_once() {
+        let mut webhook = WebhookStatus {
+            name: "oncall".to_owned(),
+            target: String::new(),
+            waiting: 0,
+            sent: 0,
+            lost: [("queue_full", 0), ("refused", 0), ("expired", 0), ("stopped", 0)],
+            trouble: Some("no answer within 15s".to_owned()),
+        };
+        let mut told = vec![webhook.lost];
+        let mut rows = |webhook: &WebhookStatus| {
+            losses(std::slice::from_ref(webhook), &mut told, &Arc::default(), WallTime(5))
+        };
+        assert!(rows(&webhook).is_empty());
+        webhook.lost[0].1 = 7;
+        webhook.lost[2].1 = 2;
+        let row = rows(&webhook).remove(0);
+        assert_eq!((row.kind, row.action), (OccurrenceKind::Gap, "not-notified"));
+        assert_eq!(row.counts, [("lost_notifications".into(), 9)]);
+        assert_eq!(
+            row.message.unwrap(),
+            "notifications of findings to the webhook oncall were lost (queue_full 7, expired 2): no \
+             answer within 15s"
+        );
+        assert!(rows(&webhook).is_empty());
+        webhook.lost[0].1 = 8;
+        assert_eq!(rows(&webhook).remove(0).counts, [("lost_notifications".into(), 1)]);
+    }
+}
