@@ -337,8 +337,12 @@ fn both_protocols_log_in_by_certificate_and_a_wrong_name_is_told() -> Result<()>
     for (name, arrives) in [("traces", "SELECT ?"), ("logs", "dbwarden.service.started")] {
         await_until(name, || Ok(collector.said()?.contains(arrives).then_some(())))
             .with_context(|| format!("{:?}", signal(&agent, name)))?;
-        let signal = signal(&agent, name)?;
-        ensure!(signal["trouble"].is_null() && signal["sent"].as_u64() > Some(0), "{signal}");
+        // The answer is on its way.
+        await_until("its count", || {
+            let signal = signal(&agent, name)?;
+            let is_well = signal["trouble"].is_null() && signal["sent"].as_u64() > Some(0);
+            Ok(is_well.then_some(()))
+        })?;
     }
     let trouble = await_until("the wrong name", || {
         Ok(signal(&agent, "metrics")?["trouble"].as_str().map(str::to_owned))
