@@ -27,10 +27,10 @@ use anyhow::{Context, Result};
 use dbwarden_common::Drop;
 use nix::time::{ClockId, clock_gettime};
 
-pub use self::keeping::Mistake;
+pub use self::keeping::{Configuration, Mistake};
 use self::{
     connections::{Connections, Shared},
-    keeping::{Configuration, Keeping},
+    keeping::Keeping,
     losses::Losses,
     outbox::outbox,
     policing::Policing,

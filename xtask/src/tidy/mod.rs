@@ -29,7 +29,8 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     // What a command line holds of statements is redacted where it is read.
     ("identity", &["event", "config", "statement"]),
     ("ledger", &["event", "config"]),
-    ("search", &["event", "config", "ledger"]),
+    // Which statements read labelled data, policy knows.
+    ("search", &["event", "config", "ledger", "policy"]),
     ("control", &["event", "config"]),
     // Queues, patience and HTTP, of whatever leaves the host.
     ("delivery", &["event"]),
