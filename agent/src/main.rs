@@ -18,6 +18,7 @@ fn main() -> ExitCode {
         Command::Verify(verify) => cli::verify(common, verify),
         Command::Keys(keys) => cli::keys(common, keys),
         Command::Policy(policy) => cli::policy(common, policy),
+        Command::Webhook(webhook) => cli::webhook(common, webhook),
         Command::Analyst => cli::analyst(),
         Command::Search(search) => cli::search(common, search),
         Command::Findings(findings) => cli::findings(common, findings),

@@ -38,21 +38,23 @@ impl Certificates {
                 .arg(&made.authority),
         )?;
         fs::write(at("names"), "subjectAltName=DNS:localhost,IP:127.0.0.1,IP:::1\n")?;
-        signed(folder, "server", "localhost", Some(&at("names")))?;
+        signed(folder, "server", "localhost", &at("names"))?;
         Ok(made)
     }
 
     /// A client's certificate by the same authority, and its key.
     pub fn client(&self, common_name: &str) -> Result<(PathBuf, PathBuf)> {
         let folder = self.authority.parent().context("an authority without a folder")?;
-        signed(folder, common_name, common_name, None)?;
         let at = |ending: &str| folder.join(format!("{common_name}.{ending}"));
+        // With an extension it is of version 3: rustls refuses older ones.
+        fs::write(at("use"), "extendedKeyUsage=clientAuth\n")?;
+        signed(folder, common_name, common_name, &at("use"))?;
         Ok((at("crt"), at("key")))
     }
 }
 
 /// Makes `NAME.key` and `NAME.crt` in the folder of `ca.crt` and `ca.key`.
-fn signed(folder: &Path, name: &str, common_name: &str, extensions: Option<&Path>) -> Result<()> {
+fn signed(folder: &Path, name: &str, common_name: &str, extensions: &Path) -> Result<()> {
     let at = |ending: &str| folder.join(format!("{name}.{ending}"));
     said(
         openssl(&["req", "-subj", &format!("/O=dbwarden/CN={common_name}")])
@@ -65,9 +67,7 @@ fn signed(folder: &Path, name: &str, common_name: &str, extensions: Option<&Path
     let mut sign = openssl(&["x509", "-req", "-days", "2", "-CAcreateserial"]);
     sign.arg("-in").arg(at("csr"));
     sign.arg("-CA").arg(folder.join("ca.crt")).arg("-CAkey").arg(folder.join("ca.key"));
-    if let Some(extensions) = extensions {
-        sign.arg("-extfile").arg(extensions);
-    }
+    sign.arg("-extfile").arg(extensions);
     said(sign.arg("-out").arg(at("crt")))?;
     Ok(())
 }

@@ -11,8 +11,11 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use dbwarden_tests::{Agent, Postgres, Running, Via, await_until, need_root, python, said};
+use dbwarden_tests::{
+    Agent, Certificates, Postgres, Running, Via, await_until, need_root, python, said,
+};
 use nix::sys::signal::Signal;
+use serde_json::Value;
 
 /// Rotel, a collector of OpenTelemetry; it writes out whatever it receives.
 struct Collector {
@@ -34,12 +37,15 @@ struct Span {
 
 impl Collector {
     fn start(folder: &Path) -> Result<Self> {
+        Self::start_at(folder, free_port()?, free_port()?)
+    }
+
+    fn start_at(folder: &Path, grpc: u16, http: u16) -> Result<Self> {
         let find =
             "import pathlib, rotel; print(pathlib.Path(rotel.__file__).parent / 'rotel-agent')";
         let program = said(python()?.args(["-c", find]))?;
-        let (grpc, http) = (free_port()?, free_port()?);
         let output = folder.join("collector.log");
-        let log = File::create(&output)?;
+        let log = File::options().create(true).append(true).open(&output)?;
         let mut command = std::process::Command::new(program.trim());
         command
             .arg("start")
@@ -91,6 +97,61 @@ impl Collector {
         }
         Ok(spans)
     }
+}
+
+/// Ends TLS before a collector, for clients with a certificate of the same authority alone.
+const TERMINATOR: &str = "
+import os, socket, ssl, sys, threading
+authority, certificate, key, address, behind, port_file = sys.argv[1:]
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain(certificate, key)
+context.load_verify_locations(authority)
+context.verify_mode = ssl.CERT_REQUIRED
+context.set_alpn_protocols(['h2', 'http/1.1'] if behind.startswith('grpc:') else ['http/1.1'])
+target = ('127.0.0.1', int(behind.split(':')[1]))
+
+def copy(source, sink):
+    try:
+        while data := source.recv(65536): sink.sendall(data)
+    except OSError: pass
+    for end in (source, sink):
+        try: end.shutdown(socket.SHUT_RDWR)
+        except OSError: pass
+
+def serve(plain):
+    try: client = context.wrap_socket(plain, server_side=True)
+    except OSError: return plain.close()
+    server = socket.create_connection(target)
+    threading.Thread(target=copy, args=(client, server), daemon=True).start()
+    copy(server, client)
+
+listener = socket.create_server((address, 0))
+with open(port_file + '.new', 'w') as file: file.write(str(listener.getsockname()[1]))
+os.rename(port_file + '.new', port_file)
+while True:
+    threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
+";
+
+/// `behind` is `grpc:PORT` or `http:PORT` of a collector.
+fn terminator(
+    folder: &Path,
+    own: &Certificates,
+    address: &str,
+    behind: &str,
+) -> Result<(Running, u16)> {
+    let port_file = folder.join(format!("{address}-{behind}"));
+    let mut command = python()?;
+    command.args(["-c", TERMINATOR]).args([&own.authority, &own.certificate, &own.key]);
+    command.args([address, behind]).arg(&port_file).stdin(Stdio::null());
+    let process = Running::start("what ends TLS", &mut command, Signal::SIGTERM)?;
+    let port = await_until("its port", || Ok(fs::read_to_string(&port_file).ok()))?;
+    Ok((process, port.parse()?))
+}
+
+fn signal(agent: &Agent, name: &str) -> Result<Value> {
+    let status = agent.status()?;
+    let signals = status["telemetry"]["signals"].as_array().context("no signals")?;
+    signals.iter().find(|signal| signal["signal"] == name).cloned().context("no such signal")
 }
 
 fn free_port() -> Result<u16> {
@@ -237,5 +298,100 @@ fn a_request_leads_to_its_statement_and_what_is_counted_arrives() -> Result<()> 
         Ok((said.contains("dbwarden.ledger.checkpoint") || said.contains("— dbwarden/"))
             .then_some(()))
     })?;
+    Ok(())
+}
+
+#[test]
+fn both_protocols_log_in_by_certificate_and_a_wrong_name_is_told() -> Result<()> {
+    need_root!();
+    let folder = tempfile::tempdir()?;
+    let collector = Collector::start(folder.path())?;
+    let own = Certificates::create(folder.path())?;
+    let (certificate, key) = own.client("agent")?;
+    let (grpc, http) = (format!("grpc:{}", collector.grpc), format!("http:{}", collector.http));
+    let (_grpc, grpc) = terminator(folder.path(), &own, "127.0.0.1", &grpc)?;
+    let (_misnamed, misnamed) = terminator(folder.path(), &own, "127.0.0.2", &http)?;
+    let (_http, http) = terminator(folder.path(), &own, "127.0.0.1", &http)?;
+    let postgres = Postgres::builder().start()?;
+    let otlp = |name: &str, protocol: &str, endpoint: String| {
+        format!(
+            "[telemetry.{name}.otlp]\nendpoint = \"{endpoint}\"\nprotocol = \"{protocol}\"\n\
+             certificate = \"{}\"\nclient_certificate = \"{}\"\nclient_key = \"{}\"\n",
+            own.authority.display(),
+            certificate.display(),
+            key.display()
+        )
+    };
+    let agent = Agent::builder()
+        .configuration("[telemetry]\ntraces.ratio = 1.0\nmetrics.interval = \"1s\"")
+        .configuration(&otlp("traces", "grpc", format!("https://localhost:{grpc}")))
+        .configuration(&otlp("logs", "http/protobuf", format!("https://127.0.0.1:{http}/v1/logs")))
+        .configuration(&otlp(
+            "metrics",
+            "http/protobuf",
+            format!("https://127.0.0.2:{misnamed}/v1/metrics"),
+        ))
+        .start()?;
+    agent.await_server(postgres.port())?;
+    postgres.psql(Via::Unix, "SELECT 'over TLS'")?;
+    for (name, arrives) in [("traces", "SELECT ?"), ("logs", "dbwarden.service.started")] {
+        await_until(name, || Ok(collector.said()?.contains(arrives).then_some(())))
+            .with_context(|| format!("{:?}", signal(&agent, name)))?;
+        // The answer is on its way.
+        await_until("its count", || {
+            let signal = signal(&agent, name)?;
+            let is_well = signal["trouble"].is_null() && signal["sent"].as_u64() > Some(0);
+            Ok(is_well.then_some(()))
+        })?;
+    }
+    let trouble = await_until("the wrong name", || {
+        Ok(signal(&agent, "metrics")?["trouble"].as_str().map(str::to_owned))
+    })?;
+    ensure!(trouble.contains("certificate") && trouble.contains("127.0.0.2"), "{trouble}");
+    Ok(())
+}
+
+/// How long the backend is down.
+const OUTAGE_SECONDS: u32 = 60;
+
+#[test]
+fn after_a_minute_without_a_backend_what_was_dropped_is_what_did_not_arrive() -> Result<()> {
+    need_root!();
+    let folder = tempfile::tempdir()?;
+    let (grpc, http) = (free_port()?, free_port()?);
+    let postgres = Postgres::builder().start()?;
+    let agent = Agent::builder()
+        .configuration(&format!(
+            "[telemetry]\ntraces.ratio = 1.0\nmetrics.enabled = false\nlogs.enabled = false\n\
+             otlp = {{ endpoint = \"http://127.0.0.1:{grpc}\", protocol = \"grpc\" }}"
+        ))
+        .start()?;
+    agent.await_server(postgres.port())?;
+    let script = folder.path().join("load.sql");
+    fs::write(&script, "SELECT 1;\n")?;
+    let (script, seconds) = (script.display().to_string(), OUTAGE_SECONDS.to_string());
+    let load = ["-n", "-c", "2", "-R", "600", "-T", &seconds, "-f", &script];
+    postgres.pgbench(Via::Unix, &load)?;
+    let down = signal(&agent, "traces")?;
+    ensure!(down["sent"] == 0 && down["trouble"].is_string(), "{down}");
+    ensure!(down["dropped"]["queue_full"].as_u64() > Some(0), "all fit: {down}");
+
+    let collector = Collector::start_at(folder.path(), grpc, http)?;
+    let after = await_until("recovery", || {
+        let signal = signal(&agent, "traces")?;
+        Ok((signal["waiting"] == 0 && signal["trouble"].is_null()).then_some(signal))
+    })?;
+    let n = |value: &Value| value.as_u64().context("no figure");
+    let (sent, dropped) = (n(&after["sent"])?, n(&after["dropped"]["queue_full"])?);
+    let query = "SELECT count(*) AS n FROM statements";
+    let text = said(&mut agent.command(&["sql", "--format", "json", query]))?;
+    let statements = n(&serde_json::from_str::<Value>(text.trim())?["n"])?;
+    ensure!(sent + dropped == statements, "{sent} sent, {dropped} dropped, {statements} in all");
+    await_until("what was sent", || {
+        let arrived = collector.said()?.matches("Span #").count() as u64;
+        ensure!(arrived <= sent, "{arrived} arrived, {sent} sent");
+        Ok((arrived == sent).then_some(()))
+    })?;
+    eprintln!("{statements} statements: {sent} sent and arrived, {dropped} dropped and counted");
     Ok(())
 }

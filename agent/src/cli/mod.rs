@@ -22,6 +22,7 @@ mod terminal;
 mod timeline;
 mod verify;
 mod watch;
+mod webhook;
 mod whois;
 
 use std::{io, io::IsTerminal, path::PathBuf, process::ExitCode};
@@ -43,6 +44,7 @@ pub use status::status;
 pub use timeline::{Timeline, timeline};
 pub use verify::{Verify, verify};
 pub use watch::{Watch, watch};
+pub use webhook::{WebhookArguments, webhook};
 pub use whois::{Whois, whois};
 
 use crate::{
@@ -138,6 +140,8 @@ pub enum Command {
     ///
     /// Needs no service.
     Policy(PolicyArguments),
+    /// Try the receivers that findings are posted to
+    Webhook(WebhookArguments),
     /// Parse statements for the service, which starts this itself
     #[command(hide = true)]
     Analyst,

@@ -1,6 +1,9 @@
 //! `dbwarden status`: health, coverage and losses of the running service.
 
-use std::io::{self, Write};
+use std::{
+    collections::BTreeMap,
+    io::{self, Write},
+};
 
 use anyhow::Result;
 
@@ -9,7 +12,9 @@ use super::{
     table::{Align, Table},
     terminal::{Paint, Style, bytes, clean, count, counted, duration, whole_seconds},
 };
-use crate::control::{Client, CopyStatus, LedgerStatus, ServerStatus, Status, TelemetryStatus};
+use crate::control::{
+    Client, CopyStatus, LedgerStatus, ServerStatus, Status, TelemetryStatus, WebhookStatus,
+};
 
 pub fn status(common: &Common) -> Result<Answer> {
     common.no_csv()?;
@@ -74,16 +79,11 @@ fn render(status: &Status, paint: Paint) -> String {
         ),
     );
     let lost: u64 = totals.drops.values().sum();
-    if lost == 0 {
-        fact("lost", Style::Good, "nothing");
-    } else {
-        let reasons: Vec<String> = totals
-            .drops
-            .iter()
-            .filter(|(_, n)| **n > 0)
-            .map(|(reason, n)| format!("{reason} {n}"))
-            .collect();
-        fact("lost", Style::Bad, &format!("{}: {}", counted(lost, "record"), reasons.join(", ")));
+    match reasons(&totals.drops) {
+        None => fact("lost", Style::Good, "nothing"),
+        Some(reasons) => {
+            fact("lost", Style::Bad, &format!("{}: {reasons}", counted(lost, "record")));
+        }
     }
     let mut blind = Vec::new();
     if totals.blind_connections > 0 {
@@ -111,6 +111,9 @@ fn render(status: &Status, paint: Paint) -> String {
     }
     if let Some(telemetry) = &capture.telemetry {
         self::telemetry(telemetry, &mut fact);
+    }
+    for webhook in &capture.webhooks {
+        self::webhook(webhook, &mut fact);
     }
     for ring in &capture.rings {
         let per_cent = ring.peak_bytes.saturating_mul(100) / ring.size_bytes.max(1);
@@ -190,14 +193,8 @@ fn telemetry(telemetry: &TelemetryStatus, fact: &mut impl FnMut(&str, Style, &st
             count(signal.waiting)
         );
         fact(&signal.signal, Style::Plain, &words);
-        let reasons: Vec<String> = signal
-            .dropped
-            .iter()
-            .filter(|(_, n)| **n > 0)
-            .map(|(reason, n)| format!("{reason} {n}"))
-            .collect();
-        if !reasons.is_empty() {
-            fact("", Style::Bad, &format!("dropped: {}", reasons.join(", ")));
+        if let Some(reasons) = reasons(&signal.dropped) {
+            fact("", Style::Bad, &format!("dropped: {reasons}"));
         }
         if let Some(trouble) = &signal.trouble {
             fact("", Style::Bad, trouble);
@@ -209,6 +206,25 @@ fn telemetry(telemetry: &TelemetryStatus, fact: &mut impl FnMut(&str, Style, &st
             fact("", Style::Bad, trouble);
         }
     }
+}
+
+fn webhook(webhook: &WebhookStatus, fact: &mut impl FnMut(&str, Style, &str)) {
+    let WebhookStatus { name, target, waiting, sent, lost, trouble } = webhook;
+    let words = format!("{name} to {target}, {} sent, {} wait", count(*sent), count(*waiting));
+    fact("webhook", Style::Plain, &words);
+    if let Some(reasons) = reasons(lost) {
+        fact("", Style::Bad, &format!("lost: {reasons}"));
+    }
+    if let Some(trouble) = trouble {
+        fact("", Style::Bad, trouble);
+    }
+}
+
+/// Those that there are.
+fn reasons(counts: &BTreeMap<String, u64>) -> Option<String> {
+    let counted = counts.iter().filter(|(_, n)| **n > 0);
+    let reasons: Vec<String> = counted.map(|(reason, n)| format!("{reason} {n}")).collect();
+    (!reasons.is_empty()).then(|| reasons.join(", "))
 }
 
 fn servers(servers: &[ServerStatus]) -> Table {
@@ -254,7 +270,7 @@ mod tests {
     use super::{Paint, render};
     use crate::control::{
         AbsentServer, Agent, CopyStatus, Hooks, LedgerStatus, Ring, ServerStatus, SignalStatus,
-        Snapshot, Status, TelemetryStatus, Totals,
+        Snapshot, Status, TelemetryStatus, Totals, WebhookStatus,
     };
 
     fn busy() -> Status {
@@ -343,6 +359,14 @@ mod tests {
                     prometheus: Some("127.0.0.1:9464".into()),
                     prometheus_trouble: None,
                 }),
+                webhooks: vec![WebhookStatus {
+                    name: "oncall".into(),
+                    target: "https://alerts/dbwarden".into(),
+                    waiting: 3,
+                    sent: 40,
+                    lost: [("expired".to_owned(), 2), ("refused".to_owned(), 0)].into(),
+                    trouble: Some("HTTP 503".into()),
+                }],
             },
         }
     }
@@ -367,6 +391,9 @@ traces     to https://otel:4317, 4000 sent, 12 wait
            dropped: queue_full 7
            the backend is away
 scraped    at http://127.0.0.1:9464/metrics
+webhook    oncall to https://alerts/dbwarden, 40 sent, 3 wait
+           lost: expired 2
+           HTTP 503
 ring       at most 6 % of 16 MiB in use (data)
 
 SERVER        ENGINE           PID  LISTENS                                       TLS       OPEN  BLIND  STATEMENTS      IN    OUT

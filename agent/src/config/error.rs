@@ -104,7 +104,7 @@ impl Complaint {
 
 /// What is added to a complaint about a key that looks as if it held one.
 const NO_SECRETS: &str = "; secrets don't stand in this file: credentials of object stores are taken \
-     from the environment (AWS_…, AZURE_…, GOOGLE_…)";
+     from the environment (AWS_…, AZURE_…, GOOGLE_…), keys of webhooks from files";
 
 /// Where in the file an offset lies: the last section header above it and the key on its line.
 #[derive(Default)]

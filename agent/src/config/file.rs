@@ -9,8 +9,12 @@ use super::{
     Size, Span,
     settings::{HookChoice, Literals, LogLevel, TlsCapture},
     telemetry::{Compression, Protocol},
+    webhook::WebhookFormat,
 };
-use crate::{event::Engine, principal::Written};
+use crate::{
+    event::{Engine, Severity},
+    principal::Written,
+};
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -26,6 +30,7 @@ pub struct File {
     pub enforce: Enforce,
     pub label: Vec<Spanned<Label>>,
     pub region: Vec<Spanned<Region>>,
+    pub webhook: Vec<Spanned<Webhook>>,
     pub log: Log,
 }
 
@@ -181,6 +186,22 @@ pub struct Region {
     pub networks: Vec<Spanned<String>>,
     pub units: Vec<String>,
     pub containers: Vec<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Webhook {
+    pub name: Option<Spanned<String>>,
+    pub url: Option<Spanned<String>>,
+    pub url_file: Option<Spanned<PathBuf>>,
+    pub format: Option<WebhookFormat>,
+    pub secret_file: Option<Spanned<PathBuf>>,
+    pub min_severity: Option<Severity>,
+    pub rules: Option<Spanned<Vec<String>>>,
+    pub dry_run: Option<bool>,
+    pub timeout: Option<Spanned<Span>>,
+    pub give_up: Option<Spanned<Span>>,
+    pub certificate: Option<Spanned<PathBuf>>,
 }
 
 /// `event::Engine` is written out by sinks and read only here, so its names are read here.

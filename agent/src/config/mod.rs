@@ -9,6 +9,7 @@ mod settings;
 mod size;
 mod span;
 mod telemetry;
+mod webhook;
 
 use std::{
     fs, io,
@@ -30,6 +31,7 @@ pub use span::Span;
 pub use telemetry::{
     Compression, Logs, Metrics, Otlp, Protocol, SecretHeaders, Signal, Telemetry, Traces,
 };
+pub use webhook::{Webhook, WebhookFormat, WebhookTarget};
 
 use error::Complaint;
 use settings::HostFacts;

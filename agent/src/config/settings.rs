@@ -13,6 +13,7 @@ use super::{
     policies::{labels, regions},
     principals::principals,
     telemetry::{Environment, Telemetry, telemetry},
+    webhook::{Webhook, webhooks},
 };
 use crate::{event::Engine, principal::Written};
 
@@ -36,6 +37,8 @@ pub struct Settings {
     pub labels: Vec<LabelOn>,
     #[serde(rename = "region", skip_serializing_if = "Vec::is_empty")]
     pub regions: Vec<RegionOf>,
+    #[serde(rename = "webhook", skip_serializing_if = "Vec::is_empty")]
+    pub webhooks: Vec<Webhook>,
 }
 
 /// What is said of this host in every record.
@@ -229,6 +232,7 @@ impl Settings {
             enforce: Enforce::default(),
             labels: Vec::new(),
             regions: Vec::new(),
+            webhooks: Vec::new(),
         }
     }
 
@@ -288,6 +292,7 @@ impl Settings {
             enforce: enforce(file.enforce)?,
             labels: labels(file.label)?,
             regions: regions(file.region)?,
+            webhooks: webhooks(file.webhook)?,
         })
     }
 }
@@ -401,7 +406,7 @@ fn group_name(written: Spanned<String>) -> Result<String, Complaint> {
 }
 
 /// A word that can stand in a log line, a table and a label without quoting.
-fn plain_name(key: &str, written: Spanned<String>) -> Result<String, Complaint> {
+pub(super) fn plain_name(key: &str, written: Spanned<String>) -> Result<String, Complaint> {
     let span = written.span();
     let name = written.into_inner();
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');

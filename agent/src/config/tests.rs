@@ -11,7 +11,7 @@ use crate::{
     principal::{Numbers, Words},
 };
 
-fn read(text: &str) -> Result<Settings, String> {
+pub(super) fn read(text: &str) -> Result<Settings, String> {
     let host = HostFacts { name: "db1".into(), page_bytes: 4_096, environment: Default::default() };
     parse(Path::new("c.toml"), text, &host).map_err(|error| error.to_string())
 }
@@ -178,7 +178,7 @@ fn a_mistake_says_where_what_and_what_is_allowed() {
         (
             "[hosts]\nname = \"a\"",
             "c.toml:1: unknown key `hosts`; did you mean `host`? (allowed: host, control, capture, \
-             ledger, telemetry, principal, server, policy, enforce, label, region, log)\n    1 | [hosts]",
+             ledger, telemetry, principal, server, policy, enforce, label, region, webhook, log)\n    1 | [hosts]",
         ),
         (
             "[[server]]\nname = \"a\"\nprot = 1",

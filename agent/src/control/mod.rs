@@ -34,7 +34,7 @@ pub use server::{own_cost, serve};
 pub use shutdown::Shutdown;
 pub use status::{
     AbsentServer, Agent, CopyStatus, Hooks, LedgerStatus, Ring, ServerStatus, SignalStatus,
-    Snapshot, Status, StatusCell, TelemetryStatus, Totals,
+    Snapshot, Status, StatusCell, TelemetryStatus, Totals, WebhookStatus,
 };
 pub use whois::{Asked, Identified, Question, Questions, Whois};
 

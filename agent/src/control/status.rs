@@ -54,6 +54,8 @@ pub struct Snapshot {
     pub ledger: Option<LedgerStatus>,
     /// Null where nobody is told anything.
     pub telemetry: Option<TelemetryStatus>,
+    /// Where findings are posted.
+    pub webhooks: Vec<WebhookStatus>,
     /// Processes whose lineage is remembered.
     pub processes: u64,
 }
@@ -192,6 +194,22 @@ pub struct SignalStatus {
     pub sent: u64,
     /// What will never be sent, by reason.
     pub dropped: BTreeMap<String, u64>,
+    /// Why it isn't taken, in a sentence; it is tried again.
+    pub trouble: Option<String>,
+}
+
+/// How the notifications of one webhook fare.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct WebhookStatus {
+    pub name: String,
+    /// Without anything secret.
+    pub target: String,
+    pub waiting: u64,
+    /// Counted since the start.
+    pub sent: u64,
+    /// What nobody will get, by reason.
+    pub lost: BTreeMap<String, u64>,
     /// Why it isn't taken, in a sentence; it is tried again.
     pub trouble: Option<String>,
 }

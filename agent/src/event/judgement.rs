@@ -69,6 +69,7 @@ pub struct Finding {
 pub struct Episode {
     /// When it began, or when its last statement did.
     pub time: WallTime,
+    pub began: WallTime,
     pub action: EpisodeAction,
     pub finding: Finding,
     /// Who sent the first statement.

@@ -18,7 +18,7 @@ pub mod note;
 pub mod prove;
 pub mod root_log;
 #[cfg(test)]
-mod samples;
+pub mod samples;
 pub mod schema;
 pub mod seal;
 mod store;

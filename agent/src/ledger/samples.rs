@@ -193,6 +193,7 @@ pub fn judgement() -> Judgement {
 pub fn finding() -> Episode {
     Episode {
         time: WallTime(1_764_000_000_000_003),
+        began: WallTime(1_764_000_000_000_001),
         action: EpisodeAction::Ended,
         finding: Finding {
             rule: "no-deletes".into(),
@@ -307,6 +308,7 @@ impl Entries {
     fn episode(&mut self) -> Entry {
         Entry::Finding(Episode {
             time: WallTime(1_764_000_000_000_000 + self.below(1_000_000) as i64),
+            began: WallTime(1_764_000_000_000_000),
             action: EpisodeAction::ALL[self.below(2)],
             finding: self.finding(),
             origin: self.shared_origin(),

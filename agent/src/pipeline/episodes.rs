@@ -58,6 +58,7 @@ impl Episodes {
             }
             let first = Episode {
                 time: record.time,
+                began: record.time,
                 action: EpisodeAction::Began,
                 finding: finding.clone(),
                 origin: record.origin.clone(),

@@ -1,5 +1,6 @@
 //! The service's own figures: as metrics, and how telling them goes as `dbwarden status` has it.
 
+use super::posting;
 use crate::{
     control::{self, LedgerStatus, ServerStatus, Snapshot, own_cost},
     telemetry::{Labels, Metric, TelemetryStatus},
@@ -56,6 +57,9 @@ pub fn metrics(snapshot: &Snapshot) -> Vec<Metric> {
     ];
     metrics.extend(servers(&snapshot.servers));
     metrics.extend(snapshot.ledger.iter().flat_map(ledger));
+    if !snapshot.webhooks.is_empty() {
+        metrics.extend(posting::metrics(&snapshot.webhooks));
+    }
     metrics
 }
 

@@ -14,6 +14,7 @@ mod keeping;
 mod losses;
 mod outbox;
 mod policing;
+mod posting;
 mod profile;
 mod record;
 mod recorder;
@@ -35,6 +36,7 @@ use self::{
     losses::Losses,
     outbox::outbox,
     policing::Policing,
+    posting::Posting,
     recorder::{Recorder, Recording},
     servers::Servers,
 };
@@ -47,6 +49,7 @@ use crate::{
     ledger::root_log,
     principal::Rules,
     telemetry::{Feed, Pace, Source, Telemetry},
+    webhook::Webhooks,
 };
 
 /// Data records between two looks at the control ring and the clock.
@@ -108,7 +111,19 @@ pub fn run(
         false => None,
     };
     let telemetry = feed.as_ref().map(Feed::shared);
-    let (mut outbox, inbox) = outbox(live.clone(), keeping.is_some() || feed.is_some());
+    let posting = match settings.webhooks.is_empty() {
+        true => None,
+        false => Some(
+            Posting::start(&settings.webhooks, host.clone())
+                .context("can't start the thread that posts to webhooks")?,
+        ),
+    };
+    if posting.is_some() && !settings.policy.enabled {
+        tracing::warn!("nothing is posted to any [[webhook]]: [policy] is not enabled");
+    }
+    let webhooks = posting.as_ref().map(Posting::shared);
+    let is_wanted = keeping.is_some() || feed.is_some() || posting.is_some();
+    let (mut outbox, inbox) = outbox(live.clone(), is_wanted);
     let policing = match settings.policy.enabled {
         true => {
             let (reload, time) = (service.reload.clone(), clock().wall(now()));
@@ -126,7 +141,15 @@ pub fn run(
         })
         .transpose()
         .context("can't start the thread that ends connections")?;
-    let recorder = Recorder::new(live.clone(), host.clone(), keeping, policing, enforcing, feed);
+    let recorder = Recorder::new(
+        live.clone(),
+        host.clone(),
+        keeping,
+        policing,
+        enforcing,
+        feed,
+        posting,
+    );
     let recording = recorder.start(inbox)?;
     let mut state = State {
         processes,
@@ -137,6 +160,7 @@ pub fn run(
         losses: Losses::default(),
         recording,
         telemetry,
+        webhooks,
         control_lost: 0,
         next_catch_up: BootTime(0),
         next_housekeeping: BootTime(0),
@@ -234,6 +258,7 @@ struct State {
     losses: Losses,
     recording: Recording,
     telemetry: Option<Arc<Telemetry>>,
+    webhooks: Option<Arc<Webhooks>>,
     /// Control records that were lost when procfs was last read for it.
     control_lost: u64,
     next_catch_up: BootTime,
@@ -459,6 +484,7 @@ impl State {
             processes: (live + exited) as u64,
             ledger: self.recording.status(),
             telemetry: self.telemetry.as_ref().map(|told| figures::status(&told.status())),
+            webhooks: self.webhooks.iter().flat_map(|w| posting::status(&w.status())).collect(),
         }
     }
 }

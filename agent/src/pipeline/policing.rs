@@ -223,6 +223,7 @@ fn refusal(refused: &Refused, consequence: &str, host: &Arc<Origin>, now: WallTi
     let first = refused.to_string().lines().next().unwrap_or_default().to_owned();
     Episode {
         time: now,
+        began: now,
         action: EpisodeAction::Began,
         finding: Finding {
             rule: "builtin:policies-refused".into(),

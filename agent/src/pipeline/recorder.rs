@@ -14,6 +14,7 @@ use super::{
     keeping::{Alert, Keeping},
     outbox::{Inbox, Lost},
     policing::Policing,
+    posting::Posting,
     wall_time,
 };
 use crate::{
@@ -39,6 +40,7 @@ pub struct Recorder {
     policing: Option<Policing>,
     enforcing: Option<Enforcing>,
     telemetry: Option<Feed>,
+    posting: Option<Posting>,
     status: Arc<Mutex<Option<LedgerStatus>>>,
     next_look: Instant,
 }
@@ -69,6 +71,7 @@ impl Recorder {
         policing: Option<Policing>,
         enforcing: Option<Enforcing>,
         telemetry: Option<Feed>,
+        posting: Option<Posting>,
     ) -> Self {
         let status = keeping.as_ref().map(Keeping::status);
         let status = Arc::new(Mutex::new(status));
@@ -79,6 +82,7 @@ impl Recorder {
             policing,
             enforcing,
             telemetry,
+            posting,
             status,
             next_look: Instant::now(),
         }
@@ -138,6 +142,10 @@ impl Recorder {
         if let Some(policing) = &mut self.policing {
             policing.end(&mut told);
             self.record_all(&mut told, wall_time());
+        }
+        if let Some(posting) = self.posting.take() {
+            let now = wall_time();
+            posting.close(now).into_iter().for_each(|row| self.not_notified(row, now));
         }
         if let Some(keeping) = self.keeping.take() {
             keeping.close();
@@ -208,6 +216,9 @@ impl Recorder {
                 if let Some(telemetry) = telemetry {
                     telemetry.finding(&episode);
                 }
+                if let Some(posting) = &self.posting {
+                    posting.finding(&episode);
+                }
                 if episode.action == EpisodeAction::Began {
                     self.live.notice(|| notice(&episode));
                 }
@@ -216,6 +227,10 @@ impl Recorder {
     }
 
     fn tick(&mut self) {
+        if let Some(posting) = &mut self.posting {
+            let now = wall_time();
+            posting.tick(now).into_iter().for_each(|row| self.not_notified(row, now));
+        }
         let Some(keeping) = &mut self.keeping else { return };
         let (time, now) = (wall_time(), Instant::now());
         keeping.tick(time);
@@ -235,6 +250,17 @@ impl Recorder {
             self.live.notice(|| Notice { time, notice: "ledger", server: None, message });
         }
         *self.status.lock().unwrap_or_else(PoisonError::into_inner) = Some(keeping.status());
+    }
+
+    /// A row about findings that a webhook didn't get.
+    fn not_notified(&mut self, row: Occurrence, now: WallTime) {
+        let message = row.message.clone().unwrap_or_default();
+        tracing::error!("{message}");
+        if let Some(telemetry) = &self.telemetry {
+            telemetry.alert(now, Severity::Error, "webhook", &message);
+        }
+        self.live.notice(|| Notice { time: now, notice: "webhook", server: None, message });
+        self.record(Entry::Occurrence(row), now);
     }
 
     fn gap(&self, lost: Lost) -> Entry {

@@ -60,9 +60,5 @@ pub fn scope() -> InstrumentationScope {
 }
 
 pub fn cut(text: &str) -> String {
-    if text.len() <= TEXT_BYTES {
-        return text.to_owned();
-    }
-    let end = (0..=TEXT_BYTES).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
-    format!("{}…", &text[..end])
+    crate::delivery::cut(text, TEXT_BYTES).into_owned()
 }

@@ -8,13 +8,13 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::watch, time::sleep};
+use tokio::time::sleep;
 
-use super::{
-    queue::{Limits, Queue},
-    transport::{Accepted, Client, Failure, Payload},
+use super::transport::{Accepted, Client, Payload};
+use crate::{
+    config::{Otlp, Signal},
+    delivery::{Ending, Failure, Limits, Patience, Queue},
 };
-use crate::config::{Otlp, Signal};
 
 /// How long things may take.
 #[derive(Clone, Copy, Debug)]
@@ -86,7 +86,7 @@ impl<T> Pipe<T> {
         SignalStatus {
             signal: self.signal,
             endpoint: self.otlp.endpoint.clone(),
-            waiting: self.queue.len() as u64 + in_flight.load(Relaxed),
+            waiting: self.queue.n_waiting() as u64 + in_flight.load(Relaxed),
             sent: sent.load(Relaxed),
             dropped: [
                 ("queue_full", self.queue.n_refused()),
@@ -95,22 +95,6 @@ impl<T> Pipe<T> {
             ],
             trouble: trouble.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         }
-    }
-}
-
-/// Says when the agent stops.
-#[derive(Clone)]
-pub struct Ending(pub watch::Receiver<bool>);
-
-impl Ending {
-    pub fn has_begun(&self) -> bool {
-        *self.0.borrow()
-    }
-
-    /// Returns when it has begun.
-    pub async fn begun(&mut self) {
-        // Whoever could say so is gone: it has.
-        let _ = self.0.wait_for(|begun| *begun).await;
     }
 }
 
@@ -139,14 +123,14 @@ pub async fn drain<T>(
 /// One receiver, and how patient we are with it.
 pub struct Sender<'a, T> {
     pipe: &'a Pipe<T>,
-    pace: Pace,
     client: Option<Client>,
-    pause: Duration,
+    patience: Patience,
 }
 
 impl<'a, T> Sender<'a, T> {
     pub fn new(pipe: &'a Pipe<T>, pace: Pace) -> Self {
-        Self { pipe, pace, client: None, pause: pace.first_pause }
+        let patience = Patience::new(pace.first_pause, pace.longest_pause);
+        Self { pipe, client: None, patience }
     }
 
     /// Tries until the receiver has it, or says that it never will, or the agent stops.
@@ -161,7 +145,7 @@ impl<'a, T> Sender<'a, T> {
             if is_last {
                 return;
             }
-            let pause = self.next_pause(&failure);
+            let pause = self.patience.next(failure.again_after);
             tokio::select! {
                 () = sleep(pause) => {}
                 () = ending.begun() => {}
@@ -178,7 +162,7 @@ impl<'a, T> Sender<'a, T> {
         let tally = &self.pipe.tally;
         match self.send(payload).await {
             Ok(accepted) => {
-                self.pause = self.pace.first_pause;
+                self.patience.renew();
                 let n_rejected = accepted.n_rejected.min(n_items);
                 tally.sent.fetch_add(n_items - n_rejected, Relaxed);
                 tally.rejected.fetch_add(n_rejected, Relaxed);
@@ -204,14 +188,6 @@ impl<'a, T> Sender<'a, T> {
         let answer = client.send(payload, self.pipe.otlp.timeout.0).await;
         self.client = Some(client);
         answer
-    }
-
-    fn next_pause(&mut self, failure: &Failure) -> Duration {
-        let pause = self.pause;
-        self.pause = self.pace.longest_pause.min(pause * 2);
-        // Many agents that lost one receiver shall not come back to it as one.
-        let spread = 0.8 + 0.4 * rand::random::<f64>();
-        failure.again_after.unwrap_or(pause).max(pause).mul_f64(spread)
     }
 
     fn trouble(&self, trouble: Option<String>) {

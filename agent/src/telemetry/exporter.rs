@@ -26,7 +26,7 @@ use tokio::{
 use super::{
     Telemetry,
     attributes::scope,
-    export::{Ending, Pace, Pipe, Sender, drain},
+    export::{Pace, Pipe, Sender, drain},
     log, metrics,
     metrics::{Label, Metric},
     resource::{SCHEMA, resource},
@@ -34,7 +34,7 @@ use super::{
     span::{Item, nanos},
     transport::Payload,
 };
-use crate::event::WallTime;
+use crate::{delivery::Ending, event::WallTime};
 
 /// A checkpoint is a few hundred bytes.
 const CHECKPOINT_BYTES: u64 = 16 << 10;

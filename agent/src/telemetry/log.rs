@@ -36,7 +36,7 @@ pub fn occurrence(occurrence: &Occurrence) -> LogRecord {
 
 /// An end of an episode, with what its first statement did.
 pub fn finding(episode: &Episode) -> LogRecord {
-    let Episode { time, action, finding, origin, sequence, facts, counts } = episode;
+    let Episode { time, action, finding, origin, sequence, facts, counts, .. } = episode;
     let severity = match finding.severity {
         _ if *action == EpisodeAction::Ended || finding.dry_run => Severity::Info,
         event::Severity::Low | event::Severity::Medium => Severity::Warn,

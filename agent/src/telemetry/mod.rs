@@ -9,7 +9,6 @@ mod exporter;
 mod identity;
 mod log;
 mod metrics;
-mod queue;
 mod resource;
 #[cfg(test)]
 mod samples;
@@ -36,7 +35,6 @@ use tokio::sync::watch;
 use self::{
     export::Pipe,
     metrics::Book,
-    queue::Limits,
     sampling::Sampling,
     span::{Ids, Item, Kinship},
     transactions::{Transaction, Transactions},
@@ -48,6 +46,7 @@ pub use self::{
 };
 use crate::{
     config::{self, Signal},
+    delivery::Limits,
     event::{Episode, Occurrence, OccurrenceKind, Origin, Record, WallTime},
 };
 

@@ -1,6 +1,5 @@
 //! What is handed over, and what a receiver gets of it: in good times, and in all sorts of bad ones.
 
-mod receiver;
 mod spans;
 mod troubles;
 
@@ -9,9 +8,16 @@ use std::{
     time::{Duration, Instant},
 };
 
+use opentelemetry_proto::tonic::{
+    collector::trace::v1::ExportTraceServiceRequest,
+    trace::v1::{ResourceSpans, Span as ProtoSpan},
+};
+use prost_otlp::Message;
+
 use super::{Feed, Gather, Metric, Pace, Source, Telemetry, samples};
 use crate::{
     config::{self, Compression, Otlp, Protocol, Span},
+    delivery::receiver::Receiver,
     event::{Record, WallTime},
 };
 
@@ -54,6 +60,20 @@ fn start(settings: &config::Telemetry) -> Feed {
 
 fn statement(summary: &str) -> Arc<Record> {
     Arc::new(samples::record(1_000_000, 1_500, Some(samples::facts(summary, &[]))))
+}
+
+/// What arrived, request by request.
+fn arrived_by_resource(receiver: &Receiver) -> Vec<ResourceSpans> {
+    let requests = receiver.requests();
+    let decoded = requests.iter().map(|request| {
+        ExportTraceServiceRequest::decode(request.body.as_slice()).unwrap().resource_spans
+    });
+    decoded.flatten().collect()
+}
+
+fn arrived(receiver: &Receiver) -> Vec<ProtoSpan> {
+    let resources = arrived_by_resource(receiver).into_iter();
+    resources.flat_map(|spans| spans.scope_spans).flat_map(|scope| scope.spans).collect()
 }
 
 /// Waits for something that happens on another thread.

@@ -34,7 +34,11 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     // Its book is replaced as a whole, as the ledger's own files are.
     ("enforce", &["event", "ledger"]),
     ("control", &["event", "config", "enforce"]),
-    ("telemetry", &["event", "config"]),
+    // Queues, patience and HTTP, of whatever leaves the host.
+    ("delivery", &["event"]),
+    ("telemetry", &["event", "config", "delivery"]),
+    // The names of rules are matched as those of principals are.
+    ("webhook", &["event", "config", "delivery", "principal"]),
     // Reads procfs through identity's reader, which pid reuse and hostile paths can't fool.
     ("discovery", &["event", "config", "identity"]),
     ("doctor", &["event", "config", "capture", "enforce"]),
@@ -77,7 +81,7 @@ const ONLY_IN: &[(&str, &str)] = &[
     ("datafusion", "search"),
     ("opentelemetry_proto", "telemetry"),
     ("prost_otlp", "telemetry"),
-    ("reqwest", "telemetry"),
+    ("reqwest", "delivery"),
     ("tonic", "telemetry"),
 ];
 

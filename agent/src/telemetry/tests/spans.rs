@@ -9,12 +9,11 @@ use opentelemetry_proto::tonic::{
 
 use super::{
     super::{samples, sampling::Sampling, span::Ids},
-    await_that, otlp,
-    receiver::{Receiver, Reply},
-    start, statement, traces_to,
+    arrived, arrived_by_resource, await_that, otlp, start, statement, traces_to,
 };
 use crate::{
     config,
+    delivery::receiver::{Receiver, Reply},
     event::{
         ClaimTag, Claims, Effect, Judgement, LoginStrength, Occurrence, OccurrenceKind, Record,
         Trace, Verdict, WallTime,
@@ -35,14 +34,14 @@ fn said(attributes: &[KeyValue], key: &str) -> Option<String> {
 /// Sends `records`, and the transactions that they end.
 fn sent(settings: impl Fn(&mut config::Telemetry), records: &[Record]) -> Vec<Span> {
     let receiver = Receiver::start(|_| Reply::ok());
-    let mut telemetry = traces_to(otlp(receiver.url()));
+    let mut telemetry = traces_to(otlp(receiver.url("/v1/traces")));
     settings(&mut telemetry);
     let mut feed = start(&telemetry);
     for record in records {
         feed.statement(&Arc::new(record.clone()), WallTime(3_000_000));
     }
     feed.close();
-    receiver.spans()
+    arrived(&receiver)
 }
 
 #[test]
@@ -106,12 +105,12 @@ fn a_login_uid_that_proves_nothing_is_nobody() {
 #[test]
 fn the_resource_says_which_host_it_was() {
     let receiver = Receiver::start(|_| Reply::ok());
-    let mut settings = traces_to(otlp(receiver.url()));
+    let mut settings = traces_to(otlp(receiver.url("/v1/traces")));
     settings.resource.insert("service.name".into(), "orders-db".into());
     let mut feed = start(&settings);
     feed.statement(&statement("SELECT t"), WallTime(0));
     feed.close();
-    let resources = receiver.resource_spans();
+    let resources = arrived_by_resource(&receiver);
     let attributes = &resources[0].resource.as_ref().unwrap().attributes;
     for (key, expected) in
         [("service.name", "orders-db"), ("host.name", "db1"), ("os.type", "linux")]
@@ -192,7 +191,7 @@ fn a_claimed_parent_counts_more_than_the_transaction() {
 #[test]
 fn a_transaction_ends_with_its_connection() {
     let receiver = Receiver::start(|_| Reply::ok());
-    let mut feed = start(&traces_to(otlp(receiver.url())));
+    let mut feed = start(&traces_to(otlp(receiver.url("/v1/traces"))));
     feed.statement(&Arc::new(at(20, "failed")), WallTime(0));
     feed.occurrence(&Occurrence {
         time: WallTime(50),
@@ -202,8 +201,8 @@ fn a_transaction_ends_with_its_connection() {
         message: None,
         counts: Vec::new(),
     });
-    await_that("the transaction", || receiver.spans().len() == 2);
-    let spans = receiver.spans();
+    await_that("the transaction", || arrived(&receiver).len() == 2);
+    let spans = arrived(&receiver);
     let transaction = spans.iter().find(|span| span.name == "transaction").unwrap();
     assert_eq!(said(&transaction.attributes, "dbwarden.end_unknown").as_deref(), Some("true"));
     feed.close();

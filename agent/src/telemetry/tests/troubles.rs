@@ -2,13 +2,10 @@
 
 use std::{
     io::Read,
-    path::Path,
-    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
-use dbwarden_tests::{Certificates, Running};
-use nix::sys::signal::Signal;
+use dbwarden_tests::Certificates;
 use opentelemetry_proto::tonic::collector::trace::v1::{
     ExportTracePartialSuccess, ExportTraceServiceResponse,
 };
@@ -16,12 +13,11 @@ use prost_otlp::Message;
 
 use super::{
     super::{Feed, SignalStatus},
-    await_that, otlp,
-    receiver::{Receiver, Reply},
-    start, statement, traces_to,
+    arrived, await_that, otlp, start, statement, traces_to,
 };
 use crate::{
     config::{Compression, Otlp, Protocol, SecretHeaders},
+    delivery::receiver::{Receiver, Reply, over_tls},
     event::WallTime,
 };
 
@@ -47,7 +43,7 @@ fn a_receiver_that_is_down_gets_everything_when_it_comes_back() {
 
     let receiver = Receiver::at(address, |_| Reply::ok());
     await_that("all spans", || status(&feed).sent == 1_000);
-    assert_eq!((receiver.spans().len(), status(&feed).trouble), (1_000, None));
+    assert_eq!((arrived(&receiver).len(), status(&feed).trouble), (1_000, None));
     assert_eq!(dropped(&feed, "queue_full"), 0);
     feed.close();
 }
@@ -55,7 +51,7 @@ fn a_receiver_that_is_down_gets_everything_when_it_comes_back() {
 #[test]
 fn a_receiver_that_does_not_answer_holds_up_nobody() {
     let receiver = Receiver::start(|_| Reply::Silence);
-    let mut feed = start(&traces_to(otlp(receiver.url())));
+    let mut feed = start(&traces_to(otlp(receiver.url("/v1/traces"))));
     let record = statement("SELECT t");
     let before = Instant::now();
     for _ in 0..40_000 {
@@ -81,7 +77,7 @@ fn a_receiver_that_is_busy_is_asked_again_and_one_that_refuses_is_not() {
         4 => Reply::Http(307, "location: http://127.0.0.1:1/\r\n", Vec::new()),
         _ => Reply::ok(),
     });
-    let mut feed = start(&traces_to(otlp(receiver.url())));
+    let mut feed = start(&traces_to(otlp(receiver.url("/v1/traces"))));
     feed.statement(&statement("SELECT a"), WallTime(0));
     await_that("the first", || status(&feed).sent == 1);
     assert_eq!(receiver.requests().len(), 3);
@@ -106,7 +102,7 @@ fn what_a_receiver_takes_in_part_is_counted_and_not_sent_again() {
         let answer = ExportTraceServiceResponse { partial_success }.encode_to_vec();
         Reply::Http(200, "content-type: application/x-protobuf\r\n", answer)
     });
-    let mut feed = start(&traces_to(otlp(receiver.url())));
+    let mut feed = start(&traces_to(otlp(receiver.url("/v1/traces"))));
     for _ in 0..5 {
         feed.statement(&statement("SELECT t"), WallTime(0));
     }
@@ -127,7 +123,7 @@ fn headers_and_compression_reach_the_receiver() {
         compression: Compression::Gzip,
         headers: [("x-org".to_owned(), "dba".to_owned())].into(),
         secret_headers: SecretHeaders(secret.into()),
-        ..otlp(receiver.url())
+        ..otlp(receiver.url("/v1/traces"))
     }));
     feed.statement(&statement("SELECT t"), WallTime(0));
     await_that("the span", || status(&feed).sent == 1);
@@ -141,45 +137,14 @@ fn headers_and_compression_reach_the_receiver() {
     feed.close();
 }
 
-/// Answers every POST, to clients with a certificate of its authority alone.
-const TLS_RECEIVER: &str = "
-import http.server, ssl, sys
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_POST(self):
-        self.rfile.read(int(self.headers['content-length']))
-        self.send_response(200)
-        self.send_header('content-length', '0')
-        self.end_headers()
-    def log_message(self, *_): pass
-authority, certificate, key, port_file = sys.argv[1:]
-context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-context.load_cert_chain(certificate, key)
-context.load_verify_locations(authority)
-context.verify_mode = ssl.CERT_REQUIRED
-server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
-server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
-with open(port_file + '.new', 'w') as f: f.write(str(server.server_port))
-import os; os.rename(port_file + '.new', port_file)
-server.serve_forever()
-";
-
-fn tls_receiver(folder: &Path, own: &Certificates) -> (Running, u16) {
-    let port_file = folder.join("port");
-    let mut command = Command::new("python3");
-    command.args(["-c", TLS_RECEIVER]).args([&own.authority, &own.certificate, &own.key]);
-    command.arg(&port_file).stdin(Stdio::null()).stderr(Stdio::null());
-    let running = Running::start("a TLS receiver", &mut command, Signal::SIGTERM).unwrap();
-    await_that("its port", || port_file.exists());
-    let port = std::fs::read_to_string(port_file).unwrap().parse().unwrap();
-    (running, port)
-}
-
 #[test]
 fn both_ends_of_tls_must_be_who_they_should_be() {
     let (folder, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let own = Certificates::create(folder.path()).unwrap();
     let other = Certificates::create(elsewhere.path()).unwrap();
-    let (_receiver, port) = tls_receiver(folder.path(), &own);
+    let (_receiver, port) = over_tls(folder.path(), &own, "127.0.0.1", true);
+    // The certificate is of 127.0.0.1 and localhost.
+    let (_misnamed, other_port) = over_tls(folder.path(), &own, "127.0.0.2", true);
     let known = Otlp {
         certificate: Some(own.authority.clone()),
         client_certificate: Some(own.certificate.clone()),
@@ -198,7 +163,13 @@ fn both_ends_of_tls_must_be_who_they_should_be() {
         endpoint: format!("https://127.0.0.1:{port}"),
         ..otlp
     };
+    let misnamed =
+        Otlp { endpoint: format!("https://127.0.0.2:{other_port}/v1/traces"), ..known.clone() };
+    let misnamed_grpc =
+        Otlp { endpoint: format!("https://127.0.0.2:{other_port}"), ..grpc(known.clone()) };
     for (otlp, expected) in [
+        (misnamed, "127.0.0.2"),
+        (misnamed_grpc, "127.0.0.2"),
         (Otlp { certificate: wrong.clone(), ..known.clone() }, "certificate"),
         (Otlp { certificate: None, ..known.clone() }, "certificate"),
         (Otlp { client_certificate: None, client_key: None, ..known.clone() }, "ertificate"),

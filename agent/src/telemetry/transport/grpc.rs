@@ -12,9 +12,10 @@ use tonic::{
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
 };
 
-use super::{Accepted, Failure, Payload, files::Files, user_agent};
+use super::{Accepted, Payload, tls, user_agent};
 use crate::{
     config::{Compression, Otlp},
+    delivery::Failure,
     event::in_full,
 };
 
@@ -33,14 +34,14 @@ impl Client {
             .map_err(failed)?
             .connect_timeout(otlp.timeout.0);
         if otlp.endpoint.starts_with("https:") {
-            let files = Files::read(otlp)?;
+            let files = tls(otlp)?;
             let mut tls = ClientTlsConfig::new();
             tls = match files.authority {
                 Some(authority) => tls.ca_certificate(Certificate::from_pem(authority)),
                 None => tls.with_native_roots(),
             };
-            if let Some(client) = files.client {
-                tls = tls.identity(Identity::from_pem(client.certificate, client.key));
+            if let Some((certificate, key)) = files.client {
+                tls = tls.identity(Identity::from_pem(certificate, key));
             }
             endpoint = endpoint.tls_config(tls).map_err(failed)?;
         }

@@ -1,6 +1,5 @@
 //! One request to a receiver, and what became of it.
 
-mod files;
 mod grpc;
 mod http;
 
@@ -12,7 +11,10 @@ use opentelemetry_proto::tonic::collector::{
 };
 use tokio::time::timeout;
 
-use crate::config::{Otlp, Protocol};
+use crate::{
+    config::{Otlp, Protocol},
+    delivery::{Failure, Tls, read_pem, shortened},
+};
 
 /// What is sent.
 #[derive(Clone, Debug)]
@@ -35,26 +37,6 @@ impl Accepted {
     /// Of a partial success, which has no items where there is only something to say.
     fn of((n_rejected, message): (i64, String)) -> Self {
         Self { n_rejected: u64::try_from(n_rejected).unwrap_or(0), message: shortened(&message) }
-    }
-}
-
-/// It is not known to have it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failure {
-    pub why: String,
-    /// The same can go well another time.
-    pub is_passing: bool,
-    /// When, if the receiver says so.
-    pub again_after: Option<Duration>,
-}
-
-impl Failure {
-    fn passing(why: impl Into<String>) -> Self {
-        Self { why: shortened(&why.into()), is_passing: true, again_after: None }
-    }
-
-    fn final_(why: impl Into<String>) -> Self {
-        Self { why: shortened(&why.into()), is_passing: false, again_after: None }
     }
 }
 
@@ -89,16 +71,14 @@ impl Client {
 }
 
 fn user_agent() -> String {
-    format!("dbwarden/{} OTLP", env!("CARGO_PKG_VERSION"))
+    crate::delivery::user_agent("OTLP")
 }
 
-/// What a stranger says, for a line of the status.
-fn shortened(words: &str) -> String {
-    const CHARS: usize = 300;
-    let mut line = words.trim().chars().map(|c| if c.is_control() { ' ' } else { c });
-    let start: String = line.by_ref().take(CHARS).collect();
-    match line.next() {
-        Some(_) => start + "…",
-        None => start,
-    }
+/// Its files, as they are now.
+fn tls(otlp: &Otlp) -> Result<Tls, Failure> {
+    let client = match (&otlp.client_certificate, &otlp.client_key) {
+        (Some(certificate), Some(key)) => Some((read_pem(certificate)?, read_pem(key)?)),
+        _ => None,
+    };
+    Ok(Tls { authority: otlp.certificate.as_deref().map(read_pem).transpose()?, client })
 }

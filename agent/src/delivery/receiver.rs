@@ -1,8 +1,12 @@
-//! A receiver of OTLP over HTTP that does as it is told.
+//! A receiver over HTTP that does as it is told, for tests.
 
 use std::{
+    collections::BTreeMap,
+    fs,
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
+    path::Path,
+    process::{Command, Stdio},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -10,11 +14,8 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-use opentelemetry_proto::tonic::{
-    collector::trace::v1::ExportTraceServiceRequest,
-    trace::v1::{ResourceSpans, Span},
-};
-use prost_otlp::Message;
+use dbwarden_tests::{Certificates, Running, await_until};
+use nix::sys::signal::Signal;
 
 /// How it answers a request.
 #[derive(Clone, Debug)]
@@ -36,6 +37,8 @@ pub struct Request {
     pub path: String,
     /// Lines as they came, in lower case.
     pub head: Vec<String>,
+    /// Values by name, as they came.
+    pub headers: BTreeMap<String, String>,
     pub body: Vec<u8>,
 }
 
@@ -89,25 +92,12 @@ impl Receiver {
         Self { address, got, ended, thread: Some(thread) }
     }
 
-    pub fn url(&self) -> String {
-        format!("http://{}/v1/traces", self.address)
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
     }
 
     pub fn requests(&self) -> Vec<Request> {
         self.got.lock().unwrap().clone()
-    }
-
-    pub fn resource_spans(&self) -> Vec<ResourceSpans> {
-        let requests = self.requests();
-        let decoded = requests.iter().map(|request| {
-            ExportTraceServiceRequest::decode(request.body.as_slice()).unwrap().resource_spans
-        });
-        decoded.flatten().collect()
-    }
-
-    pub fn spans(&self) -> Vec<Span> {
-        let resources = self.resource_spans().into_iter();
-        resources.flat_map(|spans| spans.scope_spans).flat_map(|scope| scope.spans).collect()
     }
 }
 
@@ -122,7 +112,7 @@ impl Drop for Receiver {
 
 fn read(stream: &TcpStream) -> Option<Request> {
     let mut reader = BufReader::new(stream);
-    let mut lines = Vec::new();
+    let (mut lines, mut headers) = (Vec::new(), BTreeMap::new());
     loop {
         let mut line = String::new();
         if reader.read_line(&mut line).ok()? == 0 {
@@ -130,12 +120,57 @@ fn read(stream: &TcpStream) -> Option<Request> {
         }
         match line.trim_end() {
             "" => break,
-            line => lines.push(line.to_ascii_lowercase()),
+            line => {
+                if let Some((name, value)) = line.split_once(": ") {
+                    headers.insert(name.to_ascii_lowercase(), value.to_owned());
+                }
+                lines.push(line.to_ascii_lowercase());
+            }
         }
     }
     let length = lines.iter().find_map(|line| line.strip_prefix("content-length: "))?;
     let mut body = vec![0; length.parse().ok()?];
     reader.read_exact(&mut body).ok()?;
     let path = lines.first()?.split(' ').nth(1)?.to_owned();
-    Some(Request { path, head: lines, body })
+    Some(Request { path, head: lines, headers, body })
+}
+
+/// Answers every POST; if asked to, only to clients with a certificate of its authority.
+const TLS_RECEIVER: &str = "
+import http.server, ssl, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        self.rfile.read(int(self.headers['content-length']))
+        self.send_response(200)
+        self.send_header('content-length', '0')
+        self.end_headers()
+    def log_message(self, *_): pass
+authority, certificate, key, port_file, address, wants_client = sys.argv[1:]
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain(certificate, key)
+if wants_client == 'true':
+    context.load_verify_locations(authority)
+    context.verify_mode = ssl.CERT_REQUIRED
+server = http.server.ThreadingHTTPServer((address, 0), Handler)
+server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+with open(port_file + '.new', 'w') as f: f.write(str(server.server_port))
+import os; os.rename(port_file + '.new', port_file)
+server.serve_forever()
+";
+
+/// One on `address` that has the certificate of `own`, and its port.
+pub fn over_tls(
+    folder: &Path,
+    own: &Certificates,
+    address: &str,
+    wants_client: bool,
+) -> (Running, u16) {
+    let port_file = folder.join(format!("port-{address}"));
+    let mut command = Command::new("python3");
+    command.args(["-c", TLS_RECEIVER]).args([&own.authority, &own.certificate, &own.key]);
+    command.arg(&port_file).arg(address).arg(wants_client.to_string());
+    command.stdin(Stdio::null()).stderr(Stdio::null());
+    let running = Running::start("a TLS receiver", &mut command, Signal::SIGTERM).unwrap();
+    let port = await_until("its port", || Ok(fs::read_to_string(&port_file).ok())).unwrap();
+    (running, port.parse().unwrap())
 }

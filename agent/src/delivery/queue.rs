@@ -11,7 +11,7 @@ use std::{
 
 use tokio::{sync::Notify, time::timeout};
 
-/// Filled by the recorder's thread, which never waits; emptied by the exporter's.
+/// Filled by the recorder's thread, which never waits; emptied by a sender's.
 #[derive(Debug)]
 pub struct Queue<T> {
     limits: Limits,
@@ -67,7 +67,7 @@ impl<T> Queue<T> {
 
     /// Returns when there is a whole batch, or something, and `pause` is over.
     pub async fn filled(&self, pause: Duration) {
-        while self.len() == 0 {
+        while self.n_waiting() == 0 {
             self.filled.notified().await;
         }
         let whole = async {
@@ -93,7 +93,7 @@ impl<T> Queue<T> {
         pending.items.drain(..n_items).map(|(item, _)| item).collect()
     }
 
-    pub fn len(&self) -> usize {
+    pub fn n_waiting(&self) -> usize {
         self.lock().items.len()
     }
 
@@ -126,10 +126,10 @@ mod tests {
     fn what_does_not_fit_is_counted() {
         let queue = Queue::new(LIMITS);
         (0..7).for_each(|n| queue.push(n, 1));
-        assert_eq!((queue.len(), queue.n_refused()), (5, 2));
+        assert_eq!((queue.n_waiting(), queue.n_refused()), (5, 2));
         let queue = Queue::new(LIMITS);
         (0..3).for_each(|n| queue.push(n, 40));
-        assert_eq!((queue.len(), queue.n_refused()), (2, 1));
+        assert_eq!((queue.n_waiting(), queue.n_refused()), (2, 1));
     }
 
     #[test]

@@ -1,0 +1,116 @@
+//! A message as JSON: the envelope of the Standard Webhooks specification around the product's vocabulary.
+
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
+
+use serde::Serialize;
+
+use super::message::{Content, Message};
+use crate::{
+    delivery::cut,
+    event::{Analysis, Effects, Episode, Facts, Origin, Severity, TableAccess, Verdict, WallTime},
+};
+
+/// Receivers take some hundred kilobytes; the ledger has the whole.
+const TEXT_BYTES: usize = 16 << 10;
+const NAMES: usize = 100;
+
+#[derive(Serialize)]
+struct Envelope<T> {
+    #[serde(rename = "type")]
+    kind: String,
+    timestamp: WallTime,
+    data: T,
+}
+
+/// A row of the ledger's findings, with what makes its two ends one.
+#[derive(Serialize)]
+struct Finding<'a> {
+    record: &'static str,
+    /// The same at both ends.
+    episode: &'a str,
+    action: &'static str,
+    began: WallTime,
+    time: WallTime,
+    severity: Severity,
+    verdict: Verdict,
+    rule: &'a str,
+    message: &'a str,
+    dry_run: bool,
+    #[serde(flatten)]
+    origin: &'a Origin,
+    sequence: Option<u64>,
+    /// Of the first statement; never with literals.
+    text: Option<Cow<'a, str>>,
+    fingerprint: Option<String>,
+    summary: Option<&'a str>,
+    effects: Option<Effects>,
+    tables: Option<&'a [TableAccess]>,
+    columns: Option<&'a [Arc<str>]>,
+    functions: Option<&'a [Arc<str>]>,
+    restricted: Option<bool>,
+    analysis: Option<Analysis>,
+    /// Null until it has ended.
+    counts: Option<BTreeMap<&'a str, u64>>,
+}
+
+#[derive(Serialize)]
+struct Test<'a> {
+    host: &'a str,
+    message: &'a str,
+}
+
+/// What is said in a test.
+pub const TEST: &str = "This is a test by `dbwarden webhook test`: nothing has happened.";
+
+pub fn body(message: &Message) -> Vec<u8> {
+    let written = match &message.content {
+        Content::Finding(episode) => serde_json::to_vec(&Envelope {
+            kind: format!("finding.{}", episode.action.name()),
+            timestamp: episode.time,
+            data: Finding::of(&message.episode, episode),
+        }),
+        Content::Test { host, time } => serde_json::to_vec(&Envelope {
+            kind: "test".to_owned(),
+            timestamp: *time,
+            data: Test { host, message: TEST },
+        }),
+    };
+    // Nothing in them can't be written.
+    written.unwrap_or_default()
+}
+
+impl<'a> Finding<'a> {
+    fn of(id: &'a str, episode: &'a Episode) -> Self {
+        let Episode { time, began, action, finding, origin, sequence, facts, counts } = episode;
+        let facts = facts.as_deref();
+        Self {
+            record: "finding",
+            episode: id,
+            action: action.name(),
+            began: *began,
+            time: *time,
+            severity: finding.severity,
+            verdict: finding.verdict,
+            rule: &finding.rule,
+            message: &finding.message,
+            dry_run: finding.dry_run,
+            origin,
+            sequence: Some(*sequence).filter(|sequence| *sequence > 0),
+            text: facts.map(|facts| cut(&facts.text, TEXT_BYTES)),
+            fingerprint: facts.map(Facts::fingerprint_text),
+            summary: facts.map(|facts| &*facts.summary),
+            effects: facts.map(|facts| facts.effects),
+            tables: facts.map(|facts| first(&facts.tables)),
+            columns: facts.map(|facts| first(&facts.columns)),
+            functions: facts.map(|facts| first(&facts.functions)),
+            restricted: facts.and_then(|facts| facts.restricted),
+            analysis: facts.map(|facts| facts.analysis),
+            counts: (!counts.is_empty())
+                .then(|| counts.iter().map(|(name, n)| (&**name, *n)).collect()),
+        }
+    }
+}
+
+fn first<T>(names: &[T]) -> &[T] {
+    names.get(..NAMES).unwrap_or(names)
+}
