@@ -38,6 +38,11 @@ pub fn python() -> Result<PathBuf> {
     Ok(tool_dir()?.join("python/bin/python"))
 }
 
+/// What judges a page of metrics, where the system has none.
+pub fn promtool() -> Result<PathBuf> {
+    Ok(tool_dir()?.join("promtool"))
+}
+
 fn cache_dir() -> Result<PathBuf> {
     let cache = match std::env::var_os("XDG_CACHE_HOME") {
         Some(dir) if Path::new(&dir).is_absolute() => PathBuf::from(dir),

@@ -1,5 +1,6 @@
 //! What is handed over, and what a receiver gets of it: in good times, and in all sorts of bad ones.
 
+mod expired;
 mod spans;
 mod troubles;
 

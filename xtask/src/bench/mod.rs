@@ -12,6 +12,7 @@ mod policy;
 mod servers;
 mod statement;
 mod table;
+mod telemetry;
 
 use std::path::{Path, PathBuf};
 
@@ -47,6 +48,10 @@ enum Subject {
     ///
     /// Needs neither root nor a server.
     Policy(Plan),
+    /// What telling OpenTelemetry of a statement costs, by how many become spans
+    ///
+    /// Needs neither root nor a server.
+    Telemetry(Plan),
     /// What decoding a PostgreSQL statement costs: of recorded connections and of pgbench's
     ///
     /// Needs neither root nor a server.
@@ -121,6 +126,7 @@ pub fn run(args: &Args) -> Result<()> {
             tell_all(plan, "ledger", &ledger::run(plan)?)
         }
         Subject::Statement(plan) => tell_all(plan, "statement", &[statement::run(plan)?]),
+        Subject::Telemetry(plan) => tell_all(plan, "telemetry", &[telemetry::run(plan)?]),
         Subject::Policy(plan) => tell_all(plan, "policy", &[policy::run(plan)?]),
         Subject::Decode(plan) => tell_all(plan, "decode", &[decode::run(plan)?]),
     }

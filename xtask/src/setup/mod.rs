@@ -2,6 +2,7 @@
 
 mod bpf_linker;
 mod packages;
+mod promtool;
 mod python;
 mod rust_src;
 
@@ -12,7 +13,7 @@ use anyhow::{Context, Result, bail};
 use crate::steps::Steps;
 
 /// How many steps [`all`] takes.
-pub const STEPS: usize = 2 + TOOLCHAIN_STEPS;
+pub const STEPS: usize = 3 + TOOLCHAIN_STEPS;
 /// How many steps [`toolchain`] takes.
 pub const TOOLCHAIN_STEPS: usize = 2;
 
@@ -52,6 +53,7 @@ pub fn attempt(steps: &mut Steps) -> (Option<Toolchain>, Vec<String>) {
     let _ = steps.step("Debian packages", packages::install).map_err(&mut note);
     let toolchain = toolchain(steps).map_err(&mut note).ok();
     let _ = steps.step("Python with database drivers", python::install).map_err(&mut note);
+    let _ = steps.step("promtool", promtool::install).map_err(&mut note);
     (toolchain, lacks)
 }
 
