@@ -33,9 +33,10 @@ pub enum Outcome {
 #[derive(Debug, thiserror::Error)]
 pub enum EnforceError {
     #[error(
-        "its socket is not known: it was open before it was watched, or others use it through a pooler"
+        "its socket is not touched: it was open before it was watched, others use it through a pooler, \
+         or its server is unverified"
     )]
-    Unknown,
+    Untouchable,
     #[error("too many others wait to be ended")]
     Busy,
     #[error("the server's process {pid} can't be read")]

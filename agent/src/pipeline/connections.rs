@@ -185,7 +185,8 @@ impl Connections {
             }
         };
         let id = self.shared.new_id(opened.time);
-        let socket = Some(server_socket(opened));
+        // Whoever pretends to be a server may say anything of whoever connects to it.
+        let socket = server.is_verified.then(|| server_socket(opened));
         let profile = Profile::new(id, server, opened.local.clone(), remote, client, socket);
         self.insert(opened.socket, opened.pid, opened.time, profile);
     }

@@ -12,8 +12,8 @@ use crate::{
     control::{Hub, Notice},
     enforce::{Change, EnforceError, Enforcer, Outcome, Quarantine, Who},
     event::{
-        Entry, Occurrence, OccurrenceKind, Origin, Record, ServerSocket, SocketName, Verdict,
-        WallTime, in_full,
+        Entry, Occurrence, OccurrenceKind, Origin, Record, ServerSocket, SocketName, StatementKind,
+        Verdict, WallTime, in_full,
     },
 };
 
@@ -99,6 +99,8 @@ impl Enforcing {
     fn statement(&mut self, record: &Record, told: &mut Vec<Entry>) {
         let judged = record.judgement.as_deref().filter(|found| found.verdict == Verdict::Cut);
         match judged.and_then(|found| found.rule.clone()) {
+            // A replica that is cut off makes its primary keep what it misses until the disk is full.
+            Some(_) if record.kind == StatementKind::Replication => {}
             Some(rule) => {
                 let may_have_committed = record.error_code.is_none();
                 let cause = Cause::Rule { rule, sequence: record.sequence, may_have_committed };
@@ -123,7 +125,7 @@ impl Enforcing {
         }
         let ticket = Ticket { time, origin: origin.clone(), cause };
         let Some(socket) = origin.socket else {
-            return self.over(ticket, &Outcome::Failed(EnforceError::Unknown), told);
+            return self.over(ticket, &Outcome::Failed(EnforceError::Untouchable), told);
         };
         if self.order.len() >= MAX_ORDERED
             && let Some(old) = self.order.pop_front()

@@ -141,15 +141,8 @@ pub fn run(
         })
         .transpose()
         .context("can't start the thread that ends connections")?;
-    let recorder = Recorder::new(
-        live.clone(),
-        host.clone(),
-        keeping,
-        policing,
-        enforcing,
-        feed,
-        posting,
-    );
+    let recorder =
+        Recorder::new(live.clone(), host.clone(), keeping, policing, enforcing, feed, posting);
     let recording = recorder.start(inbox)?;
     let mut state = State {
         processes,

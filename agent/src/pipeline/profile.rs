@@ -341,6 +341,7 @@ mod tests {
                 engine: Engine::Postgresql,
                 place: Default::default(),
                 coverage: Default::default(),
+                is_verified: true,
                 pooler: None,
             };
             let end = Endpoint::Unix { path: None };

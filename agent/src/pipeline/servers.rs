@@ -43,6 +43,8 @@ pub struct ServerFacts {
     pub engine: Engine,
     pub place: Place,
     pub coverage: Coverage,
+    /// Its program and its files are root's or its own account's: nobody pretends to be it.
+    pub is_verified: bool,
     /// Of a pooler, its process.
     pub pooler: Option<u32>,
 }
@@ -349,7 +351,9 @@ impl Servers {
         let place = named.and_then(|at| self.places.get(at)).cloned().unwrap_or_default();
         let coverage = Coverage::default();
         let pooler = is_pooler.then_some(server.pid);
-        let facts = ServerFacts { name, engine: Engine::Postgresql, place, coverage, pooler };
+        let is_verified = server.is_verified();
+        let engine = Engine::Postgresql;
+        let facts = ServerFacts { name, engine, place, coverage, is_verified, pooler };
         let watched = Watched { server, facts: Rc::new(facts), tls };
         if let Some(slot) = self.watched.get_mut(index) {
             *slot = Some(watched);
