@@ -11,6 +11,7 @@ mod figures;
 mod keeping;
 mod losses;
 mod outbox;
+mod places;
 mod policing;
 mod profile;
 mod record;

@@ -199,10 +199,10 @@ impl Profile {
         };
         let (server_address, server_port) = address(&self.local);
         let (client_address, client_port) = address(&self.remote);
-        let place = &self.server.place;
+        let (environment, region) = self.server.places.of(self.database.as_deref(), host);
         Origin {
-            environment: place.environment.as_ref().or(host.environment.as_ref()).cloned(),
-            region: place.region.as_ref().or(host.region.as_ref()).cloned(),
+            environment,
+            region,
             server: Some(self.server.name.clone()),
             engine: Some(self.server.engine),
             server_address,
@@ -308,7 +308,7 @@ mod tests {
             let server = ServerFacts {
                 name: "pg".into(),
                 engine: Engine::Postgresql,
-                place: Default::default(),
+                places: Default::default(),
                 coverage: Default::default(),
             };
             let end = Endpoint::Unix { path: None };

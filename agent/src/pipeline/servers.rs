@@ -17,6 +17,7 @@ use dbwarden_common::{TRACKED_LIMITED, Tracked};
 use super::{
     connections::Connections,
     coverage::Coverage,
+    places::Places,
     scout::{Answer, Found, Request, Scout},
 };
 use crate::{
@@ -39,15 +40,8 @@ const FIRST_PATIENCE: Duration = Duration::from_secs(10);
 pub struct ServerFacts {
     pub name: Arc<str>,
     pub engine: Engine,
-    pub place: Place,
+    pub places: Places,
     pub coverage: Coverage,
-}
-
-/// Where a server is, if not where the host is.
-#[derive(Clone, Debug, Default)]
-pub struct Place {
-    pub environment: Option<Arc<str>>,
-    pub region: Option<Arc<str>>,
 }
 
 /// One watched server; its index in the list is the kernel side's number for it.
@@ -61,7 +55,7 @@ struct Watched {
 pub struct Servers {
     rules: Vec<ServerRule>,
     /// Of the servers that the rules name.
-    places: Vec<Place>,
+    places: Vec<Places>,
     tls: TlsCapture,
     scout: Scout,
     watcher: Watcher,
@@ -90,7 +84,7 @@ impl Servers {
             new: Vec::new(),
             gone: Vec::new(),
             listeners: HashSet::new(),
-            places: settings.servers.iter().map(place).collect(),
+            places: settings.servers.iter().map(Places::new).collect(),
             rules,
             live,
         }
@@ -323,9 +317,9 @@ impl Servers {
             message,
         });
         let named = self.rules.iter().position(|rule| rule.name.is_some() && rule.matches(&server));
-        let place = named.and_then(|at| self.places.get(at)).cloned().unwrap_or_default();
+        let places = named.and_then(|at| self.places.get(at)).cloned().unwrap_or_default();
         let coverage = Coverage::default();
-        let facts = ServerFacts { name, engine: Engine::Postgresql, place, coverage };
+        let facts = ServerFacts { name, engine: Engine::Postgresql, places, coverage };
         let watched = Watched { server, facts: Rc::new(facts), tls };
         if let Some(slot) = self.watched.get_mut(index) {
             *slot = Some(watched);
@@ -497,11 +491,6 @@ impl Servers {
             })
             .collect()
     }
-}
-
-fn place(server: &config::Server) -> Place {
-    let known = |text: &Option<String>| text.as_deref().map(Into::into);
-    Place { environment: known(&server.environment), region: known(&server.region) }
 }
 
 fn rule(server: &config::Server) -> ServerRule {

@@ -21,6 +21,7 @@ mod rule;
 mod subject;
 
 pub use network::Network;
+pub use pattern::Pattern;
 pub use rule::{Numbers, Rule, RuleError, Words, Written};
 pub use subject::Subject;
 
