@@ -12,6 +12,7 @@ pub mod identity;
 pub mod ledger;
 pub mod pipeline;
 pub mod policy;
+pub mod pooler;
 pub mod principal;
 pub mod protocol;
 pub mod search;

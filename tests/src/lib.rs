@@ -8,6 +8,7 @@ mod namespace;
 mod need;
 mod notify;
 pub mod pattern;
+mod pgbouncer;
 pub mod place;
 mod postgres;
 #[cfg(feature = "rows")]
@@ -21,6 +22,7 @@ pub use cgroup::Cgroup;
 pub use children::{Running, await_until, python, said};
 pub use namespace::Netns;
 pub use need::is_root;
+pub use pgbouncer::{PgBouncer, PgBouncerBuilder};
 pub use postgres::{Logged, Postgres, PostgresBuilder, Via, binaries as postgres_binaries};
 pub use session::Session;
 pub use wire::{Answer, Wire};

@@ -431,12 +431,12 @@ fn logged_statement(entry: &Value) -> Option<Logged> {
 
 /// PostgreSQL refuses to run as root: then it is the system user `postgres`.
 #[derive(Clone, Copy)]
-struct Owner {
+pub(crate) struct Owner {
     other: Option<(Uid, Gid)>,
 }
 
 impl Owner {
-    fn find(name: &str) -> Result<Owner> {
+    pub(crate) fn find(name: &str) -> Result<Owner> {
         if !is_root() {
             return Ok(Owner { other: None });
         }
@@ -446,7 +446,7 @@ impl Owner {
         Ok(Owner { other: Some((user.uid, user.gid)) })
     }
 
-    fn give(&self, path: &Path) -> Result<()> {
+    pub(crate) fn give(&self, path: &Path) -> Result<()> {
         let Some((uid, gid)) = self.other else { return Ok(()) };
         chown(path, Some(uid.as_raw()), Some(gid.as_raw()))
             .with_context(|| format!("giving {} to postgres", path.display()))
@@ -460,7 +460,7 @@ impl Owner {
         head.into_iter().chain(words).collect()
     }
 
-    fn run<'a>(&self, command: &'a mut Command) -> &'a mut Command {
+    pub(crate) fn run<'a>(&self, command: &'a mut Command) -> &'a mut Command {
         match self.other {
             Some((uid, gid)) => command.uid(uid.as_raw()).gid(gid.as_raw()).current_dir("/"),
             None => command,
@@ -482,7 +482,7 @@ pub fn binaries() -> Result<PathBuf> {
         .context("there is no PostgreSQL server in /usr/lib/postgresql: cargo xtask setup")
 }
 
-fn free_port() -> Result<u16> {
+pub(crate) fn free_port() -> Result<u16> {
     let listener = TcpListener::bind("127.0.0.1:0").context("asking for a free port")?;
     Ok(listener.local_addr()?.port())
 }

@@ -157,8 +157,15 @@ impl Rows {
     /// The last row, once it is known that all before it are there, in order, each once.
     fn follow(&mut self, directory: &Path) -> Result<u64> {
         let layout = Layout::new(directory);
-        // The logs first: one that is gone by the time that it is opened was sealed meanwhile.
-        let logs = layout.logs()?;
+        // The logs first: one that is gone by the time that it is opened is among the segments then.
+        let mut found = BTreeMap::new();
+        for log in layout.logs()? {
+            if !self.sealed.contains_key(&log.number)
+                && let Some(sequences) = open_sequences(&log.path)?
+            {
+                found.insert(log.number, range(&sequences)?);
+            }
+        }
         for segment in layout.segments()? {
             if let std::collections::btree_map::Entry::Vacant(entry) =
                 self.sealed.entry(segment.number)
@@ -166,14 +173,7 @@ impl Rows {
                 entry.insert(range(&sealed_sequences(&segment.path)?)?);
             }
         }
-        let mut found = self.sealed.clone();
-        for log in logs {
-            if !found.contains_key(&log.number)
-                && let Some(sequences) = open_sequences(&log.path)?
-            {
-                found.insert(log.number, range(&sequences)?);
-            }
-        }
+        found.extend(self.sealed.clone());
         let mut next = 1;
         for (number, rows) in found.into_iter().filter(|(_, rows)| !rows.is_empty()) {
             ensure!(rows.start == next, "segment {number} has {rows:?}, but {next} is missing");

@@ -335,7 +335,7 @@ fn doctor_tries_every_program_and_leaves_none() -> Result<()> {
     await_no_programs()?;
     let (checks, code) = Host::new()?.with_tracefs().doctor()?;
     let tried = of_programs(&checks);
-    assert_eq!(tried.len(), 15, "{tried:?}");
+    assert_eq!(tried.len(), 17, "{tried:?}");
     for (name, verdict, found) in &tried {
         assert_eq!(*verdict, "fine", "{name}: {found}");
         ensure!(found.contains("accepted ("), "{name}: {found}");

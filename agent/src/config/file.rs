@@ -53,6 +53,7 @@ pub struct Capture {
     pub response_head_bytes: Option<Spanned<Size>>,
     pub response_tail_bytes: Option<Spanned<Size>>,
     pub tls: Option<TlsCapture>,
+    pub poolers: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -72,6 +72,8 @@ pub struct Capture {
     /// Captured from the end of one response call at most.
     pub response_tail_bytes: Size,
     pub tls: TlsCapture,
+    /// Whether poolers are watched, and the clients behind them named.
+    pub poolers: bool,
 }
 
 /// Where statements are kept, how and for how long.
@@ -206,6 +208,7 @@ impl Settings {
                 response_head_bytes: Size(8 << 10),
                 response_tail_bytes: Size(8 << 10),
                 tls: TlsCapture::Auto,
+                poolers: true,
             },
             ledger: Ledger {
                 enabled: true,
@@ -275,6 +278,7 @@ impl Settings {
                     capture.response_tail_bytes,
                 )?,
                 tls: file.capture.tls.unwrap_or(capture.tls),
+                poolers: file.capture.poolers.unwrap_or(capture.poolers),
             },
             ledger: ledger(file.ledger, defaults.ledger)?,
             telemetry: telemetry(file.telemetry, &host.environment)?,

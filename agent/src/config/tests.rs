@@ -45,6 +45,7 @@ fn every_key_arrives() {
         response_head_bytes = 1024
         response_tail_bytes = 512
         tls = "off"
+        poolers = false
         [ledger]
         enabled = false
         directory = "/srv/ledger"
@@ -117,6 +118,7 @@ fn every_key_arrives() {
     assert_eq!(settings.capture.response_head_bytes, Size(1_024));
     assert_eq!(settings.capture.response_tail_bytes, Size(512));
     assert_eq!(settings.capture.tls, TlsCapture::Off);
+    assert!(!settings.capture.poolers);
     let seconds = |n| Span(Duration::from_secs(n));
     assert_eq!(
         settings.ledger,
@@ -181,7 +183,7 @@ fn a_mistake_says_where_what_and_what_is_allowed() {
             "[capture]\nring_byte = 1",
             "c.toml:2: unknown key `ring_byte` in [capture]; did you mean `ring_bytes`? (allowed: \
              hooks, ring_bytes, control_ring_bytes, request_bytes, response_head_bytes, \
-             response_tail_bytes, tls)\n    2 | ring_byte = 1",
+             response_tail_bytes, tls, poolers)\n    2 | ring_byte = 1",
         ),
         (
             "[hosts]\nname = \"a\"",

@@ -1,4 +1,4 @@
-//! Is this process a PostgreSQL server, and which?
+//! Is this process a PostgreSQL server or a pooler, and which?
 
 use std::{
     collections::HashMap,
@@ -11,7 +11,7 @@ use std::{
 use rustix::fs::{FileType, Mode, OFlags, Stat};
 
 use super::{
-    Doubt, FileId, Namespaces, Server, ServerRule, Trust,
+    Doubt, FileId, Namespaces, Server, ServerKind, ServerRule, Trust,
     files::read_in,
     libraries::tls_libraries,
     sockets::{bracketed, listening},
@@ -20,6 +20,8 @@ use crate::identity::{ProcDir, Procfs, ProcfsError};
 
 /// What the server's executable is called: upstream, before version 9.6, and by EnterpriseDB.
 pub(super) const EXECUTABLES: [&str; 3] = ["postgres", "postmaster", "edb-postgres"];
+/// What a pooler's is called.
+pub(super) const POOLER: &str = "pgbouncer";
 /// Uids that distributions give to services and not to people.
 const SYSTEM_ACCOUNTS: std::ops::RangeInclusive<u32> = 1..=999;
 const OTHERS_MAY_WRITE: u32 = 0o002;
@@ -30,7 +32,7 @@ const GROUP_MAY_WRITE: u32 = 0o020;
 pub enum Refusal {
     #[error("the process cannot be read")]
     Unreadable(#[from] ProcfsError),
-    #[error("its executable {} is no PostgreSQL server", .0.display())]
+    #[error("its executable {} is neither a PostgreSQL server nor a pooler", .0.display())]
     OtherProgram(PathBuf),
     #[error("its working directory {} is no PostgreSQL data directory: no sound {file}", directory.display())]
     NoData { directory: PathBuf, file: &'static str, source: Option<io::Error> },
@@ -80,32 +82,44 @@ pub fn inspect(procfs: &Procfs, pid: u32, rules: &[ServerRule]) -> Result<Server
     let status = process.status()?;
     let form = |what| ProcfsError::Form { pid, what };
     let uid = status.uid.ok_or(form("status"))?;
+    let exe_stat = stat_of(&process, "exe")?;
+    let kind = kind_of(&exe);
+    let data = match kind {
+        ServerKind::Postgresql => Data::read(&process)?,
+        ServerKind::Pooler => Data::of_pooler(&exe, exe_stat),
+    };
+    if let Some(lock) = &data.lock {
+        let own_pid = status.inner_pid.unwrap_or(pid);
+        if lock.pid != i64::from(own_pid) {
+            return Err(Refusal::NotPostmaster { postmaster: lock.pid });
+        }
+        if !lock.has_state && !data.version.contains('.') {
+            return Err(Refusal::Starting);
+        }
+    }
 
-    let data = Data::read(&process)?;
-    let own_pid = status.inner_pid.unwrap_or(pid);
-    if data.lock.pid != i64::from(own_pid) {
-        return Err(Refusal::NotPostmaster { postmaster: data.lock.pid });
-    }
-    if !data.lock.has_state && !data.version.contains('.') {
-        return Err(Refusal::Starting);
-    }
-    let listeners = listening(&process, uid, data.lock.socket.as_ref())?;
+    let expected = data.lock.as_ref().and_then(|lock| lock.socket.as_ref());
+    let listeners = listening(&process, uid, expected)?;
     if listeners.is_empty() {
         return Err(Refusal::NotListening);
     }
 
     let namespaces = namespaces(&process)?;
     let own_namespaces = namespaces_of_agent(procfs)?;
-    let exe_stat = stat_of(&process, "exe")?;
     let accepted_by_rule = namespaces.mount == own_namespaces.mount
         && rules.iter().any(|rule| rule.executable.as_ref() == Some(&exe));
     let mut doubts = Vec::new();
     doubts.extend(executable_doubts(&exe_stat, uid, accepted_by_rule));
-    doubts.extend(data_doubts(&data.stat, uid));
+    match kind {
+        ServerKind::Postgresql => doubts.extend(data_doubts(&data.stat, uid)),
+        ServerKind::Pooler if accepted_by_rule || SYSTEM_ACCOUNTS.contains(&uid) => {}
+        ServerKind::Pooler => doubts.push(Doubt::PoolerAccount { uid }),
+    }
     if namespaces.user != own_namespaces.user {
         doubts.push(Doubt::UserNamespace);
     }
     Ok(Server {
+        kind,
         pid,
         start: stat.start(),
         exe,
@@ -126,9 +140,18 @@ pub fn inspect(procfs: &Procfs, pid: u32, rules: &[ServerRule]) -> Result<Server
 
 fn candidate(process: &ProcDir, rules: &[ServerRule]) -> Result<PathBuf, Refusal> {
     let exe = PathBuf::from(OsString::from_vec(process.exe()?));
-    let named = exe.file_name().is_some_and(|name| EXECUTABLES.iter().any(|known| name == *known));
+    let named = exe
+        .file_name()
+        .is_some_and(|name| name == POOLER || EXECUTABLES.iter().any(|known| name == *known));
     let configured = rules.iter().any(|rule| rule.executable.as_ref() == Some(&exe));
     if named || configured { Ok(exe) } else { Err(Refusal::OtherProgram(exe)) }
+}
+
+fn kind_of(exe: &Path) -> ServerKind {
+    match exe.file_name().is_some_and(|name| name == POOLER) {
+        true => ServerKind::Pooler,
+        false => ServerKind::Postgresql,
+    }
 }
 
 fn executable_doubts(stat: &Stat, uid: u32, accepted_by_rule: bool) -> Vec<Doubt> {
@@ -161,7 +184,8 @@ struct Data {
     path: PathBuf,
     stat: Stat,
     version: String,
-    lock: LockFile,
+    /// A pooler has none.
+    lock: Option<LockFile>,
     cluster: Option<u64>,
 }
 
@@ -184,7 +208,12 @@ impl Data {
         let control = read_in(&directory, "global/pg_control", 8).ok();
         let cluster = control.and_then(|bytes| Some(u64::from_ne_bytes(bytes.try_into().ok()?)));
         let stat = rustix::fs::fstat(&directory).map_err(|error| failed(process, "cwd", error))?;
-        Ok(Data { path, stat, version, lock, cluster })
+        Ok(Data { path, stat, version, lock: Some(lock), cluster })
+    }
+
+    /// A pooler keeps nothing: its executable stands for it.
+    fn of_pooler(exe: &Path, stat: Stat) -> Data {
+        Data { path: exe.to_owned(), stat, version: String::new(), lock: None, cluster: None }
     }
 }
 

@@ -21,5 +21,5 @@ pub use inspect::{Refusal, candidates, descendants, inspect, namespaces_of_agent
 pub use libraries::{LibraryError, TlsLibrary};
 pub use residents::{Resident, Residents, residents};
 pub use rules::{Missing, Names, ServerRule, excluded, missing};
-pub use server::{Doubt, FileId, Listener, Namespaces, Server, Trust};
+pub use server::{Doubt, FileId, Listener, Namespaces, Server, ServerKind, Trust};
 pub use watch::{Look, Watcher};

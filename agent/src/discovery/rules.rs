@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, fmt, path::PathBuf, sync::Arc};
 
-use super::{FileId, Server};
+use super::{FileId, Server, ServerKind};
 
 /// Names remembered of servers that have gone, so that they come back under them.
 const MAX_REMEMBERED: usize = 1024;
@@ -95,7 +95,7 @@ impl fmt::Display for Missing {
 /// The names that servers go by.
 ///
 /// * A configured name goes only to a verified server, so that nobody can put his own under it.
-/// * Else `pg-<port>`, in the agent's own network namespace.
+/// * Else `pg-<port>`, or `pgbouncer-<port>` for a pooler, in the agent's own network namespace.
 /// * Where that is taken, or in another network namespace (each container has its 5432), the name
 ///   ends in eight digits made of the cluster's identifier and its data directory: the same after
 ///   every restart of server or agent, however many there are.
@@ -152,9 +152,10 @@ impl Names {
             .find_map(|rule| rule.name.clone());
         let (base, bare) = match configured {
             Some(name) => (name, true),
-            None if verified => {
-                (format!("pg-{port}"), server.namespaces.net == self.own_net_namespace)
-            }
+            None if verified => (
+                format!("{}-{port}", kind(server)),
+                server.namespaces.net == self.own_net_namespace,
+            ),
             None => (format!("unverified-{port}"), false),
         };
         let name = std::iter::once(base.clone())
@@ -176,6 +177,14 @@ impl Names {
     }
 }
 
+/// What a server's name begins with.
+fn kind(server: &Server) -> &'static str {
+    match server.kind {
+        ServerKind::Postgresql => "pg",
+        ServerKind::Pooler => "pgbouncer",
+    }
+}
+
 /// FNV-1a over what stays the same on this host. The device number is left out: it may change with
 /// each boot.
 fn digits(key: &Key) -> u32 {
@@ -192,12 +201,13 @@ fn digits(key: &Key) -> u32 {
 mod tests {
     use super::*;
     use crate::{
-        discovery::{Doubt, Listener, Namespaces, Trust},
+        discovery::{Doubt, Listener, Namespaces, ServerKind, Trust},
         event::BootTime,
     };
 
     fn server(port: u16, data: &str, net: u64, trust: Trust) -> Server {
         Server {
+            kind: ServerKind::Postgresql,
             pid: 7,
             start: BootTime(0),
             exe: "/usr/lib/postgresql/15/bin/postgres".into(),
@@ -231,7 +241,9 @@ mod tests {
             ..ServerRule::default()
         }];
         let mut names = Names::new(1);
+        let pooler = server(6432, "/usr/sbin/pgbouncer", 1, Trust::Verified);
         let cases = [
+            (Server { kind: ServerKind::Pooler, ..pooler }, "pgbouncer-6432"),
             (server(5432, "/a", 1, Trust::Verified), "pg-5432"),
             (server(5432, "/b", 1, Trust::Verified), "pg-5432-********"),
             (server(5432, "/c", 2, Trust::Verified), "pg-5432-********"),

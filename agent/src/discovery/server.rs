@@ -9,18 +9,27 @@ use std::{
 use super::libraries::TlsLibrary;
 use crate::event::BootTime;
 
-/// A PostgreSQL postmaster. `(pid, start)` names it.
+/// What is watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ServerKind {
+    Postgresql,
+    /// PgBouncer: clients reach a database through it.
+    Pooler,
+}
+
+/// A PostgreSQL postmaster, or a pooler. `(pid, start)` names it.
 #[derive(Clone, Debug)]
 pub struct Server {
+    pub kind: ServerKind,
     pub pid: u32,
     /// Rounded down to a clock tick.
     pub start: BootTime,
     /// As the server's mount namespace has it.
     pub exe: PathBuf,
     pub exe_file: FileId,
-    /// As `PG_VERSION` says: `15`, `9.6`.
+    /// As `PG_VERSION` says: `15`, `9.6`. A pooler's is empty.
     pub version: String,
-    /// Its working directory, as its mount namespace has it.
+    /// Its working directory, as its mount namespace has it; of a pooler the path of its executable.
     pub data_directory: PathBuf,
     pub data_file: FileId,
     /// The identifier that `initdb` gave the cluster; a physical replica has its primary's.
@@ -131,6 +140,10 @@ pub enum Doubt {
     DataWritable {
         mode: u32,
     },
+    /// A pooler of an account that is a person's can say whatever he likes about its clients.
+    PoolerAccount {
+        uid: u32,
+    },
     /// In a user namespace anybody can mount what he likes where he likes.
     UserNamespace,
 }
@@ -155,6 +168,11 @@ impl fmt::Display for Doubt {
             Doubt::DataWritable { mode } => {
                 write!(f, "its data directory can be changed by others (mode {mode:03o})")
             }
+            Doubt::PoolerAccount { uid } => write!(
+                f,
+                "it runs as uid {uid}, which is no system account and could pass anything on as \
+                 anybody's; name the executable in a [[server]] to accept it"
+            ),
             Doubt::UserNamespace => {
                 write!(f, "it runs in a user namespace of its own, where files may be anybody's")
             }

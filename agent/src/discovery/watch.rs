@@ -7,7 +7,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Refusal, Server, ServerRule, inspect::EXECUTABLES};
+use super::{
+    Refusal, Server, ServerRule,
+    inspect::{EXECUTABLES, POOLER},
+};
 use crate::event::{BootTime, ProcessEvent};
 
 const MS: u64 = 1_000_000;
@@ -198,7 +201,7 @@ impl Watcher {
 }
 
 fn is_known_name(name: &[u8]) -> bool {
-    EXECUTABLES.iter().any(|known| known.as_bytes() == name)
+    name == POOLER.as_bytes() || EXECUTABLES.iter().any(|known| known.as_bytes() == name)
 }
 
 #[cfg(test)]
@@ -245,6 +248,7 @@ mod tests {
             ("/usr/lib/postgresql/15/bin/postgres", true),
             ("postgres", true),
             ("/usr/pgsql/bin/postmaster", true),
+            ("/usr/sbin/pgbouncer", true),
             ("/opt/fork/bin/db", true),
             ("/other/db", false),
             ("/usr/bin/psql", false),

@@ -56,6 +56,11 @@ pub struct Origin {
     pub unit: Option<Arc<str>>,
     pub container: Option<Arc<str>>,
     pub pod: Option<Arc<str>>,
+
+    /// The pooler that it came through, by the name that it is watched under.
+    pub pooler: Option<Arc<str>>,
+    /// Of what came through a pooler: how sure it is whom the fields above name.
+    pub client_certainty: Option<Certainty>,
 }
 
 /// Names as they are written out: `postgresql`, `unix+tls`, …
@@ -79,6 +84,19 @@ macro_rules! named {
     };
 }
 pub(super) use named;
+
+named! {
+    /// How sure it is who stands behind a pooler.
+    #[derive(Hash)]
+    Certainty {
+        /// Nobody else can have sent it.
+        Exact = "exact",
+        /// One of several clients, all of the same principal: what they have in common is said.
+        Shared = "shared",
+        /// It can't be told: the client is the pooler's own process.
+        Unknown = "unknown",
+    }
+}
 
 named! {
     #[derive(Hash)]

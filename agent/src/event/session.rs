@@ -1,6 +1,6 @@
 //! What a protocol session reports besides statements.
 
-use super::{Direction, Statement};
+use super::{Direction, Statement, TransactionStatus};
 
 /// Yielded by a protocol session. Borrowed: a sink that keeps something copies it.
 #[derive(Debug)]
@@ -20,6 +20,13 @@ pub enum SessionEvent<'a> {
     Refused { code: &'a str, message: &'a str },
     /// A fact of the session changed later (`application_name`, `session_authorization`, …).
     Changed { name: &'a str, value: &'a str },
+    /// The client asked for a statement to be run; told only by sessions that were told to. It bears
+    /// the `sequence` of the statement that will be made of it.
+    Asked { sequence: u64, request: RequestPrint },
+    /// The server is ready for the next request: every statement before `unanswered` has its answer.
+    /// Told only by sessions that were told to; without a status where answers and requests can't be
+    /// paired any more.
+    Ready { status: Option<TransactionStatus>, unanswered: u64 },
     /// A statement has ended.
     Statement(&'a Statement),
     /// A cancel request named the session with this backend process id.
@@ -47,4 +54,15 @@ pub enum SyncLoss {
     UnknownMessage(u8),
     /// A length that no message can have.
     BadLength(u32),
+}
+
+/// What a request asks for, whichever connection it is made on: the same bytes and parameters have the
+/// same print, whatever the prepared statement is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RequestPrint {
+    Known(u64),
+    /// A text that poolers send of themselves.
+    Common(u64),
+    /// Its text or a part of it was never seen.
+    Unknown,
 }

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use crate::event::{
-    Access, Analysis, ClaimTag, Claims, ConnectionId, Effect, Effects, Engine, Entry, Episode,
-    EpisodeAction, Facts, Finding, Judgement, Lane, LoginStrength, Occurrence, OccurrenceKind,
-    Origin, Parameter, Parent, PrincipalKind, Record, Severity, StatementKind, TableAccess, Trace,
-    Transport, Verdict, WallTime,
+    Access, Analysis, Certainty, ClaimTag, Claims, ConnectionId, Effect, Effects, Engine, Entry,
+    Episode, EpisodeAction, Facts, Finding, Judgement, Lane, LoginStrength, Occurrence,
+    OccurrenceKind, Origin, Parameter, Parent, PrincipalKind, Record, Severity, StatementKind,
+    TableAccess, Trace, Transport, Verdict, WallTime,
 };
 
 pub fn full_origin() -> Origin {
@@ -52,6 +52,8 @@ pub fn full_origin() -> Origin {
         unit: text("session-3.scope"),
         container: text("c0ffee"),
         pod: text("shop-0"),
+        pooler: None,
+        client_certainty: None,
     }
 }
 
@@ -128,6 +130,16 @@ pub fn principal_record() -> Record {
             }),
         })),
         ..empty_record()
+    }
+}
+
+/// What came through a pooler.
+pub fn pooled_origin() -> Origin {
+    Origin {
+        host: "db-1".into(),
+        pooler: Some("pgbouncer-6432".into()),
+        client_certainty: Some(Certainty::Shared),
+        ..Origin::default()
     }
 }
 
@@ -330,6 +342,8 @@ impl Entries {
         origin.parents =
             self.list(|this| Parent { pid: this.draw() as u32, comm: this.string().into() }).into();
         origin.unit = self.text();
+        origin.pooler = self.text();
+        origin.client_certainty = self.maybe(|this| Certainty::ALL[this.below(3)]);
         if self.below(2) == 0 { origin } else { Origin { host: origin.host, ..full } }
     }
 

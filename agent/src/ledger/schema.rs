@@ -129,6 +129,9 @@ pub const COLUMNS: &[Column] = &[
     column("counts", R, Kind::Counts),
     // Of findings.
     column("severity", R, Kind::Text),
+    // Of what came through a pooler.
+    column("pooler", O, Kind::Text),
+    column("client_certainty", O, Kind::Text),
 ];
 
 /// The columns as Arrow knows them.

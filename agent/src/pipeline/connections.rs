@@ -10,7 +10,12 @@ use std::{
 use rustc_hash::FxHashMap;
 
 use super::{
-    dialogue::Dialogue, outbox::Outbox, profile::Profile, record::Tally, servers::ServerFacts,
+    behind::{Part, Poolers},
+    dialogue::Dialogue,
+    outbox::Outbox,
+    profile::Profile,
+    record::Tally,
+    servers::ServerFacts,
 };
 use crate::{
     capture::{Connected, DataRecord, Ends, Opened},
@@ -43,6 +48,8 @@ pub struct Shared {
     pub live: Arc<Hub>,
     /// What is to be recorded.
     pub outbox: Outbox,
+    /// Who is behind the poolers of this host.
+    pub poolers: Poolers,
     /// The connections' part of the status.
     pub totals: Totals,
     next_id: u32,
@@ -56,6 +63,7 @@ impl Shared {
             rules,
             live,
             outbox,
+            poolers: Poolers::default(),
             totals: Totals::default(),
             next_id: 0,
         }
@@ -215,6 +223,7 @@ impl Connections {
             if let Some(title) = self.titles.get(pid) {
                 profile.entitle(title);
             }
+            let mut part = None;
             if profile.lacks_client()
                 && let (Endpoint::Ip { address, port }, Endpoint::Ip { address: to, port: at }) =
                     (&profile.remote, &profile.local)
@@ -223,7 +232,11 @@ impl Connections {
                 && let Some(process) = processes.resolve(peer, self.shared.clock)
             {
                 profile.client_found(process);
+                if profile.server.pooler.is_none() {
+                    part = self.shared.poolers.part_of(profile.client());
+                }
             }
+            part.into_iter().for_each(|part| connection.dialogue.take_part(part));
         }
     }
 
@@ -246,12 +259,14 @@ impl Connections {
         self.shared.totals.connections += 1;
         self.by_pid.entry(pid).or_default().push(socket);
         self.by_address.insert(socket.sock, socket);
-        let connection = Connection {
-            pid,
-            assembler: Assembler::default(),
-            dialogue: Dialogue::new(profile),
-            extent: None,
+        let part = match profile.server.pooler {
+            Some(pooler) => Some(Part::front(pooler)),
+            None => self.shared.poolers.part_of(profile.client()),
         };
+        let mut dialogue = Dialogue::new(profile);
+        part.into_iter().for_each(|part| dialogue.take_part(part));
+        let connection =
+            Connection { pid, assembler: Assembler::default(), dialogue, extent: None };
         self.open.insert(socket, connection);
     }
 
@@ -260,6 +275,10 @@ impl Connections {
         // A process with several connections doesn't tell which of them this is about.
         let Some([socket]) = self.by_pid.get(&pid).map(Vec::as_slice) else { return };
         let Some(connection) = self.open.get_mut(socket) else { return };
+        // Others may be about to come, and a pooler looks at the certificates of databases, too.
+        if connection.dialogue.is_front() {
+            return;
+        }
         let name = std::str::from_utf8(common_name).ok();
         if let Some(name) = name.filter(|name| !name.is_empty() && !name.contains(char::is_control))
         {
@@ -285,7 +304,39 @@ impl Connections {
         if dialogue.may_be_blind() {
             dialogue.settle(shared, record.chunk.time);
         }
+        if dialogue.is_over() {
+            self.ends.push(record.socket);
+        }
         true
+    }
+
+    /// From now on, who is behind this pooler is told.
+    pub fn follow(
+        &mut self,
+        pid: u32,
+        start: BootTime,
+        name: &Arc<str>,
+        now: BootTime,
+        had_fronts: bool,
+    ) {
+        let poolers = &mut self.shared.poolers;
+        if !poolers.follow(pid, start, name, now, had_fronts) {
+            return;
+        }
+        for Connection { dialogue, .. } in self.open.values_mut() {
+            if dialogue.profile.server.pooler.is_none()
+                && let Client::Local(process) = dialogue.profile.client()
+                && process.pid == pid
+                && let Some(part) = poolers.part_of(dialogue.profile.client())
+            {
+                dialogue.take_part(part);
+            }
+        }
+    }
+
+    /// Whether this is a client's connection to a pooler.
+    pub fn is_front(&self, socket: SocketId) -> bool {
+        self.open.get(&socket).is_some_and(|connection| connection.dialogue.is_front())
     }
 
     /// The kernel says that a socket is gone.
@@ -360,6 +411,7 @@ impl Connections {
 
     /// Gives up holes that nobody filled in time.
     pub fn poll(&mut self, now: BootTime) {
+        self.shared.poolers.tick(now);
         for connection in self.open.values_mut() {
             let (dialogue, shared) = (&mut connection.dialogue, &mut self.shared);
             if connection.assembler.deadline().is_some_and(|deadline| deadline <= now) {

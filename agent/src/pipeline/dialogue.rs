@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{
+    behind::Part,
     connections::Shared,
     profile::Profile,
     record::{Tally, connection_row, record},
@@ -25,6 +26,10 @@ pub struct Dialogue {
     blind: bool,
     /// The ledger has a row of its beginning.
     opened: bool,
+    /// Of a pooler's connection.
+    part: Option<Part>,
+    /// The client has said good-bye.
+    terminated: bool,
     tally: Tally,
     /// Of the session's statistics, what is counted in the totals already.
     sync_lost: u64,
@@ -39,10 +44,28 @@ impl Dialogue {
             plaintext: [false; 2],
             blind: false,
             opened: false,
+            part: None,
+            terminated: false,
             tally: Tally::default(),
             sync_lost: 0,
             skipped_bytes: 0,
         }
+    }
+
+    /// Its requests tell who is behind a pooler, or are told of by it.
+    pub fn take_part(&mut self, part: Part) {
+        self.part = Some(part);
+        self.session.tell_requests();
+    }
+
+    /// Is it a client's connection to a pooler?
+    pub fn is_front(&self) -> bool {
+        self.part.as_ref().is_some_and(Part::is_front)
+    }
+
+    /// A pooler lets it go as soon as the client says good-bye.
+    pub fn is_over(&self) -> bool {
+        self.terminated && self.is_front()
     }
 
     /// Encrypted, and nothing of it readable: a state that users see, never silence.
@@ -69,8 +92,8 @@ impl Dialogue {
             }
         }
         self.count(shared, direction, piece);
-        let Self { session, profile, tally, opened, .. } = self;
-        let mut listener = Listener { profile, tally, opened, shared, at };
+        let Self { session, profile, tally, opened, part, terminated, .. } = self;
+        let mut listener = Listener { profile, tally, opened, part, terminated, shared, at };
         match piece {
             Piece::Bytes(bytes) => {
                 session.bytes(direction, at, bytes, &mut |event| listener.hear(event));
@@ -145,9 +168,12 @@ impl Dialogue {
 
     /// The connection is over.
     pub fn end(&mut self, shared: &mut Shared, at: BootTime) {
-        let Self { session, profile, tally, opened, .. } = self;
-        let mut listener = Listener { profile, tally, opened, shared, at };
+        let Self { session, profile, tally, opened, part, terminated, .. } = self;
+        let mut listener = Listener { profile, tally, opened, part, terminated, shared, at };
         session.close(at, &mut |event| listener.hear(event));
+        if let Some(part) = &self.part {
+            shared.poolers.closed(part, self.profile.id, at);
+        }
         self.settle(shared, at);
         // One that was too short to be sure of is one all the same.
         if !self.blind && self.is_dark() && self.session.stats().skipped_bytes > 0 {
@@ -163,23 +189,38 @@ struct Listener<'a> {
     profile: &'a mut Profile,
     tally: &'a mut Tally,
     opened: &'a mut bool,
+    part: &'a mut Option<Part>,
+    terminated: &'a mut bool,
     shared: &'a mut Shared,
     at: BootTime,
 }
 
 impl Listener<'_> {
     fn hear(&mut self, event: SessionEvent<'_>) {
-        let Self { profile, tally, shared, .. } = self;
+        let Self { profile, tally, shared, part, .. } = self;
+        if let Some(part) = part {
+            let Shared { poolers, host, rules, .. } = &mut **shared;
+            poolers.hear(part, profile, (host, rules), self.at, &event);
+        }
         match event {
+            // It is told at the database.
+            SessionEvent::Statement(_) if part.as_ref().is_some_and(Part::passes_on) => {}
             SessionEvent::Statement(statement) => {
                 shared.totals.statements += 1;
                 let counted = Tally { statements: 1, ..Tally::default() };
                 profile.server.coverage.add(&counted);
                 **tally += counted;
+                let sender =
+                    part.as_mut().and_then(|part| shared.poolers.sender(part, statement.sequence));
                 if shared.outbox.is_wanted() {
                     let claims = claims::read(statement.text.as_deref(), profile.application());
                     let (host, rules) = (&shared.host, &shared.rules);
-                    let origin = profile.origin_claiming(host, rules, claims.as_ref());
+                    let origin = match &sender {
+                        None => profile.origin_claiming(host, rules, claims.as_ref()),
+                        Some((pooler, behind)) => {
+                            profile.origin_through(host, rules, claims.as_ref(), pooler, behind)
+                        }
+                    };
                     let record = record(shared.clock, origin, claims.map(Arc::new), statement);
                     if !*self.opened {
                         // It was joined after its log-in.
@@ -211,10 +252,12 @@ impl Listener<'_> {
             SessionEvent::SyncFound { direction, skipped } => {
                 tracing::debug!(connection = %profile.id, ?direction, skipped, "found them again");
             }
+            SessionEvent::Terminated => *self.terminated = true,
             SessionEvent::Changed { .. }
+            | SessionEvent::Asked { .. }
+            | SessionEvent::Ready { .. }
             | SessionEvent::Cancel { .. }
-            | SessionEvent::Notice { .. }
-            | SessionEvent::Terminated => {}
+            | SessionEvent::Notice { .. } => {}
         }
     }
 

@@ -3,6 +3,7 @@
 //! One thread does all of it, in the order of the records. What may wait (procfs of strangers, control
 //! clients) has threads of its own, which this one never waits for.
 
+mod behind;
 mod connections;
 mod coverage;
 mod dialogue;
@@ -23,6 +24,7 @@ mod whois;
 use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
+use dbwarden_common::Drop;
 use nix::time::{ClockId, clock_gettime};
 
 pub use self::keeping::Mistake;
@@ -80,11 +82,6 @@ pub fn run(
     ready: &dyn Fn(&str),
 ) -> Result<()> {
     let capture_settings = capture_settings(settings, bpf_log)?;
-    if settings.principals.iter().any(|rule| rule.certificate.is_some()) {
-        tracing::warn!(
-            "a [[principal]] with `certificate` matches nothing: none is seen by watching"
-        );
-    }
     let rules = Rules::new(&settings.principals).context("can't use the rules for principals")?;
     let mut capture = Capture::start(&capture_settings).context("can't watch this host")?;
     let procfs = Procfs::default();
@@ -295,8 +292,12 @@ impl State {
             Ok(Control::Closed { socket, gone: true, extent, .. }) => {
                 self.connections.closed(socket, extent);
             }
-            // The client says no more; the socket's owner will follow.
-            Ok(Control::Closed { .. }) => {}
+            // The client says no more; the socket's owner will follow, a pooler at once.
+            Ok(Control::Closed { socket, extent, .. }) => {
+                if self.connections.is_front(socket) {
+                    self.connections.closed(socket, extent);
+                }
+            }
             Ok(Control::Connected(connected)) => self.connections.connected(connected),
             Ok(Control::Certificate { time, pid, common_name: Some(name) }) => {
                 self.connections.certificate(pid, time, name);
@@ -348,6 +349,10 @@ impl State {
         if let Some(row) = self.losses.row(&capture.drops(), time, &self.connections.shared.host) {
             let message = row.message.clone().unwrap_or_default();
             tracing::warn!("{message}");
+            // What an unverified server uses up is its own.
+            if row.counts.iter().any(|(name, _)| !name.starts_with(Drop::Quota.name())) {
+                self.connections.shared.poolers.unsure(now);
+            }
             self.live.notice(|| Notice { time, notice: "lost", server: None, message });
             self.connections.shared.outbox.push(Entry::Occurrence(row));
         }
@@ -388,7 +393,7 @@ impl State {
 
     /// Where control records were lost, procfs tells which processes have come and gone.
     fn catch_up(&mut self, capture: &Capture, now: BootTime) {
-        let of_control = |(reason, _): &(_, _)| *reason == dbwarden_common::Drop::ControlRingFull;
+        let of_control = |(reason, _): &(_, _)| *reason == Drop::ControlRingFull;
         let drops = capture.drops();
         let lost = drops.iter().find(|drop| of_control(drop)).map_or(0, |(_, lost)| lost.events);
         if lost == self.control_lost || now < self.next_catch_up {
@@ -409,7 +414,7 @@ impl State {
         let mut totals = self.connections.totals();
         totals.unobservable_bytes = drops
             .iter()
-            .filter(|(reason, _)| *reason == dbwarden_common::Drop::UnsupportedCall)
+            .filter(|(reason, _)| *reason == Drop::UnsupportedCall)
             .map(|(_, counter)| counter.bytes)
             .sum();
         for (reason, counter) in drops.into_iter().filter(|(_, counter)| counter.events > 0) {

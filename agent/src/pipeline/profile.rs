@@ -1,8 +1,10 @@
 //! What is known of one connection, and its half of the records made from that.
 
-use std::{rc::Rc, sync::Arc};
+mod through;
 
-use super::servers::ServerFacts;
+use std::{collections::VecDeque, rc::Rc, sync::Arc};
+
+use super::{behind::Sender, servers::ServerFacts};
 use crate::{
     event::{
         BootTime, ClaimTag, Claims, Client, ConnectionId, Endpoint, Lane, Origin, Principal,
@@ -32,7 +34,15 @@ pub struct Profile {
     origin: Option<Arc<Origin>>,
     /// The same for the last statement that claimed something about who sent it, and what that was.
     claimed: Option<(Vec<ClaimTag>, Arc<Origin>)>,
+    /// The same for those who sent the last statements that came through a pooler.
+    senders: VecDeque<(Rc<Sender>, Vec<ClaimTag>, Arc<Origin>)>,
+    /// The same for a statement that came through a pooler, nobody knows from whom, and of what it is
+    /// made.
+    unsent: Option<(Arc<Origin>, Arc<Origin>)>,
 }
+
+/// Clients of a pooler whose origins are kept ready.
+const MAX_SENDERS: usize = 16;
 
 impl Profile {
     pub fn new(
@@ -57,6 +67,8 @@ impl Profile {
             encrypted: false,
             origin: None,
             claimed: None,
+            senders: VecDeque::new(),
+            unsent: None,
         }
     }
 
@@ -135,6 +147,12 @@ impl Profile {
     fn changed(&mut self) {
         self.origin = None;
         self.claimed = None;
+        self.senders.clear();
+    }
+
+    /// The database user, where the server has made sure that it is.
+    pub fn proven_user(&self) -> Option<Arc<str>> {
+        self.db_user.clone().filter(|_| self.user_proven)
     }
 
     /// The connection's half of its records, as of now.
@@ -142,7 +160,8 @@ impl Profile {
         if let Some(origin) = &self.origin {
             return origin.clone();
         }
-        let origin = Arc::new(self.make_origin(host, &self.principal(rules)));
+        let principal = self.principal(rules);
+        let origin = Arc::new(self.make_origin(host, &principal, &self.client, &self.remote));
         self.origin = Some(origin.clone());
         origin
     }
@@ -170,7 +189,9 @@ impl Profile {
             .into_iter()
             .flatten()
             .find(|origin| says(origin, &principal))
-            .unwrap_or_else(|| Arc::new(self.make_origin(host, &principal)));
+            .unwrap_or_else(|| {
+                Arc::new(self.make_origin(host, &principal, &self.client, &self.remote))
+            });
         self.claimed = Some((telling, origin.clone()));
         origin
     }
@@ -192,13 +213,19 @@ impl Profile {
         })
     }
 
-    fn make_origin(&self, host: &Origin, principal: &Principal) -> Origin {
-        let process = match &self.client {
+    fn make_origin(
+        &self,
+        host: &Origin,
+        principal: &Principal,
+        client: &Client,
+        remote: &Endpoint,
+    ) -> Origin {
+        let process = match client {
             Client::Local(process) => Some(process.as_ref()),
             Client::LocalUnknown | Client::Remote { .. } => None,
         };
         let (server_address, server_port) = address(&self.local);
-        let (client_address, client_port) = address(&self.remote);
+        let (client_address, client_port) = address(remote);
         let (environment, region) = self.server.places.of(self.database.as_deref(), host);
         Origin {
             environment,
@@ -310,6 +337,7 @@ mod tests {
                 engine: Engine::Postgresql,
                 places: Default::default(),
                 coverage: Default::default(),
+                pooler: None,
             };
             let end = Endpoint::Unix { path: None };
             let client = Client::LocalUnknown;

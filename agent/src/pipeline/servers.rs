@@ -24,7 +24,7 @@ use crate::{
     capture::{Capture, MAX_SERVERS, Opened, TableError, TlsLibrary},
     config::{self, Settings, TlsCapture},
     control::{AbsentServer, Hub, Notice, ServerStatus},
-    discovery::{self, Listener, Look, Names, Server, ServerRule, Trust, Watcher},
+    discovery::{self, Listener, Look, Names, Server, ServerKind, ServerRule, Trust, Watcher},
     event::{BootTime, Clock, Endpoint, Engine, Entry, Origin, ProcessEvent, WallTime},
     identity::{ProcessTable, Procfs},
 };
@@ -33,6 +33,8 @@ use crate::{
 const MAX_UNVERIFIED: usize = 8;
 /// What is copied for one of them in a second.
 const UNVERIFIED_BYTES_PER_SECOND: u64 = 1 << 20;
+/// A pooler that was found so soon after its start had no clients before.
+const POOLER_START_NS: u64 = 2_000_000_000;
 /// How long the start waits for the first look at everything.
 const FIRST_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -42,6 +44,8 @@ pub struct ServerFacts {
     pub engine: Engine,
     pub places: Places,
     pub coverage: Coverage,
+    /// Of a pooler, its process.
+    pub pooler: Option<u32>,
 }
 
 /// One watched server; its index in the list is the kernel side's number for it.
@@ -57,6 +61,8 @@ pub struct Servers {
     /// Of the servers that the rules name.
     places: Vec<Places>,
     tls: TlsCapture,
+    /// Whether poolers are watched.
+    poolers: bool,
     scout: Scout,
     watcher: Watcher,
     names: Names,
@@ -77,6 +83,7 @@ impl Servers {
             std::fs::metadata("/proc/self/ns/net").map(|stat| stat.ino()).unwrap_or(0);
         Self {
             tls: settings.capture.tls,
+            poolers: settings.capture.poolers,
             scout: Scout::new(procfs, rules.clone()),
             watcher: Watcher::new(&rules),
             names: Names::new(own_net_namespace),
@@ -157,7 +164,9 @@ impl Servers {
 
     /// A database's own process reaches out: data can leave that way.
     pub fn outbound(&self, opened: &Opened, clock: Clock) {
-        let Some(facts) = self.facts(opened.server) else { return };
+        let Some(facts) = self.facts(opened.server).filter(|facts| facts.pooler.is_none()) else {
+            return;
+        };
         let target = match (opened.ends, &opened.local) {
             (Some(ends), _) => format!("{} port {}", ends.remote.0, ends.remote.1),
             (None, Endpoint::Unix { path: Some(path) }) => path.to_string(),
@@ -182,6 +191,7 @@ impl Servers {
         processes: &mut ProcessTable,
     ) {
         for pid in std::mem::take(&mut self.gone) {
+            connections.shared.poolers.let_go(pid);
             self.let_go(pid, capture, connections.shared.clock.wall(now));
         }
         self.send_out(now);
@@ -233,6 +243,9 @@ impl Servers {
                 self.watcher.looked(pid, Ok(&found.server), now);
                 let residents = found.residents.take();
                 let number = self.watch(*found, capture, time);
+                if let Some(number) = number {
+                    self.follow(number, now, connections);
+                }
                 if let (Some(number), Some(residents)) = (number, residents)
                     && let Some(Some(watched)) = self.watched.get(number)
                 {
@@ -248,6 +261,15 @@ impl Servers {
             Answer::Candidates(Err(error)) => {
                 tracing::warn!(%error, "can't look for database servers");
             }
+        }
+    }
+
+    /// A pooler that can be believed tells who is behind it.
+    fn follow(&self, number: usize, now: BootTime, connections: &mut Connections) {
+        let Some(Some(Watched { server, facts, .. })) = self.watched.get(number) else { return };
+        if facts.pooler.is_some() && server.is_verified() {
+            let had_fronts = now.0.saturating_sub(server.start.0) > POOLER_START_NS;
+            connections.follow(server.pid, server.start, &facts.name, now, had_fronts);
         }
     }
 
@@ -274,7 +296,8 @@ impl Servers {
     /// Takes a server under watch, or brings what is watched of it up to date; its number.
     fn watch(&mut self, found: Found, capture: &mut Capture, time: WallTime) -> Option<usize> {
         let Found { server, libraries, .. } = found;
-        if discovery::excluded(&self.rules, &server) {
+        let is_pooler = server.kind == ServerKind::Pooler;
+        if discovery::excluded(&self.rules, &server) || is_pooler && !self.poolers {
             return None;
         }
         let is_former = |w: &Watched| w.server.pid == server.pid && w.server.start != server.start;
@@ -319,7 +342,8 @@ impl Servers {
         let named = self.rules.iter().position(|rule| rule.name.is_some() && rule.matches(&server));
         let places = named.and_then(|at| self.places.get(at)).cloned().unwrap_or_default();
         let coverage = Coverage::default();
-        let facts = ServerFacts { name, engine: Engine::Postgresql, places, coverage };
+        let pooler = is_pooler.then_some(server.pid);
+        let facts = ServerFacts { name, engine: Engine::Postgresql, places, coverage, pooler };
         let watched = Watched { server, facts: Rc::new(facts), tls };
         if let Some(slot) = self.watched.get_mut(index) {
             *slot = Some(watched);
@@ -474,8 +498,11 @@ impl Servers {
                 let total = facts.coverage.total();
                 ServerStatus {
                     name: facts.name.to_string(),
-                    engine: "postgresql".to_owned(),
-                    version: Some(server.version.clone()),
+                    engine: match server.kind {
+                        ServerKind::Postgresql => "postgresql".to_owned(),
+                        ServerKind::Pooler => "pgbouncer".to_owned(),
+                    },
+                    version: Some(server.version.clone()).filter(|version| !version.is_empty()),
                     pid: server.pid,
                     verified: server.is_verified(),
                     unverified_because: doubts(server),
@@ -551,5 +578,9 @@ fn doubts(server: &Server) -> Option<String> {
 fn describe(server: &Server) -> String {
     let listens: Vec<String> = server.listeners.iter().map(listens).collect();
     let doubts = doubts(server).map(|doubts| format!("; unverified: {doubts}")).unwrap_or_default();
-    format!("PostgreSQL {} on {}{doubts}", server.version, listens.join(", "))
+    let what = match server.kind {
+        ServerKind::Postgresql => format!("PostgreSQL {}", server.version),
+        ServerKind::Pooler => "the pooler PgBouncer".to_owned(),
+    };
+    format!("{what} on {}{doubts}", listens.join(", "))
 }

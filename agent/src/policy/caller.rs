@@ -30,6 +30,7 @@ pub struct Caller {
     pub db_user: Option<Arc<str>>,
     pub client_address: Option<IpAddr>,
     pub client_region: Option<Arc<str>>,
+    pub pooler: Option<Arc<str>>,
     /// A claim.
     pub application: Option<Arc<str>>,
 }
@@ -42,8 +43,10 @@ impl Caller {
             address,
             unit: origin.unit.as_deref(),
             container: origin.container.as_deref(),
+            // A pooler's unix socket says nothing of those behind it.
             is_local: origin.pid.is_some()
-                || matches!(origin.transport, Some(Transport::Unix | Transport::UnixTls))
+                || origin.pooler.is_none()
+                    && matches!(origin.transport, Some(Transport::Unix | Transport::UnixTls))
                 || address.is_some_and(|address| address.is_loopback()),
         };
         let proven = origin.login_strength == Some(LoginStrength::Strong);
@@ -69,6 +72,7 @@ impl Caller {
             db_user: origin.db_user.clone(),
             client_address: address,
             client_region: world.region_of(client, origin.region.as_ref()),
+            pooler: origin.pooler.clone(),
             application: origin.application.clone(),
         }
     }

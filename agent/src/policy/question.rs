@@ -190,6 +190,7 @@ impl Making<'_> {
         }
         let regions = caller.client_region.as_deref().map(wider);
         context.set("client_regions", regions.into_iter().flatten());
+        context.text("pooler", caller.pooler.as_ref());
         context.text("application", caller.application.as_ref());
         context.put("claims", Value::new_entity_uid(claims));
         let (hour, weekday) = clock(circumstances.time);

@@ -72,6 +72,13 @@ impl Session {
         }
     }
 
+    /// From here on, requests are told when they are asked, and when they are answered.
+    pub fn tell_requests(&mut self) {
+        match self {
+            Session::Postgres(session) => session.tell_requests(),
+        }
+    }
+
     /// The next bytes of one direction, as one call of the server moved them.
     pub fn bytes(&mut self, direction: Direction, at: BootTime, bytes: &[u8], sink: &mut Sink<'_>) {
         match self {

@@ -55,6 +55,8 @@ pub fn describe(attributes: &mut Attributes, origin: &Origin) {
     a.text("dbwarden.principal.kind", origin.principal_kind.map(PrincipalKind::name));
     a.text("dbwarden.principal.rule", origin.principal_rule.as_deref());
     a.text("dbwarden.initiator", origin.initiator.as_deref());
+    a.text("dbwarden.pooler", origin.pooler.as_deref());
+    a.text("dbwarden.client_certainty", origin.client_certainty.map(|certainty| certainty.name()));
     a.text("dbwarden.server", origin.server.as_deref());
     a.text("dbwarden.lane", origin.lane.map(|lane| lane.name()));
     a.text("dbwarden.transport", origin.transport.map(Transport::name));

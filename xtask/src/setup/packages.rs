@@ -1,7 +1,8 @@
 //! Debian packages: what is missing, and their installation where that is allowed.
 
 use std::{
-    fs,
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -56,6 +57,7 @@ fn wanted() -> Vec<Package> {
             "the peer that benchmarks compare with",
             File(postgres.join("lib/pgaudit.so")),
         ),
+        package("pgbouncer", "the pooler that tests watch", File("/usr/sbin/pgbouncer".into())),
         package("sudo", "clients under another user's name", Program("sudo")),
         package("python3-venv", "Python database drivers", Python("import venv, ensurepip")),
         package("iproute2", "network namespaces", Program("ip")),
@@ -104,14 +106,24 @@ fn install_with_apt(step: &mut Step, missing: &[Package]) -> Result<()> {
     if !step.status(apt_install(missing).arg("--download-only"))?.success() {
         step.run(apt_get().arg("update"))?;
     }
+    let _nothing_started = NoServices::begin()?;
     if !missing.iter().any(|package| package.name.starts_with("postgresql")) {
-        return step.run(&mut apt_install(missing));
+        return install_quietly(step, missing);
     }
     // Debian's package makes and starts a cluster named `main`. Nobody asked for a server here, so
     // that is switched off in its configuration, for this installation only.
     step.run(apt_get().args(INSTALL).arg("postgresql-common"))?;
     let _switched_off = NoMainCluster::begin()?;
-    step.run(&mut apt_install(missing))
+    install_quietly(step, missing)
+}
+
+/// Nobody asked for a pooler that runs with each start of the machine either.
+fn install_quietly(step: &mut Step, missing: &[Package]) -> Result<()> {
+    step.run(&mut apt_install(missing))?;
+    if missing.iter().any(|package| package.name == "pgbouncer") && program("systemctl").is_some() {
+        step.run(Command::new("systemctl").args(["disable", "pgbouncer"]))?;
+    }
+    Ok(())
 }
 
 const INSTALL: [&str; 3] = ["install", "--yes", "--no-install-recommends"];
@@ -128,6 +140,37 @@ fn apt_install(packages: &[Package]) -> Command {
     let mut command = apt_get();
     command.args(INSTALL).args(packages.iter().map(|package| &package.name));
     command
+}
+
+/// While it lives, Debian's packages start no service when they are installed.
+struct NoServices {
+    /// The policy was this value's own to make.
+    made: bool,
+}
+
+impl NoServices {
+    const FILE: &str = "/usr/sbin/policy-rc.d";
+
+    fn begin() -> Result<NoServices> {
+        let file = Path::new(Self::FILE);
+        if file.exists() {
+            return Ok(NoServices { made: false });
+        }
+        fs::write(file, "#!/bin/sh\nexit 101\n")
+            .and_then(|()| fs::set_permissions(file, Permissions::from_mode(0o755)))
+            .with_context(|| format!("writing {}", file.display()))?;
+        Ok(NoServices { made: true })
+    }
+}
+
+impl Drop for NoServices {
+    fn drop(&mut self) {
+        if self.made
+            && let Err(error) = fs::remove_file(Self::FILE)
+        {
+            eprintln!("{} could not be removed ({error}): remove it", Self::FILE);
+        }
+    }
 }
 
 /// While it lives, Debian's PostgreSQL packages make no cluster when they are installed.

@@ -20,6 +20,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     // A network is a network.
     ("policy", &["event", "principal", "statement"]),
     ("principal", &["event"]),
+    ("pooler", &["event"]),
     // The process that parses, and what is kept of its answers.
     ("analyst", &["event", "statement"]),
     // A rule that makes no sense is a mistake in the configuration.
@@ -43,7 +44,8 @@ const ALL: &[&str] = &["*"];
 
 /// Bytes and times come to these as arguments: that is what lets a fuzzer, a bench and a recorded
 /// transcript drive them, and the observer and the guard share them.
-const PURE: &[&str] = &["event", "stream", "protocol", "principal", "statement", "policy"];
+const PURE: &[&str] =
+    &["event", "stream", "protocol", "principal", "pooler", "statement", "policy"];
 
 /// What a pure stage doesn't know.
 const IMPURE: &[&str] = &[

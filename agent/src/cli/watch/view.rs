@@ -39,6 +39,8 @@ pub(in crate::cli) struct Line {
     login_strength: Option<String>,
     unit: Option<String>,
     container: Option<String>,
+    pooler: Option<String>,
+    client_certainty: Option<String>,
     text: Option<String>,
     text_known: Option<bool>,
     parameters: Option<Vec<Option<String>>>,
@@ -167,6 +169,9 @@ fn who(line: &Line) -> String {
             return clean(&format!("{principal} {program}"));
         }
     }
+    if let (Some("shared"), Some(principal)) = (line.client_certainty.as_deref(), &line.principal) {
+        return clean(&format!("one of {principal}"));
+    }
     if line.pid.is_none() {
         return match (&line.client_address, line.client_port) {
             (Some(address), Some(port)) => clean(&format!("{address}:{port}")),
@@ -237,6 +242,9 @@ fn what(line: &Line) -> Vec<(Style, String)> {
     if let Some(rule) = &line.rule {
         parts.push((Style::Warning, format!("⚑ {} ", clean(rule))));
     }
+    if line.client_certainty.as_deref() == Some("unknown") {
+        parts.push((Style::Warning, "[client unknown] ".into()));
+    }
     if let Some(code) = &line.error_code {
         let message = line.error_message.as_deref().unwrap_or_default();
         parts.push((Style::Bad, clean(&format!("{code} {message}"))));
@@ -259,6 +267,9 @@ fn what(line: &Line) -> Vec<(Style, String)> {
             .map(|value| value.as_deref().map_or_else(|| "null".into(), clean))
             .collect();
         parts.push((Style::Dim, format!("  ({})", values.join(", "))));
+    }
+    if let Some(pooler) = &line.pooler {
+        parts.push((Style::Dim, format!("  via {}", clean(pooler))));
     }
     parts
 }
@@ -318,6 +329,18 @@ mod tests {
             (
                 json!({"os_user": null, "container": "0123456789abcdef0123", "exe": "/app/api"}),
                 "03:04:05.123  uid 1000 0123456789a…  shop@orders      12 rows   1.24 ms    select * from items",
+            ),
+            (
+                json!({"pooler": "pgbouncer-6432", "client_certainty": "exact"}),
+                "03:04:05.123  alice psql             shop@orders      12 rows   1.24 ms    select * from items  via pgbo…",
+            ),
+            (
+                json!({"pooler": "b", "client_certainty": "unknown", "exe": "/usr/sbin/pgbouncer"}),
+                "03:04:05.123  alice pgbouncer        shop@orders      12 rows   1.24 ms    [client unknown] select * fro…",
+            ),
+            (
+                json!({"pooler": "b", "client_certainty": "shared", "pid": null, "principal": "shop"}),
+                "03:04:05.123  one of shop            shop@orders      12 rows   1.24 ms    select * from items  via b",
             ),
             (
                 json!({"pid": null, "client_address": "10.0.0.7", "client_port": 41234, "transaction": "in_transaction"}),

@@ -84,6 +84,8 @@ pub fn encode_origin(origin: &Origin, out: &mut Vec<u8>) {
     put.text(UNIT, origin.unit.as_deref());
     put.text(CONTAINER, origin.container.as_deref());
     put.text(POD, origin.pod.as_deref());
+    put.text(POOLER, origin.pooler.as_deref());
+    put.text(CLIENT_CERTAINTY, origin.client_certainty.map(|certainty| certainty.name()));
 }
 
 /// Appends the facts group.
@@ -233,6 +235,7 @@ columns! {
     TRUNCATED_BYTES = "truncated_bytes", LOST_BYTES = "lost_bytes",
     JOINED_MIDSTREAM = "joined_midstream", ACTION = "action", MESSAGE = "message",
     COUNTS = "counts", VERDICT = "verdict", RULE = "rule", SEVERITY = "severity",
+    POOLER = "pooler", CLIENT_CERTAINTY = "client_certainty",
 }
 
 /// Appends columns that aren't null. The caller keeps them in the table's order.

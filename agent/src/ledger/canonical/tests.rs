@@ -60,7 +60,8 @@ fn golden_bytes() {
     let judged =
         Record { judgement: Some(Arc::new(samples::judgement())), ..samples::empty_record() };
     let finding = groups(&Entry::Finding(samples::finding()), Literals::Kept);
-    let cases: [(&str, Vec<u8>); 17] = [
+    let pooled = Record { origin: Arc::new(samples::pooled_origin()), ..samples::empty_record() };
+    let cases: [(&str, Vec<u8>); 18] = [
         ("fullest origin", full.origin.clone()),
         ("fullest facts", full.facts.clone()),
         ("fullest row", full.row.clone()),
@@ -78,6 +79,7 @@ fn golden_bytes() {
         ("judged row", statement(judged).row),
         ("finding's row", finding.row.clone()),
         ("row bytes of the finding", row(&finding)),
+        ("origin behind a pooler", statement(pooled).origin),
     ];
     let found: String =
         cases.iter().map(|(name, bytes)| format!("{name}: {}\n", hex(bytes))).collect();

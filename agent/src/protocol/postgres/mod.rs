@@ -10,6 +10,7 @@ mod backend;
 mod deframer;
 mod exchange;
 mod frontend;
+mod print;
 mod reader;
 mod resync;
 mod startup;
@@ -61,6 +62,11 @@ impl Session {
 
     pub fn stats(&self) -> Stats {
         self.exchange.stats()
+    }
+
+    /// From here on, requests are told when they are asked, and when they are answered.
+    pub fn tell_requests(&mut self) {
+        self.exchange.tells_requests = true;
     }
 
     /// The process id of the server process, as it named itself to the client.
@@ -135,7 +141,9 @@ impl Session {
                 self.frontend = Deframer::new(Side::Frontend);
                 // Whatever the ciphertext was taken for was none of it.
                 if self.exchange.joined_midstream() {
+                    let tells_requests = self.exchange.tells_requests;
                     self.exchange = Exchange::new(self.limits, self.exchange.stats());
+                    self.exchange.tells_requests = tells_requests;
                     self.backend = Deframer::new(Side::Backend);
                 }
             }

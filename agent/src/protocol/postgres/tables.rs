@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use crate::{
-    event::{Parameter, Statement},
+    event::{Parameter, RequestPrint, Statement},
     protocol::{Limits, Stats},
 };
 
@@ -87,6 +87,8 @@ pub(super) struct Portal {
     /// The stretch between two `Sync`s in which it was bound.
     pub segment: u64,
     pub prepared: Option<Arc<Prepared>>,
+    /// Of what it runs, where somebody wants to know.
+    pub print: RequestPrint,
     /// Taken by the first `Execute`.
     pub parameters: Vec<Parameter>,
     /// An `Execute` with a row limit is in flight.

@@ -357,3 +357,53 @@ fn starts() {
         assert_eq!(&run(wire), expected, "{name}");
     }
 }
+
+/// What a session tells of requests that was told to.
+fn asked(wire: &[Wire]) -> Vec<String> {
+    let mut session = Session::new(Engine::Postgresql, Limits::default());
+    session.tell_requests();
+    let mut told = Vec::new();
+    let at = BootTime(1);
+    for piece in [Wire::Bytes(C, START), Wire::Bytes(S, WELCOME)].iter().chain(wire) {
+        let Wire::Bytes(direction, bytes) = *piece else { continue };
+        session.bytes(direction, at, bytes, &mut |event| match event {
+            SessionEvent::Asked { .. } | SessionEvent::Ready { .. } => told.push(line(event)),
+            _ => {}
+        });
+    }
+    told
+}
+
+#[test]
+fn a_request_is_the_same_under_another_name() {
+    use Wire::Bytes;
+    const EXECUTE: &[u8] = b"E\0\0\0\x09\0\0\0\0\0S\0\0\0\x04";
+    const EXECUTED: &[u8] = b"1\0\0\0\x042\0\0\0\x04C\0\0\0\x0dSELECT 1\0Z\0\0\0\x05T";
+    let client = asked(&[
+        Bytes(C, b"P\0\0\0\x0ds1\0abc\0\0\0B\0\0\0\x13\0s1\0\0\0\0\x01\0\0\0\x01x\0\0"),
+        Bytes(C, EXECUTE),
+        Bytes(S, EXECUTED),
+    ]);
+    let pooler = asked(&[
+        Bytes(C, b"P\0\0\0\x16PGBOUNCER_7\0abc\0\0\0"),
+        Bytes(C, b"B\0\0\0\x1c\0PGBOUNCER_7\0\0\0\0\x01\0\0\0\x01x\0\0"),
+        Bytes(C, EXECUTE),
+        Bytes(S, EXECUTED),
+    ]);
+    let other = asked(&[
+        Bytes(C, b"P\0\0\0\x0ds1\0abc\0\0\0B\0\0\0\x13\0s1\0\0\0\0\x01\0\0\0\x01y\0\0"),
+        Bytes(C, EXECUTE),
+        Bytes(S, EXECUTED),
+    ]);
+    let ready = "Ready { status: Some(InTransaction), unanswered: 2 }";
+    let [logged_in, asked_for, answered] = client.as_slice() else { panic!("{client:?}") };
+    assert_eq!(logged_in, "Ready { status: Some(Idle), unanswered: 1 }");
+    assert!(asked_for.starts_with("Asked { sequence: 1, request: Known("), "{client:?}");
+    assert_eq!(answered, ready);
+    assert_eq!(client, pooler);
+    assert_ne!(client, other);
+    // Prepared before anybody watched.
+    let unknown =
+        asked(&[Bytes(C, b"B\0\0\0\x13\0s1\0\0\0\0\x01\0\0\0\x01x\0\0"), Bytes(C, EXECUTE)]);
+    assert_eq!(unknown.last().unwrap(), "Asked { sequence: 1, request: Unknown }");
+}

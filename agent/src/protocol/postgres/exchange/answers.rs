@@ -45,6 +45,7 @@ impl Exchange {
             Pairing::RequestsMissed => {
                 if message.tag == backend::READY_FOR_QUERY {
                     self.statements.forget_response();
+                    self.tell_ready(None, sink);
                 }
             }
         }
@@ -170,7 +171,10 @@ impl Exchange {
                 break;
             }
         }
-        let Some(segment) = ended else { return self.unpair() };
+        let Some(segment) = ended else {
+            self.unpair();
+            return self.tell_ready(None, sink);
+        };
         self.copy_in = false;
         if status == Some(TransactionStatus::Idle) {
             // Portals don't outlive their transaction.
@@ -178,6 +182,7 @@ impl Exchange {
         }
         self.statements.tell(status, sink);
         self.statements.forget_response();
+        self.tell_ready(status, sink);
     }
 
     fn parameter_description(&mut self, statement: Option<Arc<Prepared>>, body: &[u8]) {

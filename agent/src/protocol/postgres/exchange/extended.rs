@@ -6,6 +6,7 @@ use super::{
     super::{
         deframer::Message,
         frontend::{Bind, Execute, Parse, Target},
+        print,
         reader::Reader,
         tables::{Portal, Prepared},
         value,
@@ -15,7 +16,7 @@ use super::{
     statements::describe,
 };
 use crate::{
-    event::{Outcome, StatementKind},
+    event::{Outcome, RequestPrint, StatementKind},
     protocol::Sink,
 };
 
@@ -77,7 +78,7 @@ impl Exchange {
         let bind = Bind::read(message);
         if self.failure.skipping {
             if let Some(bind) = bind {
-                self.bind_ignored(&bind);
+                self.bind_ignored(&bind, message);
             }
             return;
         }
@@ -90,7 +91,7 @@ impl Exchange {
         let prepared = self.prepared.find(bind.statement).cloned();
         let replaced = self.portals.remove(bind.portal);
         self.end_portal(replaced, None, sink);
-        let portal = self.portal(&bind, prepared.clone());
+        let portal = self.portal(&bind, message, prepared.clone());
         let serial = portal.serial;
         let evicted = self.portals.add(portal, &self.limits, &mut self.stats);
         self.end_portal(evicted, None, sink);
@@ -99,16 +100,25 @@ impl Exchange {
     }
 
     /// A `Bind` that the server ignores.
-    fn bind_ignored(&mut self, bind: &Bind<'_>) {
+    fn bind_ignored(&mut self, bind: &Bind<'_>, message: &Message<'_>) {
         let known = self.failure.prepared.find(bind.statement);
         let prepared = known.or_else(|| self.prepared.find(bind.statement)).cloned();
-        let portal = self.portal(bind, prepared);
+        let portal = self.portal(bind, message, prepared);
         self.failure.portals.remove(bind.portal);
         self.failure.portals.add(portal, &self.limits, &mut self.stats);
     }
 
     /// A new portal.
-    fn portal(&mut self, bind: &Bind<'_>, prepared: Option<Arc<Prepared>>) -> Portal {
+    fn portal(
+        &mut self,
+        bind: &Bind<'_>,
+        message: &Message<'_>,
+        prepared: Option<Arc<Prepared>>,
+    ) -> Portal {
+        let print = match self.tells_requests {
+            true => print::of_bind(bind, message, prepared.as_deref()),
+            false => RequestPrint::Unknown,
+        };
         let types = prepared.as_ref().map(|prepared| &*prepared.types).unwrap_or_default();
         let parameters = value::parameters(self.statements.parameters(), bind.arguments, types);
         self.serial += 1;
@@ -117,6 +127,7 @@ impl Exchange {
             serial: self.serial,
             segment: self.segment,
             prepared,
+            print,
             parameters,
             limited: false,
             suspended: None,
@@ -172,14 +183,16 @@ impl Exchange {
         });
         let Some(portal) = portal else {
             let statement = self.statements.begin(StatementKind::Extended, message);
+            self.tell_asked(RequestPrint::Unknown, sink);
             if self.failure.skipping {
                 return self.statements.skip(statement, message.at, sink);
             }
             let kind = Kind::Execute { serial: 0, prepared: None, max_rows };
             return self.enqueue(Request::running(message.started, kind, statement), sink);
         };
-        let serial = portal.serial;
+        let (serial, print) = (portal.serial, portal.print);
         let prepared = portal.prepared.clone();
+        let mut begins = false;
         let continues = portal.limited || portal.suspended.is_some();
         let mut statement = portal.suspended.take();
         portal.limited |= max_rows > 0;
@@ -191,7 +204,11 @@ impl Exchange {
                 new.parameters = std::mem::take(&mut portal.parameters);
                 describe(&mut new, prepared.as_deref());
                 statement = Some(new);
+                begins = true;
             }
+        }
+        if begins {
+            self.tell_asked(print, sink);
         }
         if self.failure.skipping {
             let broken = self.failure.take_for(serial, prepared.as_ref());

@@ -119,6 +119,12 @@ impl InFlight {
         self.queue.back()
     }
 
+    /// The number of the oldest statement that has not ended.
+    pub fn oldest_sequence(&self) -> Option<u64> {
+        let statements = self.queue.iter().filter_map(|request| request.statement.as_deref());
+        statements.map(|statement| statement.sequence).min()
+    }
+
     /// The statements that have not ended.
     pub fn statements(&mut self) -> impl Iterator<Item = &mut Statement> {
         self.queue.iter_mut().filter_map(|request| request.statement.as_deref_mut())

@@ -24,9 +24,13 @@ mod statements;
 
 use std::sync::Arc;
 
-use super::tables::{Portal, Portals, PreparedTable};
+use super::{
+    deframer::Message,
+    print,
+    tables::{Portal, Portals, PreparedTable},
+};
 use crate::{
-    event::{BootTime, Outcome},
+    event::{BootTime, Outcome, RequestPrint, SessionEvent, TransactionStatus},
     protocol::{Limits, Sink, Stats},
 };
 
@@ -45,6 +49,8 @@ pub(super) struct Exchange {
     /// The newest answer was a `ReadyForQuery`.
     pub quiet: bool,
     pub backend_pid: Option<u32>,
+    /// Somebody wants to know what is asked before it is answered.
+    pub tells_requests: bool,
     authentication: &'static str,
     authenticated: bool,
     /// The newest value that the server has reported, while no report can have been missed.
@@ -74,6 +80,7 @@ impl Exchange {
             pairing: Pairing::Exact,
             quiet: false,
             backend_pid: None,
+            tells_requests: false,
             authentication: "trust",
             authenticated: false,
             reported_conforming_strings: None,
@@ -123,6 +130,37 @@ impl Exchange {
         self.end_all(at, sink);
         self.drop_portals(u64::MAX, None, sink);
         self.statements.tell(None, sink);
+    }
+
+    /// Tells of a new statement's request, if somebody wants to know.
+    fn tell_asked(&self, print: RequestPrint, sink: &mut Sink<'_>) {
+        if self.tells_requests {
+            sink(SessionEvent::Asked { sequence: self.statements.newest(), request: print });
+        }
+    }
+
+    /// Likewise of one whose whole message is the request.
+    fn tell_message(&self, message: &Message<'_>, sink: &mut Sink<'_>) {
+        if self.tells_requests {
+            self.tell_asked(print::of_message(message), sink);
+        }
+    }
+
+    /// Tells which statements have their answers by now, if somebody wants to know.
+    fn tell_ready(&self, status: Option<TransactionStatus>, sink: &mut Sink<'_>) {
+        if !self.tells_requests {
+            return;
+        }
+        let exact = match self.pairing {
+            Pairing::Exact => true,
+            // Nothing can be unanswered that is not in flight.
+            Pairing::AnswersMissed => self.in_flight.is_empty(),
+            Pairing::RequestsMissed => false,
+        };
+        let status = status.filter(|_| exact);
+        let newest = self.statements.newest();
+        let unanswered = self.in_flight.oldest_sequence().unwrap_or(newest + 1);
+        sink(SessionEvent::Ready { status, unanswered });
     }
 
     fn enqueue(&mut self, request: Request, sink: &mut Sink<'_>) {

@@ -32,6 +32,7 @@ impl Exchange {
 
     fn query(&mut self, message: &Message<'_>, sink: &mut Sink<'_>) {
         let mut statement = self.statements.begin(StatementKind::Simple, message);
+        self.tell_message(message, sink);
         let text = match message.body.split_last() {
             Some((0, text)) if message.is_whole() => text,
             _ => message.body,
@@ -60,6 +61,7 @@ impl Exchange {
 
     fn function_call(&mut self, message: &Message<'_>, sink: &mut Sink<'_>) {
         let mut statement = self.statements.begin(StatementKind::FunctionCall, message);
+        self.tell_message(message, sink);
         if let Some(arguments) = frontend::function_arguments(message) {
             statement.parameters = value::parameters(self.statements.parameters(), arguments, &[]);
         }

@@ -48,6 +48,11 @@ struct ResponseBytes {
 }
 
 impl Statements {
+    /// The number of the statement that was begun last.
+    pub fn newest(&self) -> u64 {
+        self.sequence
+    }
+
     /// Counts a request towards the statement that it prepares.
     pub fn count(&mut self, message: &Message<'_>) {
         self.request.len += message.wire_len();
