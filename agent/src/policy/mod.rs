@@ -34,4 +34,4 @@ pub use region::Region;
 pub use rule::{BUILTIN, Does, Rule};
 pub use schema::SCHEMA;
 pub use set::{STARTER_PACK, Set};
-pub use world::World;
+pub use world::{Whereabouts, World};
