@@ -7,6 +7,7 @@ pub mod config;
 pub mod control;
 pub mod discovery;
 pub mod doctor;
+pub mod enforce;
 pub mod event;
 pub mod identity;
 pub mod ledger;

@@ -8,9 +8,10 @@ use dbwarden::cli::{self, Arguments, Command};
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let common = &arguments.common;
-    let outcome = match &arguments.command {
+    let answer = || match &arguments.command {
         Command::Run(run) => cli::run(run),
         Command::Watch(watch) => cli::watch(common, watch),
+        Command::Quarantine(arguments) => cli::quarantine(common, arguments),
         Command::Whois(who) => cli::whois(common, who),
         Command::Status => cli::status(common),
         Command::Doctor => cli::doctor(common),
@@ -22,7 +23,8 @@ fn main() -> ExitCode {
         Command::Findings(findings) => cli::findings(common, findings),
         Command::Timeline(timeline) => cli::timeline(common, timeline),
         Command::Sql(sql) => cli::sql(common, sql),
+        Command::Report(report) => cli::report(common, report),
         Command::QueryWorker(worker) => cli::query_worker(worker),
     };
-    cli::exit(outcome)
+    cli::exit(arguments.check().and_then(|()| answer()))
 }

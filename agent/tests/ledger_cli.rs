@@ -176,7 +176,11 @@ fn mistakes_are_answered_with_what_to_write() {
         ),
         (vec!["search", "--touched", "42", "--ledger", folder], 2, "write TABLE.COLUMN=VALUE"),
         (vec!["search", "--after", "12", "--ledger", folder], 2, "names no row"),
-        (vec!["status", "--format", "csv"], 2, "csv is for search, findings, timeline and sql"),
+        (
+            vec!["status", "--format", "csv"],
+            2,
+            "csv is for search, findings, timeline, sql and report",
+        ),
         (vec!["search", "--ledger", "/nonexistent"], 1, "can't read /nonexistent"),
         // A search would read the host's own ledger, if it has one.
         (vec!["status", "--control", "/nonexistent.sock"], 3, "is the service running"),

@@ -20,6 +20,9 @@ pub const TRACKED_PROGRAM: u32 = 2;
 /// The server is unverified: what is copied for it is bounded by `QUOTA`.
 pub const TRACKED_LIMITED: u32 = 4;
 
+/// What stands for a socket's cookie where the hooks can't ask for it is the number of its inode, with this.
+pub const COOKIE_IS_INODE: u64 = 1 << 63;
+
 /// A port that a database listens on.
 #[repr(C)]
 #[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]

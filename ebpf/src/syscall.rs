@@ -8,7 +8,7 @@ use aya_ebpf::{
     programs::TracePointContext,
 };
 use aya_log_ebpf::debug;
-use dbwarden_common::{REQUEST, RESPONSE, Tracked};
+use dbwarden_common::{COOKIE_IS_INODE, REQUEST, RESPONSE, Tracked};
 
 use crate::{
     emit::Source,
@@ -118,7 +118,7 @@ impl Exit {
             sock,
             // Nobody asked for a cookie here, so there is none: the inode's number tells two lives of
             // one address apart.
-            cookie: inode | 1 << 63,
+            cookie: inode | COOKIE_IS_INODE,
             len: self.result,
             direction,
             stack: self.regs.stack,

@@ -13,6 +13,7 @@ pub mod place;
 mod postgres;
 #[cfg(feature = "rows")]
 pub mod rows;
+pub mod sender;
 mod session;
 mod wire;
 

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, ensure};
 use dbwarden_tests::{
     Agent, Certificates, Cgroup, Netns, Postgres, Session, Via, Watch, await_until, need_root,
     python, said,
+    sender::{placed, started_by, wrapped},
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -20,28 +21,6 @@ const LOGIN: (&str, &str) = ("1", "daemon");
 const UNSET: &str = "4294967295";
 const SESSION: &str = "user.slice/user-1.slice/session-77.scope";
 const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-
-/// `wrapper`, which ends in running what follows it, around `command`.
-fn wrapped(wrapper: &[&str], command: &Command) -> Command {
-    let (program, arguments) = wrapper.split_first().unwrap_or((&"env", &[]));
-    let mut whole = Command::new(program);
-    whole.args(arguments).arg(command.get_program()).args(command.get_args());
-    for (key, value) in command.get_envs() {
-        if let Some(value) = value {
-            whole.env(key, value);
-        }
-    }
-    whole
-}
-
-/// `command` in a cgroup, with a login uid.
-fn placed(group: Option<&Cgroup>, login: &str, command: &Command) -> Command {
-    let enter = "if [ -n \"$1\" ]; then echo $$ >\"$1/cgroup.procs\"; fi\n\
-                 if [ \"$(cat /proc/self/loginuid)\" != \"$2\" ]; then echo $2 >/proc/self/loginuid; fi\n\
-                 shift 2; exec \"$@\"";
-    let folder = group.map_or(String::new(), |group| group.path().display().to_string());
-    wrapped(&["sh", "-ec", enter, "sh", &folder, login], command)
-}
 
 fn psql(postgres: &Postgres, sql: &str) -> Command {
     let mut command = postgres.psql_command(Via::Unix);
@@ -95,11 +74,6 @@ impl Agents {
     fn folder(&self) -> &Path {
         self.0.path()
     }
-}
-
-/// `program`, a shell, that starts `command` as its child and waits for it.
-fn started_by(program: &Path, command: &Command) -> Command {
-    wrapped(&[&program.display().to_string(), "-c", "\"$@\"; true", "x"], command)
 }
 
 /// People, services, containers, and one who only says that he is somebody.

@@ -54,7 +54,7 @@ pub(super) async fn ask(common: &Common, ledger: &Ledger, request: &Request) -> 
 }
 
 /// The same process that the service would start.
-async fn worker(place: &Place, request: &[u8]) -> Result<Answer> {
+pub(super) async fn worker(place: &Place, request: &[u8]) -> Result<Answer> {
     let mut child = Command::new(std::env::current_exe().context("can't find this program")?)
         .arg("query-worker")
         .arg("--ledger")

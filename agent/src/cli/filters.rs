@@ -103,6 +103,36 @@ impl Filters {
         })
     }
 
+    /// The filters as they were typed, without the times.
+    pub(super) fn given(&self) -> Vec<String> {
+        let text = |name: &str, value: &Option<String>| {
+            value.as_ref().map(|value| format!("--{name} {value}"))
+        };
+        let effects: Vec<String> =
+            self.effect.iter().map(|effect| String::from(effect.clone())).collect();
+        let effects = (!effects.is_empty()).then(|| effects.join(","));
+        let touched = self.touched.clone().map(String::from);
+        [
+            text("who", &self.who),
+            text("kind", &self.kind),
+            text("server", &self.server),
+            text("database", &self.database),
+            text("user", &self.user),
+            text("table", &self.table),
+            text("effect", &effects),
+            text("verdict", &self.verdict),
+            text("rule", &self.rule),
+            text("min-rows", &self.min_rows.map(|n| n.to_string())),
+            self.errors.then(|| "--errors".to_owned()),
+            text("fingerprint", &self.fingerprint),
+            text("connection", &self.connection),
+            text("touched", &touched),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    }
+
     /// The time zone to read and show times in.
     pub(super) fn zone(&self) -> Zone {
         match self.utc {

@@ -10,7 +10,9 @@ mod findings;
 mod keys;
 mod output;
 mod policy;
+mod quarantine;
 mod query_worker;
+mod report;
 mod run;
 mod search;
 mod sql;
@@ -31,7 +33,9 @@ pub use doctor::doctor;
 pub use findings::{Findings, findings};
 pub use keys::{KeysArguments, keys};
 pub use policy::{PolicyArguments, policy};
+pub use quarantine::{QuarantineArguments, quarantine};
 pub use query_worker::{QueryWorker, query_worker};
+pub use report::{ReportArguments, report};
 pub use run::{Run, run};
 pub use search::{Search, search};
 pub use sql::{Sql, sql};
@@ -58,6 +62,22 @@ pub struct Arguments {
     pub command: Command,
 }
 
+impl Arguments {
+    /// What the grammar can't say.
+    ///
+    /// # Errors
+    /// Only a report is HTML.
+    pub fn check(&self) -> anyhow::Result<()> {
+        let is_report = matches!(self.command, Command::Report(_));
+        match self.common.format {
+            Some(GivenFormat::Html) if !is_report => {
+                Err(Usage("--format html is for report: take table or json".into()).into())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 /// What all subcommands understand.
 #[derive(Debug, Args)]
 pub struct Common {
@@ -67,14 +87,24 @@ pub struct Common {
     /// A table for people, lines of JSON, or CSV of the ledger's rows; by default a table on a
     /// terminal, else JSON
     #[arg(long, global = true, value_enum)]
-    format: Option<Format>,
+    format: Option<GivenFormat>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum GivenFormat {
+    Table,
+    Json,
+    /// Only where there are rows: `search`, `timeline`, `sql`, `report`.
+    Csv,
+    /// Only of `report`.
+    Html,
+}
+
+/// How an answer is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     Table,
     Json,
-    /// Only where there are rows: `search`, `timeline`, `sql`.
     Csv,
 }
 
@@ -115,10 +145,21 @@ pub enum Command {
     Search(Box<Search>),
     /// Show what the rules have found, by episodes
     Findings(Box<Findings>),
+    /// Show whose connections end, put somebody there, let somebody out
+    ///
+    /// A rule with @verdict("cut") ends a connection, and puts whoever it was into quarantine for the
+    /// time that [enforce] says.
+    Quarantine(QuarantineArguments),
     /// Show who did what, when
     Timeline(Box<Timeline>),
     /// Ask the ledger in SQL
     Sql(Sql),
+    /// Make evidence for auditors: all changes, all reads of labelled data, or those from elsewhere
+    ///
+    /// The complete population of a period, with what was not observed in it, reconciled with the ledger
+    /// row by row. Reads the ledger's folder, and needs no service. Exits with 1 if the ledger isn't what was
+    /// signed, or if the rows don't add up: the report says so on its first page.
+    Report(Box<ReportArguments>),
     /// Answer one request from standard input
     #[command(hide = true)]
     QueryWorker(QueryWorker),
@@ -126,17 +167,20 @@ pub enum Command {
 
 impl Common {
     fn format(&self) -> Format {
-        self.format.unwrap_or(match io::stdout().is_terminal() {
-            true => Format::Table,
-            false => Format::Json,
-        })
+        match self.format {
+            Some(GivenFormat::Json) => Format::Json,
+            Some(GivenFormat::Csv) => Format::Csv,
+            None if !io::stdout().is_terminal() => Format::Json,
+            // HTML was refused before.
+            Some(GivenFormat::Table | GivenFormat::Html) | None => Format::Table,
+        }
     }
 
     /// For subcommands whose answers are no rows.
     fn no_csv(&self) -> Result<(), Usage> {
         match self.format {
-            Some(Format::Csv) => Err(Usage(
-                "--format csv is for search, findings, timeline and sql: take json".into(),
+            Some(GivenFormat::Csv) => Err(Usage(
+                "--format csv is for search, findings, timeline, sql and report: take json".into(),
             )),
             _ => Ok(()),
         }

@@ -72,6 +72,7 @@ impl<'a> Output<'a> {
                     return Ok(end);
                 }
                 Line::Error(words) => bail!(words),
+                Line::Part(_) => bail!("an answer in parts, which was not asked for"),
             }
         }
     }

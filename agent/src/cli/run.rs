@@ -19,6 +19,7 @@ use super::Answer;
 use crate::{
     config::{self, HookChoice, LogLevel},
     control::{self, Access, HOST_LOCK, HostLock, LedgerPlace, Listener, Service},
+    enforce::Quarantine,
     pipeline,
 };
 
@@ -57,6 +58,9 @@ pub fn run(arguments: &Run) -> Result<Answer> {
         ledger: settings.ledger.directory.clone(),
         keys: settings.ledger.keys.clone(),
     });
+    // Beside the ledger's folder.
+    let book = settings.ledger.directory.with_file_name("quarantine.json");
+    service.quarantine = Arc::new(Quarantine::open(&book)?);
     let service = Arc::new(service);
     let control = serve(listener, &settings.host.name, service.clone())?;
 

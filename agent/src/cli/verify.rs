@@ -4,7 +4,7 @@ use std::{
     fs,
     io::{self, IsTerminal, Write},
     panic,
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result, anyhow};
@@ -58,17 +58,7 @@ pub struct Verify {
 }
 
 pub fn verify(common: &Common, arguments: &Verify) -> Result<Answer> {
-    let checkpoint = match &arguments.checkpoint {
-        None => None,
-        Some(path) => {
-            let text = fs::read_to_string(path)
-                .with_context(|| format!("can't read the checkpoint {}", path.display()))?;
-            let note: Note = text
-                .parse()
-                .map_err(|error| Usage(format!("{} is no checkpoint: {error}", path.display())))?;
-            Some(note)
-        }
-    };
+    let checkpoint = arguments.checkpoint.as_deref().map(checkpoint).transpose()?;
     let options = Options {
         ledger: &arguments.ledger,
         keys: &arguments.keys,
@@ -91,11 +81,21 @@ pub fn verify(common: &Common, arguments: &Verify) -> Result<Answer> {
     Ok(if report.is_sound() { Answer::Done } else { Answer::No })
 }
 
+/// A checkpoint that was kept elsewhere.
+pub(super) fn checkpoint(path: &Path) -> Result<Note> {
+    let text = fs::read_to_string(path)
+        .with_context(|| format!("can't read the checkpoint {}", path.display()))?;
+    let note = text
+        .parse()
+        .map_err(|error| Usage(format!("{} is no checkpoint: {error}", path.display())))?;
+    Ok(note)
+}
+
 fn write_proof(
     options: &Options<'_>,
     segment: u64,
     row: u64,
-    out: Option<&std::path::Path>,
+    out: Option<&Path>,
 ) -> Result<Answer> {
     let proof = prove::prove(options, segment, row).map_err(|error| {
         let is_open = matches!(error, ProveError::NotSealed(_));
@@ -203,7 +203,7 @@ fn render(report: &Report, paint: Paint) -> String {
 }
 
 /// `segment 7, row 12 (segments/…): the row is missing`
-fn sentence(finding: &Finding) -> String {
+pub(super) fn sentence(finding: &Finding) -> String {
     let mut places = Vec::new();
     places.extend(finding.segment.map(|segment| format!("segment {segment}")));
     places.extend(finding.row.map(|row| format!("row {row}")));
@@ -215,7 +215,8 @@ fn sentence(finding: &Finding) -> String {
     format!("{place}: {}", finding.reason)
 }
 
-fn shown(time: WallTime) -> String {
+/// `2026-11-23 14:00:00 UTC`
+pub(super) fn shown(time: WallTime) -> String {
     let format =
         time::macros::format_description!("[year]-[month]-[day] [hour]:[minute]:[second] UTC");
     time.to_utc().format(format).unwrap_or_default()
@@ -254,7 +255,7 @@ impl Meter {
 
 /// Verification reads files that it knows to be damaged in order to name the row. The library panics
 /// on some of them; that is caught and becomes a finding, and needs no words on standard error.
-fn silence_readers_of_damaged_files() {
+pub(super) fn silence_readers_of_damaged_files() {
     let usual = panic::take_hook();
     panic::set_hook(Box::new(move |panic| {
         let file = panic.location().map_or("", |location| location.file());
@@ -264,7 +265,7 @@ fn silence_readers_of_damaged_files() {
     }));
 }
 
-fn public_key(text: &str) -> Result<PublicKey, String> {
+pub(super) fn public_key(text: &str) -> Result<PublicKey, String> {
     text.trim().parse().map_err(|error| format!("{error}, which `dbwarden keys show` prints"))
 }
 

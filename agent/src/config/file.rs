@@ -23,6 +23,7 @@ pub struct File {
     pub principal: Vec<Spanned<Written>>,
     pub server: Vec<Spanned<Server>>,
     pub policy: Policy,
+    pub enforce: Enforce,
     pub label: Vec<Spanned<Label>>,
     pub region: Vec<Spanned<Region>>,
     pub log: Log,
@@ -166,6 +167,13 @@ pub struct Policy {
     pub enabled: Option<bool>,
     pub directory: Option<Spanned<PathBuf>>,
     pub starter_pack: Option<bool>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Enforce {
+    pub quarantine: Option<Span>,
+    pub cuts_per_minute: Option<Spanned<u32>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

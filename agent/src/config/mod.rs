@@ -20,7 +20,8 @@ pub use copy::LedgerCopy;
 pub use databases::DatabaseOf;
 pub use error::{Error, Mistake};
 pub use policies::{
-    LabelOn, POLICY_DIRECTORY, Policy, RegionOf, UnreadablePolicies, policy_source, policy_sources,
+    Enforce, LabelOn, POLICY_DIRECTORY, Policy, RegionOf, UnreadablePolicies, policy_source,
+    policy_sources, world,
 };
 pub use settings::{
     CONTROL_SOCKET, Capture, Control, HookChoice, Host, KEY_DIRECTORY, LEDGER_DIRECTORY, Ledger,

@@ -5,12 +5,13 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
-use super::{Settings, error::Complaint, file};
+use super::{Settings, Span, error::Complaint, file};
 use crate::{
     policy::{Label, Pattern, Region, Source, World},
     principal::Network,
@@ -29,28 +30,43 @@ pub struct Policy {
     pub starter_pack: bool,
 }
 
-/// A name for data, as it is written.
+/// What is done about those whose connections a rule ends.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Enforce {
+    /// How long their next connections end too; 0: not at all.
+    pub quarantine: Span,
+    /// Of one server at most.
+    pub cuts_per_minute: u32,
+}
+
+/// A name for data, as it is written.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LabelOn {
     pub name: String,
     pub on: Vec<String>,
 }
 
 /// Who is in a region, as it is written.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RegionOf {
     pub name: String,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub networks: Vec<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub units: Vec<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub containers: Vec<String>,
 }
 
 /// Of a directory; more is a mistake, and would make loading slow.
 const MAX_FILES: usize = 256;
 const MAX_FILE_BYTES: u64 = 1 << 20;
+
+impl Default for Enforce {
+    fn default() -> Self {
+        Self { quarantine: Span(Duration::from_secs(15 * 60)), cuts_per_minute: 10 }
+    }
+}
 
 impl Default for Policy {
     fn default() -> Self {
@@ -118,39 +134,41 @@ pub fn policy_source(path: &Path) -> Result<Source, UnreadablePolicies> {
 impl Settings {
     /// What policies may speak of.
     pub fn world(&self) -> World {
-        // What is written here has been read before.
-        let patterns = |on: &[String]| -> Vec<Pattern> {
-            on.iter().filter_map(|on| on.parse().ok()).collect()
-        };
-        let networks = |all: &[String]| -> Vec<Network> {
-            all.iter().filter_map(|one| one.parse().ok()).collect()
-        };
-        let words = |words: &[String]| -> Vec<Arc<str>> {
-            words.iter().map(|word| word.as_str().into()).collect()
-        };
         let mut groups: Vec<Arc<str>> =
             self.principals.iter().flat_map(|rule| words(&rule.groups)).collect();
         groups.sort();
         groups.dedup();
-        World {
-            labels: self
-                .labels
-                .iter()
-                .map(|label| Label { name: label.name.as_str().into(), on: patterns(&label.on) })
-                .collect(),
-            regions: self
-                .regions
-                .iter()
-                .map(|region| Region {
-                    name: region.name.as_str().into(),
-                    networks: networks(&region.networks),
-                    units: words(&region.units),
-                    containers: words(&region.containers),
-                })
-                .collect(),
-            groups,
-        }
+        World { groups, ..world(&self.labels, &self.regions) }
     }
+}
+
+/// Labels and regions as they are written → as they are asked; what is written has been read before.
+pub fn world(labels: &[LabelOn], regions: &[RegionOf]) -> World {
+    let patterns =
+        |on: &[String]| -> Vec<Pattern> { on.iter().filter_map(|on| on.parse().ok()).collect() };
+    let networks = |all: &[String]| -> Vec<Network> {
+        all.iter().filter_map(|one| one.parse().ok()).collect()
+    };
+    World {
+        labels: labels
+            .iter()
+            .map(|label| Label { name: label.name.as_str().into(), on: patterns(&label.on) })
+            .collect(),
+        regions: regions
+            .iter()
+            .map(|region| Region {
+                name: region.name.as_str().into(),
+                networks: networks(&region.networks),
+                units: words(&region.units),
+                containers: words(&region.containers),
+            })
+            .collect(),
+        groups: Vec::new(),
+    }
+}
+
+fn words(words: &[String]) -> Vec<Arc<str>> {
+    words.iter().map(|word| word.as_str().into()).collect()
 }
 
 pub(super) fn labels(written: Vec<Spanned<file::Label>>) -> Result<Vec<LabelOn>, Complaint> {

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 use super::{
-    DatabaseOf, LabelOn, Policy, RegionOf, Size, Span,
+    DatabaseOf, Enforce, LabelOn, Policy, RegionOf, Size, Span,
     copy::{LedgerCopy, copy},
     databases::databases,
     error::Complaint,
@@ -32,6 +32,7 @@ pub struct Settings {
     #[serde(rename = "principal", skip_serializing_if = "Vec::is_empty")]
     pub principals: Vec<Written>,
     pub policy: Policy,
+    pub enforce: Enforce,
     #[serde(rename = "label", skip_serializing_if = "Vec::is_empty")]
     pub labels: Vec<LabelOn>,
     #[serde(rename = "region", skip_serializing_if = "Vec::is_empty")]
@@ -191,6 +192,7 @@ pub(super) const NAME_MAX: usize = 63;
 const COMMIT: RangeInclusive<Span> =
     Span(Duration::from_millis(10))..=Span(Duration::from_secs(60));
 const SEAL_BYTES: RangeInclusive<Size> = Size(1 << 20)..=Size(1 << 30);
+const CUTS_PER_MINUTE: RangeInclusive<u32> = 0..=10_000;
 const SEAL_AFTER: RangeInclusive<Span> =
     Span(Duration::from_secs(10))..=Span(Duration::from_secs(7 * 86_400));
 
@@ -228,6 +230,7 @@ impl Settings {
             servers: Vec::new(),
             principals: Vec::new(),
             policy: Policy::default(),
+            enforce: Enforce::default(),
             labels: Vec::new(),
             regions: Vec::new(),
         }
@@ -286,6 +289,7 @@ impl Settings {
             servers: servers(file.server)?,
             principals: principals(file.principal)?,
             policy: policy(file.policy)?,
+            enforce: enforce(file.enforce)?,
             labels: labels(file.label)?,
             regions: regions(file.region)?,
         })
@@ -366,6 +370,15 @@ fn policy(written: file::Policy) -> Result<Policy, Complaint> {
         enabled: written.enabled.unwrap_or(default.enabled),
         directory: directory.unwrap_or(default.directory),
         starter_pack: written.starter_pack.unwrap_or(default.starter_pack),
+    })
+}
+
+fn enforce(written: file::Enforce) -> Result<Enforce, Complaint> {
+    let default = Enforce::default();
+    Ok(Enforce {
+        quarantine: written.quarantine.unwrap_or(default.quarantine),
+        cuts_per_minute: within("cuts_per_minute", written.cuts_per_minute, &CUTS_PER_MINUTE)?
+            .unwrap_or(default.cuts_per_minute),
     })
 }
 

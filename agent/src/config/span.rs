@@ -1,6 +1,6 @@
 //! A length of time as people write it: `"1s"`, `"1h 30m"`, `"90d"`.
 
-use std::{fmt, time::Duration};
+use std::{fmt, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
@@ -22,11 +22,16 @@ impl Serialize for Span {
 
 impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        humantime::parse_duration(&text).map(Self).map_err(|error| {
-            D::Error::custom(format!(
-                "{text:?} is no time, as in \"1s\", \"1h 30m\" or \"90d\": {error}"
-            ))
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
+impl FromStr for Span {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        humantime::parse_duration(text).map(Self).map_err(|error| {
+            format!("{text:?} is no time, as in \"1s\", \"1h 30m\" or \"90d\": {error}")
         })
     }
 }

@@ -188,7 +188,7 @@ fn a_mistake_says_where_what_and_what_is_allowed() {
         (
             "[hosts]\nname = \"a\"",
             "c.toml:1: unknown key `hosts`; did you mean `host`? (allowed: host, control, capture, \
-             ledger, telemetry, principal, server, policy, label, region, log)\n    1 | [hosts]",
+             ledger, telemetry, principal, server, policy, enforce, label, region, log)\n    1 | [hosts]",
         ),
         (
             "[[server]]\nname = \"a\"\nprot = 1",

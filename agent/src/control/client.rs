@@ -11,7 +11,8 @@ use hyper::{Method, Request, StatusCode, body::Incoming, client::conn::http1, he
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 
-use super::{Filter, Status};
+use super::{Filter, QuarantineChange, Status};
+use crate::enforce::Detainee;
 
 /// Of an answer that is no stream.
 const ANSWER_BYTES: usize = 16 << 20;
@@ -94,6 +95,24 @@ impl Client {
     pub async fn watch(&self, filter: &Filter) -> Result<Lines, ClientError> {
         let path = format!("/v1/watch?{}", filter.to_query());
         Ok(self.lines(self.ask(Method::GET, &path, Bytes::new()).await?))
+    }
+
+    /// Who is in quarantine.
+    pub async fn quarantine(&self) -> Result<Vec<Detainee>, ClientError> {
+        let body = self.ask(Method::GET, "/v1/quarantine", Bytes::new()).await?;
+        let bytes = self.whole(body).await?;
+        serde_json::from_slice(&bytes).map_err(|source| self.broken(source))
+    }
+
+    /// The one who has been put into quarantine or let out.
+    pub async fn change_quarantine(
+        &self,
+        change: &QuarantineChange,
+    ) -> Result<Detainee, ClientError> {
+        let request = serde_json::to_vec(change).map_err(|source| self.broken(source))?;
+        let body = self.ask(Method::POST, "/v1/quarantine", request.into()).await?;
+        let bytes = self.whole(body).await?;
+        serde_json::from_slice(&bytes).map_err(|source| self.broken(source))
     }
 
     /// The lines of the ledger's answer to a query, given as JSON.

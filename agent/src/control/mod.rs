@@ -9,6 +9,7 @@ mod filter;
 mod hub;
 mod listener;
 mod lock;
+mod quarantine;
 mod query;
 mod server;
 mod shutdown;
@@ -27,6 +28,7 @@ pub use filter::Filter;
 pub use hub::{Hub, Line, Notice, Watcher};
 pub use listener::{BindError, Listener};
 pub use lock::{HOST_LOCK, HostLock, LockError};
+pub use quarantine::QuarantineChange;
 pub use query::QueryWorker;
 pub use server::{own_cost, serve};
 pub use shutdown::Shutdown;
@@ -36,7 +38,7 @@ pub use status::{
 };
 pub use whois::{Asked, Identified, Question, Questions, Whois};
 
-use crate::event::WallTime;
+use crate::{enforce::Quarantine, event::WallTime};
 
 /// What the pipeline and the control server share; the pipeline only ever does short atomic things
 /// to it.
@@ -54,6 +56,8 @@ pub struct Service {
     pub ended: Shutdown,
     /// The policies shall be read again: somebody sent SIGHUP.
     pub reload: Arc<AtomicBool>,
+    /// Whose connections end.
+    pub quarantine: Arc<Quarantine>,
     /// Where the ledger is that can be searched; `None` where none is kept.
     pub ledger: Option<LedgerPlace>,
     pub query_worker: QueryWorker,
@@ -75,6 +79,7 @@ impl Service {
             shutdown: Shutdown::new()?,
             ended: Shutdown::new()?,
             reload: Arc::default(),
+            quarantine: Arc::default(),
             ledger: None,
             query_worker: QueryWorker::default(),
         })

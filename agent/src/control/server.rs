@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http_body_util::{Either, Full};
+use http_body_util::{BodyExt, Either, Full, Limited};
 use hyper::{
     Method, Request, Response, StatusCode,
     body::{Body, Frame, Incoming},
@@ -33,9 +33,13 @@ use super::{
     Agent, Filter, Line, Listener, Question, Service, Snapshot, Status, Watcher,
     access::Peer,
     hub::WATCHERS,
+    quarantine::{self, Unchanged},
     query::{Queries, Refusal},
 };
-use crate::event::Shown;
+use crate::{
+    enforce::QuarantineError,
+    event::{Shown, WallTime, in_full},
+};
 
 /// Clients at a time, of all sorts.
 const CLIENTS: usize = 64;
@@ -53,7 +57,8 @@ const WATCH_FRAME_BYTES: usize = 64 << 10;
 /// Of a request's head; only queries have a body.
 const HEAD_BYTES: usize = 16 << 10;
 
-const PATHS: [&str; 5] = ["/v1", "/v1/query", "/v1/status", "/v1/watch", "/v1/whois"];
+const PATHS: [&str; 6] =
+    ["/v1", "/v1/quarantine", "/v1/query", "/v1/status", "/v1/watch", "/v1/whois"];
 
 /// Answers clients until `service.ended`. Runs in a tokio runtime of its own, away from the
 /// pipeline's thread.
@@ -151,6 +156,9 @@ impl Api {
     async fn answer(&self, request: Request<Incoming>, peer: &Peer) -> Answer {
         match (request.uri().path(), request.method()) {
             ("/v1/query", &Method::POST) => return self.query(request.into_body()).await,
+            ("/v1/quarantine", &Method::POST) => {
+                return self.change_quarantine(request.into_body(), peer).await;
+            }
             ("/v1/query", _) => {
                 return error(StatusCode::METHOD_NOT_ALLOWED, "only POST is understood here");
             }
@@ -173,6 +181,7 @@ impl Api {
                 Err(words) => error(StatusCode::BAD_REQUEST, &words),
             },
             "/v1/whois" => self.whois(query).await,
+            "/v1/quarantine" => value(StatusCode::OK, &self.service.quarantine.list()),
             path => error(
                 StatusCode::NOT_FOUND,
                 &format!("no such path: {path}; there are {}", PATHS.join(", ")),
@@ -198,6 +207,30 @@ impl Api {
                     }
                 };
                 error(status, &refusal.to_string())
+            }
+        }
+    }
+
+    async fn change_quarantine(&self, request: Incoming, peer: &Peer) -> Answer {
+        let read = Limited::new(request, quarantine::REQUEST_BYTES).collect();
+        let bytes = match timeout(HEAD_TIMEOUT, read).await {
+            Ok(Ok(body)) => body.to_bytes(),
+            Ok(Err(broken)) => return error(StatusCode::BAD_REQUEST, &broken.to_string()),
+            Err(_) => return error(StatusCode::REQUEST_TIMEOUT, "the request took too long"),
+        };
+        let now = WallTime::from_utc(time::UtcDateTime::now());
+        match quarantine::change(&self.service.quarantine, peer, &bytes, now) {
+            Ok(changed) => value(StatusCode::OK, &changed),
+            Err(why) => {
+                let status = match why {
+                    Unchanged::NotRoot => StatusCode::FORBIDDEN,
+                    Unchanged::Quarantine(QuarantineError::NoSuch(_)) => StatusCode::NOT_FOUND,
+                    Unchanged::Quarantine(QuarantineError::Write { .. }) => {
+                        StatusCode::INTERNAL_SERVER_ERROR
+                    }
+                    _ => StatusCode::BAD_REQUEST,
+                };
+                error(status, &in_full(&why))
             }
         }
     }

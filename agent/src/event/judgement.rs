@@ -35,7 +35,7 @@ named! {
 /// Shared by all statements that are judged alike.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Judgement {
-    /// What became of it, where it was seen: the observed lane can't do more than flag.
+    /// What became of it, where it was seen: the observed lane can but flag and cut.
     pub verdict: Verdict,
     /// The rule that decided.
     pub rule: Option<Arc<str>>,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{ConnectionId, LoginStrength, Parent, PrincipalKind, WallTime};
+use super::{ConnectionId, LoginStrength, Parent, PrincipalKind, ServerSocket, WallTime};
 
 /// Made once, when something of it becomes known or changes, and shared by all records until then.
 ///
@@ -39,6 +39,9 @@ pub struct Origin {
     /// For policies; no row has them.
     #[serde(skip)]
     pub groups: Arc<[Arc<str>]>,
+    /// For whoever ends it; no row has it.
+    #[serde(skip)]
+    pub socket: Option<ServerSocket>,
 
     pub pid: Option<u32>,
     pub process_start: Option<WallTime>,

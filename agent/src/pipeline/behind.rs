@@ -8,7 +8,10 @@ use std::{
 
 use super::profile::Profile;
 use crate::{
-    event::{BootTime, Client, ConnectionId, Direction, Endpoint, Origin, SessionEvent, SyncLoss},
+    event::{
+        BootTime, Client, ConnectionId, Direction, Endpoint, Origin, ServerSocket, SessionEvent,
+        SyncLoss,
+    },
     pooler::{Behind, Pooler},
     principal::Rules,
 };
@@ -209,6 +212,11 @@ impl Sender {
         });
         *known = Some(sender.clone());
         sender
+    }
+
+    /// Of his own connection, to the pooler.
+    pub fn socket(&self) -> Option<ServerSocket> {
+        self.origin.socket
     }
 
     pub fn is_known(&self) -> bool {

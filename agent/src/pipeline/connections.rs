@@ -7,6 +7,7 @@ use std::{
     sync::Arc,
 };
 
+use dbwarden_common::COOKIE_IS_INODE;
 use rustc_hash::FxHashMap;
 
 use super::{
@@ -23,7 +24,7 @@ use crate::{
     discovery::Residents,
     event::{
         BootTime, Client, Clock, ConnectionId, Endpoint, Extent, Origin, Piece, ProcessEvent,
-        SocketId,
+        ServerSocket, SocketId, SocketName,
     },
     identity::{Peer, ProcessTable},
     principal::Rules,
@@ -184,7 +185,8 @@ impl Connections {
             }
         };
         let id = self.shared.new_id(opened.time);
-        let profile = Profile::new(id, server, opened.local.clone(), remote, client);
+        let socket = Some(server_socket(opened));
+        let profile = Profile::new(id, server, opened.local.clone(), remote, client, socket);
         self.insert(opened.socket, opened.pid, opened.time, profile);
     }
 
@@ -298,7 +300,9 @@ impl Connections {
     pub fn join(&mut self, record: &DataRecord<'_>, server: Rc<ServerFacts>) {
         let id = self.shared.new_id(record.chunk.time);
         let unknown = Endpoint::Unix { path: None };
-        let profile = Profile::new(id, server, unknown.clone(), unknown, Client::LocalUnknown);
+        // Without its namespace and its ends nobody would know which it is.
+        let client = Client::LocalUnknown;
+        let profile = Profile::new(id, server, unknown.clone(), unknown, client, None);
         self.insert(record.socket, record.pid, record.chunk.time, profile);
     }
 
@@ -449,6 +453,17 @@ impl Connections {
             blind: counts.blind + u64::from(connection.dialogue.is_blind()),
         })
     }
+}
+
+/// What whoever would end the connection must know.
+fn server_socket(opened: &Opened) -> ServerSocket {
+    let cookie = opened.socket.cookie;
+    let name = match cookie & COOKIE_IS_INODE {
+        0 => SocketName::Cookie(cookie),
+        _ => SocketName::Inode(cookie & !COOKIE_IS_INODE),
+    };
+    let ends = opened.ends.map(|ends| [ends.local, ends.remote]);
+    ServerSocket { name, pid: opened.pid, netns: opened.netns, ends }
 }
 
 impl Connection {

@@ -8,6 +8,7 @@ mod connections;
 mod coverage;
 mod destinations;
 mod dialogue;
+mod enforcing;
 mod episodes;
 mod figures;
 mod keeping;
@@ -28,10 +29,11 @@ use anyhow::{Context, Result};
 use dbwarden_common::Drop;
 use nix::time::{ClockId, clock_gettime};
 
-pub use self::keeping::Mistake;
+pub use self::keeping::{Configuration, Mistake};
 use self::{
     connections::{Connections, Shared},
-    keeping::{Configuration, Keeping},
+    enforcing::Enforcing,
+    keeping::Keeping,
     losses::Losses,
     outbox::outbox,
     policing::Policing,
@@ -120,7 +122,15 @@ pub fn run(
         }
         false => None,
     };
-    let recorder = Recorder::new(live.clone(), host.clone(), keeping, policing, feed);
+    let enforcing = policing
+        .is_some()
+        .then(|| {
+            let (book, host) = (service.quarantine.clone(), host.clone());
+            Enforcing::new(&settings.enforce, book, live.clone(), host)
+        })
+        .transpose()
+        .context("can't start the thread that ends connections")?;
+    let recorder = Recorder::new(live.clone(), host.clone(), keeping, policing, enforcing, feed);
     let recording = recorder.start(inbox)?;
     let mut state = State {
         processes,

@@ -8,7 +8,7 @@ use super::{behind::Sender, servers::ServerFacts};
 use crate::{
     event::{
         BootTime, ClaimTag, Claims, Client, ConnectionId, Endpoint, Lane, Origin, Principal,
-        Process, Transport,
+        Process, ServerSocket, Transport,
     },
     principal::{Rules, Subject, claims},
     protocol::postgres::Title,
@@ -21,6 +21,7 @@ pub struct Profile {
     pub local: Endpoint,
     pub remote: Endpoint,
     client: Client,
+    socket: Option<ServerSocket>,
     database: Option<Arc<str>>,
     db_user: Option<Arc<str>>,
     application: Option<Arc<str>>,
@@ -51,6 +52,7 @@ impl Profile {
         local: Endpoint,
         remote: Endpoint,
         client: Client,
+        socket: Option<ServerSocket>,
     ) -> Self {
         Self {
             id,
@@ -58,6 +60,7 @@ impl Profile {
             local,
             remote,
             client,
+            socket,
             database: None,
             db_user: None,
             application: None,
@@ -248,6 +251,7 @@ impl Profile {
             application: self.application.clone(),
             client_address,
             client_port,
+            socket: self.socket,
             ..who(host, process, principal)
         }
     }
@@ -341,7 +345,7 @@ mod tests {
             };
             let end = Endpoint::Unix { path: None };
             let client = Client::LocalUnknown;
-            Profile::new(ConnectionId(1), Rc::new(server), end.clone(), end, client)
+            Profile::new(ConnectionId(1), Rc::new(server), end.clone(), end, client, None)
         };
         let mut early = profile();
         early.certified("report", BootTime(1));

@@ -10,6 +10,7 @@ use std::{
 use anyhow::{Context, Result};
 
 use super::{
+    enforcing::Enforcing,
     keeping::{Alert, Keeping},
     outbox::{Inbox, Lost},
     policing::Policing,
@@ -36,6 +37,7 @@ pub struct Recorder {
     host: Arc<Origin>,
     keeping: Option<Keeping>,
     policing: Option<Policing>,
+    enforcing: Option<Enforcing>,
     telemetry: Option<Feed>,
     status: Arc<Mutex<Option<LedgerStatus>>>,
     next_look: Instant,
@@ -65,11 +67,21 @@ impl Recorder {
         host: Arc<Origin>,
         keeping: Option<Keeping>,
         policing: Option<Policing>,
+        enforcing: Option<Enforcing>,
         telemetry: Option<Feed>,
     ) -> Self {
         let status = keeping.as_ref().map(Keeping::status);
         let status = Arc::new(Mutex::new(status));
-        Self { live, host, keeping, policing, telemetry, status, next_look: Instant::now() }
+        Self {
+            live,
+            host,
+            keeping,
+            policing,
+            enforcing,
+            telemetry,
+            status,
+            next_look: Instant::now(),
+        }
     }
 
     /// Works until the other end of `inbox` is gone.
@@ -100,6 +112,9 @@ impl Recorder {
                                 policing.judge(record, &mut told);
                             }
                         }
+                        if let Some(enforcing) = &mut self.enforcing {
+                            enforcing.take(&entry, &mut told);
+                        }
                         self.record(entry, now);
                         self.record_all(&mut told, now);
                     }
@@ -111,6 +126,11 @@ impl Recorder {
             if let Some(policing) = &mut self.policing {
                 let now = wall_time();
                 policing.tick(now, &mut told);
+                self.record_all(&mut told, now);
+            }
+            if let Some(enforcing) = &mut self.enforcing {
+                let now = wall_time();
+                enforcing.tick(now, &mut told);
                 self.record_all(&mut told, now);
             }
             self.tick();

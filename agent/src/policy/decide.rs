@@ -115,8 +115,12 @@ fn judgement(mut findings: Vec<Finding>) -> Judgement {
     });
     match findings.first().filter(|worst| !worst.dry_run) {
         Some(worst) => Judgement {
-            // Nothing stands between client and server there: whatever a rule wants is recorded.
-            verdict: worst.verdict.min(Verdict::Flag),
+            // Nothing stands between client and server there: what a rule wants is recorded, and all that
+            // can be done is to end the connection.
+            verdict: match worst.verdict {
+                Verdict::Cut => Verdict::Cut,
+                milder => milder.min(Verdict::Flag),
+            },
             rule: Some(worst.rule.clone()),
             findings,
         },

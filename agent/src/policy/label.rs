@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeSet, str::FromStr, sync::Arc};
 
+use crate::event::{Access, Analysis, Effect, Facts};
+
 /// A name for data, and where such data is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Label {
@@ -64,6 +66,48 @@ pub enum Touched {
     /// All of them, or nobody can tell which.
     All,
     Named(BTreeSet<Box<str>>),
+}
+
+impl Touched {
+    /// Which columns of the table a statement touches, as far as its text tells.
+    pub fn by(facts: Option<&Facts>, written: &str, name: &TableName<'_>) -> Self {
+        let Some(facts) = facts else { return Self::All };
+        if !facts.analysis.is_complete() && facts.analysis != Analysis::CallsCode {
+            return Self::All;
+        }
+        // What ends whole rows, or the table, ends all of its columns.
+        let by_columns = |access| {
+            matches!(access, Access::Read | Access::Insert | Access::Update | Access::Lock)
+        };
+        let mut accesses = facts.tables.iter().filter(|table| *table.name == *written);
+        if !accesses.all(|table| by_columns(table.access)) {
+            return Self::All;
+        }
+        let mut columns = BTreeSet::new();
+        let mut names_some = false;
+        for column in &facts.columns {
+            let (table, column) = match column.rsplit_once('.') {
+                Some((table, column)) => (Some(table), column),
+                None => (None, &**column),
+            };
+            let is_ours = table.is_none_or(|table| {
+                table == written || table.rsplit('.').next() == Some(name.table)
+            });
+            if is_ours {
+                if column == "*" {
+                    return Self::All;
+                }
+                names_some |= table.is_some();
+                columns.insert(column.to_lowercase().into());
+            }
+        }
+        // COPY and INSERT without a list of columns mean all of them.
+        let may_mean_all = [Effect::CopyOut, Effect::CopyIn, Effect::Insert];
+        if !names_some && may_mean_all.iter().any(|effect| facts.effects.contains(*effect)) {
+            return Self::All;
+        }
+        Self::Named(columns)
+    }
 }
 
 impl Pattern {

@@ -30,7 +30,7 @@ pub use judge::{Counts, Judge};
 pub use label::{Label, NoPattern, Pattern, RESIDENCY};
 pub use nearly::{Near, Part};
 pub use question::{Case, Circumstances, Unaskable};
-pub use region::Region;
+pub use region::{Region, wider};
 pub use rule::{BUILTIN, Does, Rule};
 pub use schema::SCHEMA;
 pub use set::{STARTER_PACK, Set};

@@ -206,11 +206,7 @@ impl Making<'_> {
         self.add(server_uid.clone(), HashMap::new(), HashSet::new())?;
         let id = uid(&self.names.database, &format!("{server}/{database}"));
         let world = self.world;
-        let labels: Vec<&Label> = world
-            .labels
-            .iter()
-            .filter(|label| label.on.iter().any(|on| on.fits_database(caller.database.as_deref())))
-            .collect();
+        let labels = world.labels_in(caller.database.as_deref());
         let mut attributes = Record::default();
         attributes.text("name", Some(database));
         attributes.text("server", Some(server));
@@ -223,7 +219,7 @@ impl Making<'_> {
     fn table(&mut self, written: &str, database: &EntityUid) -> Result<EntityUid, Unaskable> {
         let caller = self.case.caller;
         let name = TableName::new(written, caller.database.as_deref());
-        let touched = self.touched(written, &name);
+        let touched = Touched::by(self.case.facts, written, &name);
         let (server, database_name) = (shown(&caller.server), name.database.unwrap_or("?"));
         let path = match name.schema {
             Some(schema) => format!("{server}/{database_name}/{schema}.{}", name.table),
@@ -231,11 +227,7 @@ impl Making<'_> {
         };
         let id = uid(&self.names.table, &path);
         let world = self.world;
-        let labels: Vec<&Label> = world
-            .labels
-            .iter()
-            .filter(|label| label.on.iter().any(|on| on.fits(&name, &touched)))
-            .collect();
+        let labels = world.labels_on(&name, &touched);
         let mut attributes = Record::default();
         attributes.text("name", Some(name.table));
         attributes.text("schema", name.schema);
@@ -249,46 +241,6 @@ impl Making<'_> {
         parents.insert(database.clone());
         self.add(id.clone(), attributes.0, parents)?;
         Ok(id)
-    }
-
-    /// Which columns of the table the statement touches, as far as its text tells.
-    fn touched(&self, written: &str, name: &TableName<'_>) -> Touched {
-        let Some(facts) = self.case.facts else { return Touched::All };
-        if !facts.analysis.is_complete() && facts.analysis != Analysis::CallsCode {
-            return Touched::All;
-        }
-        // What ends whole rows, or the table, ends all of its columns.
-        let by_columns = |access| {
-            matches!(access, Access::Read | Access::Insert | Access::Update | Access::Lock)
-        };
-        let mut accesses = facts.tables.iter().filter(|table| *table.name == *written);
-        if !accesses.all(|table| by_columns(table.access)) {
-            return Touched::All;
-        }
-        let mut columns = BTreeSet::new();
-        let mut names_some = false;
-        for column in &facts.columns {
-            let (table, column) = match column.rsplit_once('.') {
-                Some((table, column)) => (Some(table), column),
-                None => (None, &**column),
-            };
-            let is_ours = table.is_none_or(|table| {
-                table == written || table.rsplit('.').next() == Some(name.table)
-            });
-            if is_ours {
-                if column == "*" {
-                    return Touched::All;
-                }
-                names_some |= table.is_some();
-                columns.insert(column.to_lowercase().into());
-            }
-        }
-        // COPY and INSERT without a list of columns mean all of them.
-        let may_mean_all = [Effect::CopyOut, Effect::CopyIn, Effect::Insert];
-        if !names_some && may_mean_all.iter().any(|effect| facts.effects.contains(*effect)) {
-            return Touched::All;
-        }
-        Touched::Named(columns)
     }
 }
 

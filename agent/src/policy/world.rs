@@ -2,7 +2,11 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use super::{Label, Region};
+use super::{
+    Label, Region,
+    label::{TableName, Touched},
+};
+use crate::event::{Access, Facts};
 
 /// From the configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -42,5 +46,30 @@ impl World {
             None if client.is_local => host.cloned(),
             None => None,
         }
+    }
+
+    /// Labels that something in this database may have.
+    pub fn labels_in(&self, database: Option<&str>) -> Vec<&Label> {
+        let fits = |label: &&Label| label.on.iter().any(|on| on.fits_database(database));
+        self.labels.iter().filter(fits).collect()
+    }
+
+    /// Labels of these columns.
+    pub(super) fn labels_on(&self, name: &TableName<'_>, touched: &Touched) -> Vec<&Label> {
+        let fits = |label: &&Label| label.on.iter().any(|on| on.fits(name, touched));
+        self.labels.iter().filter(fits).collect()
+    }
+
+    /// For each table that a statement reads the labels of what it reads there, as far as its text tells.
+    pub fn labels_read<'a>(
+        &'a self,
+        facts: &'a Facts,
+        database: Option<&'a str>,
+    ) -> impl Iterator<Item = Vec<&'a Label>> {
+        let read = facts.tables.iter().filter(|table| table.access == Access::Read);
+        read.map(move |table| {
+            let name = TableName::new(&table.name, database);
+            self.labels_on(&name, &Touched::by(Some(facts), &table.name, &name))
+        })
     }
 }

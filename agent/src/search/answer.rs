@@ -1,9 +1,10 @@
 //! How an answer is written: lines of JSON, rows as they are and everything else under a name with `@`.
 //!
 //! The first line is `{"@columns": […]}`, then come rows, each an object with just these keys, and
-//! the last line is `{"@end": …}` or `{"@error": "…"}`; where it is missing, something broke off.
+//! the last line is `{"@end": …}` or `{"@error": "…"}`; where it is missing, something broke off. A report
+//! has several parts with rows of their own, each begun by `{"@part": "…"}`.
 
-use std::io;
+use std::{collections::BTreeMap, io};
 
 use datafusion::arrow::{
     json::{WriterBuilder, writer::LineDelimited},
@@ -23,8 +24,27 @@ const TIME_FORMAT: &str = "%Y-%m-%dT%H:%M:%S%.6fZ";
 pub enum Line<'a> {
     Columns(Vec<String>),
     Row(&'a [u8]),
+    Part(Part),
     End(Trailer),
     Error(String),
+}
+
+/// What the rows that follow are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Part {
+    /// How many rows the segments have, by host, segment, sort and whether they are of the period.
+    Counts,
+    /// The newest rows of the service and its configuration that are older than the period.
+    Before,
+    /// Rows of the period about the service, its configuration, losses, and what couldn't be seen.
+    Occurrences,
+    /// What was seen last before a start that no stop had come before.
+    LastSeen,
+    /// Of each server and minute.
+    Coverage,
+    /// The population.
+    Statements,
 }
 
 /// What is said after the last row.
@@ -44,6 +64,24 @@ pub struct Trailer {
     /// What a timeline is about, and what of it had no room.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeline: Option<TimelineTrailer>,
+    /// What became of each statement of a report's period.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub report: Option<ReportTrailer>,
+}
+
+/// Statements by whether and why they are left out of a report; each is counted once.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ReportTrailer {
+    pub reported: u64,
+    /// They are of the population, and the filter doesn't want them.
+    pub outside_filter: u64,
+    /// They are known not to be of the population.
+    pub unconcerned: u64,
+    /// They read data from where it may be read.
+    pub in_region: u64,
+    /// The last by their labels: statements, and the rows that they read.
+    pub in_region_by_label: BTreeMap<String, (u64, u64)>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -64,6 +102,8 @@ pub struct TimelineTrailer {
 enum About {
     #[serde(rename = "@columns")]
     Columns(Vec<String>),
+    #[serde(rename = "@part")]
+    Part(Part),
     #[serde(rename = "@end")]
     End(Trailer),
     #[serde(rename = "@error")]
@@ -78,6 +118,7 @@ impl<'a> Line<'a> {
         }
         Ok(match serde_json::from_slice(line)? {
             About::Columns(columns) => Self::Columns(columns),
+            About::Part(part) => Self::Part(part),
             About::End(trailer) => Self::End(trailer),
             About::Error(words) => Self::Error(words),
         })
@@ -106,6 +147,11 @@ impl<'a> Answer<'a> {
             true => Ok(()),
             false => self.line(&json!({ "@columns": names })),
         }
+    }
+
+    /// Rows that follow are of this part, and have columns of their own.
+    pub(super) fn part(&mut self, part: Part) -> Result<(), SearchError> {
+        self.line(&json!({ "@part": part }))
     }
 
     pub(super) fn batch(&mut self, batch: &RecordBatch) -> Result<(), SearchError> {

@@ -7,6 +7,8 @@ mod answer;
 mod expression;
 mod filter;
 mod open;
+mod population;
+mod report;
 mod request;
 mod row_key;
 mod session;
@@ -26,9 +28,9 @@ use datafusion::common::DataFusionError;
 use crate::ledger::copies::CopyError;
 
 use answer::Answer;
-pub use answer::{Line, TimelineTrailer, Trailer};
+pub use answer::{Line, Part, ReportTrailer, TimelineTrailer, Trailer};
 pub use filter::{EffectWord, Filter, HashKey, Touched, WRITES};
-pub use request::{Page, Request, Search, Sql, Timeline};
+pub use request::{Page, Population, Report, Request, Search, Sql, Timeline};
 pub use row_key::{RowKey, RowKeyError};
 pub use session::Limits;
 pub use source::Place;
@@ -121,5 +123,6 @@ async fn attempt(
         Request::Search(search) => statements::run(search, ledger, options, answer).await,
         Request::Timeline(timeline) => timeline::run(timeline, ledger, options, answer).await,
         Request::Sql(query) => sql::run(&query.query, ledger, options, answer).await,
+        Request::Report(report) => report::run(report, ledger, options, answer).await,
     }
 }

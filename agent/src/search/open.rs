@@ -68,6 +68,7 @@ impl PartitionStream for Logs {
             for log in &snapshot.open {
                 let mut reader = Reader::open(&log.path())
                     .map_err(unreadable)?
+                    .up_to(log.len)
                     .between(times.clone())
                     .committed_since(snapshot.recorded_since)
                     .only_columns(|name| schema.column_with_name(name).is_some());

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Filter, RowKey};
+use crate::config::{LabelOn, RegionOf};
 
 /// One question.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -11,6 +12,7 @@ pub enum Request {
     Search(Search),
     Timeline(Timeline),
     Sql(Sql),
+    Report(Report),
 }
 
 /// Statements one by one, oldest first.
@@ -51,4 +53,26 @@ pub struct Timeline {
 #[serde(deny_unknown_fields)]
 pub struct Sql {
     pub query: String,
+}
+
+/// All statements of a period that belong to a population, and what they are held against: how many rows
+/// there are in all, and what is known not to have been seen.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Report {
+    /// Its times are the period; whatever else it wants leaves out, and is counted.
+    pub filter: Filter,
+    pub population: Population,
+}
+
+/// What a report is about.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Population {
+    /// Statements that aren't known to have changed nothing.
+    Changes,
+    /// Statements that read data with one of these labels, or may have.
+    Access { labels: Vec<LabelOn> },
+    /// Those of them that read data whose label names a region from elsewhere.
+    Residency { labels: Vec<LabelOn>, regions: Vec<RegionOf> },
 }

@@ -4,8 +4,10 @@ use std::{
     collections::HashSet,
     fs::{self, File},
     io,
+    ops::RangeInclusive,
     os::fd::AsRawFd,
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -19,7 +21,7 @@ use crate::{
 };
 
 /// Every row that was recorded before it was taken, each once.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Snapshot {
     /// In the order of time; of one host's ledger that is the order of their numbers.
     pub segments: Vec<Segment>,
@@ -39,11 +41,12 @@ pub(super) struct Segment {
 }
 
 /// A log that was not sealed when the snapshot was taken. The file is open: sealing, which removes
-/// its name, takes nothing from us.
-#[derive(Debug)]
+/// its name, takes nothing from us. What is appended later is no part of the snapshot.
+#[derive(Clone, Debug)]
 pub(super) struct OpenLog {
     pub number: u64,
-    file: File,
+    pub len: u64,
+    file: Arc<File>,
 }
 
 impl Snapshot {
@@ -68,8 +71,9 @@ impl Snapshot {
                 continue;
             };
             // It is being begun, and has not even its head.
-            if file.metadata().map_err(failed(path))?.len() > 0 {
-                open.push(OpenLog { number, file });
+            let len = file.metadata().map_err(failed(path))?.len();
+            if len > 0 {
+                open.push(OpenLog { number, len, file: Arc::new(file) });
             }
         }
         meanwhile();
@@ -92,6 +96,13 @@ impl Snapshot {
     /// Segments that were copied elsewhere.
     pub fn of_copies(segments: Vec<Segment>) -> Self {
         Self { segments, open: Vec::new(), recorded_since: *ALL_TIMES.start() }
+    }
+
+    /// Leaves out segments that have no row of these times. What is open stays.
+    pub fn only_between(&mut self, times: &RangeInclusive<WallTime>) {
+        self.segments.retain(|Segment { file, .. }| {
+            file.first_time <= *times.end() && file.last_time >= *times.start()
+        });
     }
 
     /// What is sealed, and what is open.

@@ -29,12 +29,15 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     // What a command line holds of statements is redacted where it is read.
     ("identity", &["event", "config", "statement"]),
     ("ledger", &["event", "config"]),
-    ("search", &["event", "config", "ledger"]),
-    ("control", &["event", "config"]),
+    // Which statements read labelled data, policy knows.
+    ("search", &["event", "config", "ledger", "policy"]),
+    // Its book is replaced as a whole, as the ledger's own files are.
+    ("enforce", &["event", "ledger"]),
+    ("control", &["event", "config", "enforce"]),
     ("telemetry", &["event", "config"]),
     // Reads procfs through identity's reader, which pid reuse and hostile paths can't fool.
     ("discovery", &["event", "config", "identity"]),
-    ("doctor", &["event", "config", "capture"]),
+    ("doctor", &["event", "config", "capture", "enforce"]),
     ("pipeline", ALL),
     ("cli", ALL),
     ("main", ALL),

@@ -48,6 +48,9 @@ pub struct Reader {
     wanted: bool,
     times: RangeInclusive<WallTime>,
     committed_since: WallTime,
+    /// What the log has behind this byte came too late.
+    end: u64,
+    is_over: bool,
 }
 
 impl Reader {
@@ -62,7 +65,15 @@ impl Reader {
             wanted: true,
             times: ALL_TIMES,
             committed_since: *ALL_TIMES.start(),
+            end: u64::MAX,
+            is_over: false,
         })
+    }
+
+    /// Reads what the log held when it was so long: several readers see the same rows.
+    pub fn up_to(mut self, len: u64) -> Self {
+        self.end = len;
+        self
     }
 
     /// Passes over batches that have no row of those times. Rows of other times may still come with
@@ -89,14 +100,24 @@ impl Reader {
     /// ends for now.
     pub fn next_batch(&mut self) -> Result<Option<RecordBatch>, ReadError> {
         loop {
-            if self.gather()? {
+            if !self.is_over && self.gather()? {
                 return self.finish().map(Some);
             }
             self.place = 0;
+            // What the scanner holds then has been gathered, or came too late.
+            self.is_over |= self.scanner.position() >= self.end;
+            if self.is_over {
+                break;
+            }
             let Some((batch, _)) = self.scanner.next_batch()? else { break };
-            self.wanted = batch.head.committed >= self.committed_since
-                && batch.head.earliest <= *self.times.end()
-                && batch.head.latest >= *self.times.start();
+            let head = batch.head;
+            self.is_over = self.scanner.position() > self.end;
+            if self.is_over {
+                break;
+            }
+            self.wanted = head.committed >= self.committed_since
+                && head.earliest <= *self.times.end()
+                && head.latest >= *self.times.start();
         }
         if self.builder.n_rows() == 0 { Ok(None) } else { self.finish().map(Some) }
     }

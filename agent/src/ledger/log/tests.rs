@@ -97,6 +97,25 @@ fn a_reader_follows_the_log_as_it_grows() {
     assert!(read(&mut Reader::open(&log.path()).unwrap()) == log.rows);
 }
 
+/// Asked again and again it gives nothing more, wherever in the log it was told to end.
+#[test]
+fn a_reader_ends_where_it_is_told_to() {
+    let mut log = Log::new();
+    let mut ends = vec![(fs::metadata(log.path()).unwrap().len(), 0)];
+    for seed in 0..3 {
+        log.random_batches(seed, &[20]);
+        ends.push((fs::metadata(log.path()).unwrap().len(), log.rows.len()));
+    }
+    for pair in ends.windows(2) {
+        let [(begin, before), (end, after)] = *pair else { continue };
+        for (len, n) in [(begin, before), (end - 1, before), (end, after)] {
+            let mut reader = Reader::open(&log.path()).unwrap().up_to(len);
+            assert!(read(&mut reader) == log.rows[..n], "up to {len}");
+            assert!(reader.next_batch().unwrap().is_none(), "up to {len}");
+        }
+    }
+}
+
 #[test]
 fn a_reader_may_pass_over_batches_and_columns() {
     let mut log = Log::new();

@@ -37,6 +37,17 @@ impl Configuration {
         Ok(Self { text: toml::to_string(settings)?, source: source.map(Path::to_owned) })
     }
 
+    /// As rows tell it: hexadecimal, of the text that `dbwarden run --print-config` shows.
+    pub fn sha256(&self) -> String {
+        hex::encode(Sha256::digest(self.text.as_bytes()))
+    }
+
+    /// The SHA-256 in the message of a row that [`Self::row`] has made.
+    pub fn sha256_of_row(message: &str) -> Option<&str> {
+        let hash = message.split_once("(SHA-256 ")?.1.split_once(')')?.0;
+        (hash.len() == 64 && hash.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(hash)
+    }
+
     /// The row that tells of it, for the ledger in `folder`.
     pub fn row(&self, folder: &Path, time: WallTime, host: &Arc<Origin>) -> Occurrence {
         let before = fs::read_to_string(folder.join(FILE)).ok();
@@ -45,7 +56,7 @@ impl Configuration {
             Some(path) => path.display().to_string(),
             None => "no file".to_owned(),
         };
-        let hash = hex::encode(Sha256::digest(self.text.as_bytes()));
+        let hash = self.sha256();
         let told = match &changes {
             None => "the first of this ledger".to_owned(),
             Some(changes) if changes.is_empty() => "as at the last start".to_owned(),
@@ -138,6 +149,8 @@ mod tests {
             let source = Some(Path::new("/etc/dbwarden/config.toml"));
             let configuration = Configuration::new(settings, source).unwrap();
             let row = configuration.row(folder.path(), WallTime(0), &Arc::default());
+            let told = row.message.as_deref().and_then(Configuration::sha256_of_row);
+            assert_eq!(told, Some(configuration.sha256().as_str()));
             configuration.remember(folder.path()).unwrap();
             (row.action, row.message.unwrap())
         };

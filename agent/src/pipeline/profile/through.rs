@@ -40,6 +40,8 @@ impl Profile {
         let origin = Arc::new(Origin {
             pooler: Some(pooler.clone()),
             client_certainty: Some(Certainty::Unknown),
+            // The pooler's connection is others' too.
+            socket: None,
             ..Origin::clone(&plain)
         });
         self.unsent = Some((plain, origin.clone()));
@@ -100,6 +102,7 @@ impl Profile {
         let origin = Arc::new(Origin {
             pooler: Some(pooler.clone()),
             client_certainty: Some(Certainty::Exact),
+            socket: sender.socket(),
             ..self.make_origin(host, &principal, &sender.client, &sender.remote)
         });
         if self.senders.len() >= MAX_SENDERS {
@@ -123,6 +126,7 @@ fn common(mut one: Origin, other: &Origin) -> Origin {
         principal_rule,
         initiator,
         groups,
+        socket,
         pid,
         process_start,
         exe,

@@ -1,0 +1,261 @@
+//! Connections that a rule ends: exactly those, by whatever way they came, and nobody else's.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+};
+
+use anyhow::{Context, Result, ensure};
+use dbwarden_tests::{Agent, Cgroup, Postgres, Session, Via, await_until, need_root, said};
+use serde_json::Value;
+
+/// The statement that ends its connection is one that nobody else of these tests sends.
+const CUT: &str = r#"@id("no-kites") @verdict("cut") @message("kites are cut")
+    forbid (principal, action == Action::"insert", resource is Table)
+    when { resource.name == "kites" };"#;
+
+fn rows(agent: &Agent, query: &str) -> Result<Vec<Value>> {
+    let text = said(&mut agent.command(&["sql", "--format", "json", query]))?;
+    text.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
+}
+
+fn await_rows(agent: &Agent, n: usize, query: &str) -> Result<Vec<Value>> {
+    await_until(query, || Ok(Some(rows(agent, query)?).filter(|rows| rows.len() == n)))
+}
+
+/// An agent with these policies, and more of its configuration.
+fn agent(policies: &Path, policy: &str, more: &str) -> Result<Agent> {
+    fs::write(policies.join("own.cedar"), policy)?;
+    Agent::builder()
+        .configuration(&format!("[policy]\ndirectory = \"{}\"\n{more}", policies.display()))
+        .start()
+}
+
+/// Sends `text`, and then waits to be cut off, for as long as it takes to find a hang.
+fn offend(postgres: &Postgres, via: Via, text: &str) -> Result<Output> {
+    let mut psql = postgres.psql_command(via);
+    psql.args(["-v", "ON_ERROR_STOP=0", "-c", text, "-c", "SELECT pg_sleep(60)"]);
+    Ok(psql.output()?)
+}
+
+fn ensure_cut(output: &Output) -> Result<()> {
+    let words = String::from_utf8_lossy(&output.stderr);
+    ensure!(!output.status.success() && words.contains("connection"), "not cut off: {output:?}");
+    Ok(())
+}
+
+fn load(postgres: &Postgres, via: Via, transactions: u32) -> Result<Child> {
+    let n = transactions.to_string();
+    let mut pgbench = postgres.pgbench_command(via, &["-n", "-S", "-c", "4", "-t", &n]);
+    Ok(pgbench.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?)
+}
+
+/// By TCP, TLS and unix, while others work: on both sets of hooks.
+#[test]
+fn only_the_offender_is_cut_off() -> Result<()> {
+    need_root!();
+    const TRANSACTIONS: u32 = 2_000;
+    let mut postgres = Postgres::builder().tls().preload("pg_stat_statements").start()?;
+    postgres.psql(Via::Unix, "CREATE EXTENSION pg_stat_statements; CREATE TABLE kites (a int)")?;
+    postgres.pgbench(Via::Unix, &["-i", "-q"])?;
+    let postmaster = postgres.pid()?;
+    let policies = tempfile::tempdir()?;
+    let mut kites = 0;
+    for hooks in ["auto", "syscalls"] {
+        let more = format!("[capture]\nhooks = \"{hooks}\"\n[enforce]\nquarantine = \"0s\"\n");
+        let agent = agent(policies.path(), CUT, &more)?;
+        agent.await_server(postgres.port())?;
+        let mut bystander = Session::start(&mut {
+            let mut psql = postgres.program("psql");
+            psql.args(["-XAtq", "-d", &postgres.conninfo(Via::Tcp)]);
+            psql
+        })?;
+        let backend = bystander.ask("SELECT pg_backend_pid()")?;
+        for via in [Via::Tcp, Via::Tls, Via::Unix] {
+            let others = [Via::Unix, Via::Tcp, Via::Tls];
+            let others: Vec<Child> = others
+                .map(|via| load(&postgres, via, TRANSACTIONS))
+                .into_iter()
+                .collect::<Result<_>>()?;
+            ensure_cut(&offend(&postgres, via, "INSERT INTO kites VALUES (1)")?)?;
+            kites += 1;
+            for other in others {
+                let output = other.wait_with_output()?;
+                let words = String::from_utf8_lossy(&output.stdout);
+                let all = format!("processed: {0}/{0}", 4 * TRANSACTIONS);
+                ensure!(output.status.success() && words.contains(&all), "{via:?}: {output:?}");
+            }
+            // What had been executed when it was seen is not undone, and the row says that it may be so.
+            let there = postgres.psql(Via::Unix, "SELECT count(*) FROM kites")?;
+            ensure!(there.trim() == kites.to_string(), "{there} kites, not {kites}");
+        }
+        ensure!(bystander.ask("SELECT pg_backend_pid()")? == backend, "the bystander was cut off");
+        let cut =
+            "SELECT message, transport, connection FROM rows WHERE action = 'cut' ORDER BY time";
+        let cut = await_rows(&agent, 3, cut)?;
+        let of = |row: &Value, name: &str| row[name].as_str().unwrap_or_default().to_owned();
+        let transports: Vec<String> = cut.iter().map(|row| of(row, "transport")).collect();
+        ensure!(transports == ["tcp", "tls", "unix"], "{cut:#?}");
+        for row in &cut {
+            let message = of(row, "message");
+            ensure!(
+                message == "ended by rule no-kites; statement 1 may have committed",
+                "{message}"
+            );
+            let judged = format!(
+                "SELECT verdict, rule FROM statements WHERE connection = '{}' AND sequence = 1",
+                of(row, "connection")
+            );
+            let judged = await_rows(&agent, 1, &judged)?;
+            ensure!(judged[0]["verdict"] == "cut" && judged[0]["rule"] == "no-kites", "{judged:?}");
+        }
+        await_rows(&agent, 0, "SELECT message FROM rows WHERE action = 'cut_failed'")?;
+    }
+    ensure!(postgres.pid()? == postmaster, "the server was started again");
+    let seen = "SELECT calls FROM pg_stat_statements WHERE query LIKE 'SELECT abalance FROM%'";
+    let calls = postgres.psql(Via::Unix, seen)?;
+    ensure!(calls.trim() == (2 * 3 * 3 * 4 * TRANSACTIONS).to_string(), "{calls} calls");
+    postgres.stop()?;
+    for line in postgres.log()? {
+        let words = line.to_string();
+        ensure!(!words.contains("terminated by") && !words.contains("crash"), "{words}");
+    }
+    Ok(())
+}
+
+/// The server's namespace has addresses and ports of its own.
+#[test]
+fn a_server_in_a_network_of_its_own() -> Result<()> {
+    need_root!();
+    let policies = tempfile::tempdir()?;
+    let agent = agent(policies.path(), CUT, "[enforce]\nquarantine = \"0s\"\n")?;
+    let up = "ip link set lo up && exec \"$@\"";
+    let inside =
+        Postgres::builder().by_way_of(&["unshare", "--net", "sh", "-ec", up, "sh"]).start()?;
+    agent.await_server(inside.port())?;
+    inside.psql(Via::Unix, "CREATE TABLE kites (a int)")?;
+    let mut client = Command::new("nsenter");
+    client.args(["--target", &inside.pid()?.to_string(), "--net"]);
+    client.arg(inside.program("psql").get_program()).args(["-XAtq", "-d"]);
+    client.arg(inside.conninfo(Via::Tcp));
+    client.args(["-c", "INSERT INTO kites VALUES (1)", "-c", "SELECT pg_sleep(60)"]);
+    ensure_cut(&client.output()?)?;
+    await_rows(&agent, 1, "SELECT time FROM rows WHERE action = 'cut' AND transport = 'tcp'")?;
+    Ok(())
+}
+
+/// A statement that failed can't have committed; a rule that only tries itself out ends nothing; and
+/// where a rule ends too much, the brake does.
+#[test]
+fn failures_dry_runs_and_the_brake() -> Result<()> {
+    need_root!();
+    let postgres = Postgres::builder().start()?;
+    postgres.psql(Via::Unix, "CREATE TABLE kites (a int); CREATE TABLE doves (a int)")?;
+    let policies = tempfile::tempdir()?;
+    let dry = r#"@id("no-doves") @verdict("cut") @mode("dry-run") @message("m")
+        forbid (principal, action == Action::"insert", resource is Table)
+        when { resource.name == "doves" };"#;
+    let more = "[enforce]\nquarantine = \"0s\"\ncuts_per_minute = 2\n";
+    let agent = agent(policies.path(), &format!("{CUT}\n{dry}"), more)?;
+    agent.await_server(postgres.port())?;
+
+    postgres.psql(Via::Tcp, "INSERT INTO doves VALUES (1)")?;
+    let failing = "INSERT INTO kites VALUES (1 / 0)";
+    ensure_cut(&offend(&postgres, Via::Tcp, failing)?)?;
+    let row = "SELECT message FROM rows WHERE action = 'cut'";
+    let message = await_rows(&agent, 1, row)?.pop().context("no row")?;
+    ensure!(message["message"] == "ended by rule no-kites; statement 1 has failed", "{message}");
+
+    ensure_cut(&offend(&postgres, Via::Unix, "INSERT INTO kites VALUES (2)")?)?;
+    // The third of this minute goes on.
+    let text = "INSERT INTO kites VALUES (3)";
+    postgres.psql(Via::Unix, text)?;
+    await_until("the brake", || Ok(agent.log().contains("is a rule wrong?").then_some(())))?;
+    let cut = "SELECT verdict FROM statements WHERE verdict = 'cut'";
+    await_rows(&agent, 3, cut)?;
+    await_rows(&agent, 2, row)?;
+    ensure!(rows(&agent, "SELECT rule FROM findings WHERE rule = 'no-doves'")?.len() == 1);
+    Ok(())
+}
+
+/// A client in a unit, so that it has a name of its own.
+fn in_unit(group: &Cgroup, command: &Command) -> Command {
+    let enter = "echo $$ >\"$1/cgroup.procs\"; shift; exec \"$@\"";
+    let mut whole = Command::new("sh");
+    whole.args(["-ec", enter, "sh"]).arg(group.path());
+    whole.arg(command.get_program()).args(command.get_args());
+    for (key, value) in command.get_envs() {
+        if let Some(value) = value {
+            whole.env(key, value);
+        }
+    }
+    whole
+}
+
+/// Whoever was cut off doesn't come back until the time is over or somebody lets it; others don't notice.
+#[test]
+fn quarantine_holds_one_and_outlives_the_service() -> Result<()> {
+    need_root!();
+    let postgres = Postgres::builder().start()?;
+    postgres.psql(Via::Unix, "CREATE TABLE kites (a int)")?;
+    let policies = tempfile::tempdir()?;
+    let mut agent = agent(policies.path(), CUT, "[enforce]\nquarantine = \"1h\"\n")?;
+    agent.await_server(postgres.port())?;
+    let unit = format!("dbwarden-cut-{}", std::process::id());
+    let [bad, good] =
+        ["bad", "good"].map(|name| Cgroup::create(&format!("system.slice/{unit}-{name}.service")));
+    let (bad, good) = (bad?, good?);
+    let client = |group: &Cgroup, texts: &[&str]| -> Result<Output> {
+        let mut psql = postgres.psql_command(Via::Tcp);
+        psql.args(texts.iter().flat_map(|text| ["-c", *text]));
+        Ok(in_unit(group, &psql).output()?)
+    };
+    let quarantine = |agent: &Agent, arguments: &[&str]| -> Result<Vec<Value>> {
+        let arguments = [&["quarantine", "--format", "json"], arguments].concat();
+        let text = said(&mut agent.command(&arguments))?;
+        text.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
+    };
+    ensure_cut(&client(&bad, &["INSERT INTO kites VALUES (1)", "SELECT pg_sleep(60)"])?)?;
+    let detained = await_until("quarantine", || {
+        Ok(Some(quarantine(&agent, &["list"])?).filter(|found| found.len() == 1))
+    })?;
+    ensure!(detained[0]["principal"] == format!("{unit}-bad"), "{detained:?}");
+    ensure!(detained[0]["principal_kind"] == "service", "{detained:?}");
+
+    // Its next connection ends as soon as it has begun, also after a restart of the service.
+    ensure_cut(&client(&bad, &["SELECT pg_sleep(60)"])?)?;
+    agent.stop()?;
+    agent.start_again()?;
+    agent.await_server(postgres.port())?;
+    ensure_cut(&client(&bad, &["SELECT pg_sleep(60)"])?)?;
+    let by = "SELECT message FROM rows WHERE action = 'cut' AND message LIKE 'ended by quarantine 1: rule no-kites'";
+    await_rows(&agent, 2, by)?;
+    let output = client(&good, &["SELECT pg_sleep(0.2)"])?;
+    ensure!(output.status.success(), "{output:?}");
+
+    quarantine(&agent, &["release", "1"])?;
+    let output = client(&bad, &["SELECT pg_sleep(0.2)"])?;
+    ensure!(output.status.success(), "{output:?}");
+    let again = agent.command(&["quarantine", "release", "1"]).output()?;
+    ensure!(again.status.code() == Some(3) || again.status.code() == Some(1), "{again:?}");
+
+    // By hand, for a second: its end is told.
+    let name = format!("{unit}-good");
+    let add =
+        ["add", "--principal", &name, "--kind", "service", "--for", "1s", "--reason", "trial"];
+    ensure!(quarantine(&agent, &add)?[0]["number"] == 2);
+    let told = |action: &str, words: &str| {
+        let query =
+            format!("SELECT time FROM rows WHERE action = '{action}' AND message LIKE '%{words}%'");
+        await_rows(&agent, 1, &query)
+    };
+    told("quarantined", "by policy: rule no-kites")?;
+    told("quarantined", "by uid 0: trial")?;
+    told("released", "let out of quarantine by uid 0")?;
+    told("released", "is over")?;
+    let output = client(&good, &["SELECT pg_sleep(0.2)"])?;
+    ensure!(output.status.success(), "{output:?}");
+    ensure!(quarantine(&agent, &["list"])?.is_empty());
+    Ok(())
+}
