@@ -235,7 +235,7 @@ struct State {
     servers: Servers,
     connections: Connections,
     /// Connections that databases' processes have opened in this turn.
-    reaching: Vec<Box<Opened>>,
+    reaching: Vec<Opened>,
     live: Arc<Hub>,
     decode_errors: u64,
     losses: Losses,
@@ -306,7 +306,7 @@ impl State {
                 let server = self.servers.facts(opened.server);
                 self.connections.open(&opened, server, &mut self.processes);
             }
-            Ok(Control::Opened(opened)) => self.reaching.push(opened),
+            Ok(Control::Opened(opened)) => self.reaching.push(*opened),
             Ok(Control::Closed { socket, gone: true, extent, .. }) => {
                 self.connections.closed(socket, extent);
             }
