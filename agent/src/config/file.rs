@@ -149,6 +149,15 @@ pub struct Server {
     pub environment: Option<String>,
     pub region: Option<String>,
     pub exclude: bool,
+    pub database: Vec<Spanned<Database>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Database {
+    pub name: Option<String>,
+    pub environment: Option<String>,
+    pub region: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -1,6 +1,7 @@
 //! The configuration: what the user wrote (`file`) becomes what the stages need (`settings`) here.
 
 mod copy;
+mod databases;
 mod error;
 mod file;
 mod policies;
@@ -17,6 +18,7 @@ use std::{
 };
 
 pub use copy::LedgerCopy;
+pub use databases::DatabaseOf;
 pub use error::{Error, Mistake};
 pub use policies::{
     Enforce, LabelOn, POLICY_DIRECTORY, Policy, RegionOf, UnreadablePolicies, policy_source,

@@ -6,8 +6,9 @@ use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 use super::{
-    Enforce, LabelOn, Policy, RegionOf, Size, Span,
+    DatabaseOf, Enforce, LabelOn, Policy, RegionOf, Size, Span,
     copy::{LedgerCopy, copy},
+    databases::databases,
     error::Complaint,
     file,
     policies::{labels, regions},
@@ -131,6 +132,9 @@ pub struct Server {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub region: Option<String>,
     pub exclude: bool,
+    /// Those that are not where the server is; the first that fits counts.
+    #[serde(rename = "database", skip_serializing_if = "Vec::is_empty")]
+    pub databases: Vec<DatabaseOf>,
 }
 
 /// Which set of kernel hooks sees the socket calls.
@@ -485,6 +489,7 @@ fn server(entry: Spanned<file::Server>) -> Result<Server, Complaint> {
         environment: written.environment,
         region: written.region,
         exclude: written.exclude,
+        databases: databases(written.database)?,
     };
     if server.name.is_none() && !server.exclude {
         return Err(Complaint::at(

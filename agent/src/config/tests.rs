@@ -3,8 +3,8 @@
 use std::{path::Path, time::Duration};
 
 use super::{
-    HookChoice, HostFacts, Ledger, LedgerCopy, Literals, LogLevel, Server, Settings, Size, Span,
-    TlsCapture, load, parse,
+    DatabaseOf, HookChoice, HostFacts, Ledger, LedgerCopy, Literals, LogLevel, Server, Settings,
+    Size, Span, TlsCapture, load, parse,
 };
 use crate::{
     event::{Engine, PrincipalKind},
@@ -71,6 +71,10 @@ fn every_key_arrives() {
         socket = "/run/postgresql/.s.PGSQL.5433"
         environment = "staging"
         region = "eu-west"
+        [[server.database]]
+        name = "app_*"
+        environment = "production"
+        region = "eu-central-1"
         [[server]]
         port = 5499
         exclude = true
@@ -143,6 +147,11 @@ fn every_key_arrives() {
         environment: Some("staging".into()),
         region: Some("eu-west".into()),
         exclude: false,
+        databases: vec![DatabaseOf {
+            name: "app_*".into(),
+            environment: Some("production".into()),
+            region: Some("eu-central-1".into()),
+        }],
     };
     let excluded = Server {
         name: None,
@@ -154,6 +163,7 @@ fn every_key_arrives() {
         environment: None,
         region: None,
         exclude: true,
+        databases: Vec::new(),
     };
     assert_eq!(settings.servers, [named, excluded]);
     let [dba, bots] = settings.principals.as_slice() else { panic!("two principals are wanted") };
@@ -183,7 +193,8 @@ fn a_mistake_says_where_what_and_what_is_allowed() {
         (
             "[[server]]\nname = \"a\"\nprot = 1",
             "c.toml:3: unknown key `prot` in [[server]]; did you mean `port`? (allowed: name, \
-             engine, port, data_directory, executable, socket, environment, region, exclude)\n    3 | prot = 1",
+             engine, port, data_directory, executable, socket, environment, region, exclude, \
+             database)\n    3 | prot = 1",
         ),
         (
             "[log]\ncolour = true",
@@ -253,6 +264,21 @@ fn a_mistake_says_where_what_and_what_is_allowed() {
             "[[server]]\nname = \"a\"",
             "c.toml:1: [[server]] must say which server is meant: `port`, `socket`, \
              `data_directory` or `executable`\n    1 | [[server]]",
+        ),
+        (
+            "[[server]]\nname = \"a\"\nport = 1\n[[server.database]]\nregion = \"eu\"",
+            "c.toml:4: [[server.database]] needs a `name`: the database, as in \"app\" or \
+             \"test_*\"\n    4 | [[server.database]]",
+        ),
+        (
+            "[[server]]\nname = \"a\"\nport = 1\n[[server.database]]\nname = \"app\"",
+            "c.toml:4: [[server.database]] must say what is different there: `environment` or \
+             `region`\n    4 | [[server.database]]",
+        ),
+        (
+            "[[server]]\nname = \"a\"\nport = 1\n[[server.database]]\nname = \"app\"\nregoin = \"eu\"",
+            "c.toml:6: unknown key `regoin` in [[server.database]]; did you mean `region`? (allowed: \
+             name, environment, region)\n    6 | regoin = \"eu\"",
         ),
         (
             "[[server]]\nname = \"a\"\nport = 1\n[[server]]\nname = \"a\"\nport = 2",

@@ -110,5 +110,7 @@ super::origin::named! {
         Service = "service",
         Configuration = "configuration",
         Retention = "retention",
+        /// A process of a database opened a connection of its own.
+        Destination = "destination",
     }
 }

@@ -289,6 +289,14 @@ impl Connections {
         }
     }
 
+    /// The origin of the one connection that a process of `server` serves at this moment.
+    pub fn served_by(&mut self, pid: u32, server: &Rc<ServerFacts>) -> Option<Arc<Origin>> {
+        let [socket] = self.by_pid.get(&pid)?.as_slice() else { return None };
+        let profile = &mut self.open.get_mut(socket)?.dialogue.profile;
+        let is_its = Rc::ptr_eq(&profile.server, server);
+        is_its.then(|| profile.origin(&self.shared.host, &self.shared.rules))
+    }
+
     /// Takes a connection whose opening was never told.
     pub fn join(&mut self, record: &DataRecord<'_>, server: Rc<ServerFacts>) {
         let id = self.shared.new_id(record.chunk.time);

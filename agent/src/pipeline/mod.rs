@@ -6,6 +6,7 @@
 mod behind;
 mod connections;
 mod coverage;
+mod destinations;
 mod dialogue;
 mod enforcing;
 mod episodes;
@@ -13,6 +14,7 @@ mod figures;
 mod keeping;
 mod losses;
 mod outbox;
+mod places;
 mod policing;
 mod posting;
 mod profile;
@@ -41,7 +43,9 @@ use self::{
     servers::Servers,
 };
 use crate::{
-    capture::{Capture, CaptureSettings, Control, ControlRing, DataRecord, Drained, RecordError},
+    capture::{
+        Capture, CaptureSettings, Control, ControlRing, DataRecord, Drained, Opened, RecordError,
+    },
     config::{self, Settings},
     control::{self, Hub, Notice, Service, Snapshot},
     event::{BootTime, Clock, Entry, Occurrence, OccurrenceKind, Origin, WallTime},
@@ -148,6 +152,7 @@ pub fn run(
         processes,
         servers: Servers::new(settings, procfs, live.clone()),
         connections: Connections::new(Shared::new(host, rules, live.clone(), outbox)),
+        reaching: Vec::new(),
         live,
         decode_errors: 0,
         losses: Losses::default(),
@@ -246,6 +251,8 @@ struct State {
     processes: ProcessTable,
     servers: Servers,
     connections: Connections,
+    /// Connections that databases' processes have opened in this turn.
+    reaching: Vec<Opened>,
     live: Arc<Hub>,
     decode_errors: u64,
     losses: Losses,
@@ -283,6 +290,10 @@ impl State {
             // One that isn't known any more has been told of by now.
             control += capture.control().drain(|record| self.control(record));
         }
+        // What their clients said before has been read by now, and none of them has ended yet.
+        for opened in std::mem::take(&mut self.reaching) {
+            self.servers.outbound(&opened, &mut self.connections, &mut self.processes);
+        }
         self.connections.end(ends, now());
         self.connections.shared.outbox.flush();
         self.data_peak = self.data_peak.max(data.bytes);
@@ -313,9 +324,7 @@ impl State {
                 let server = self.servers.facts(opened.server);
                 self.connections.open(&opened, server, &mut self.processes);
             }
-            Ok(Control::Opened(opened)) => {
-                self.servers.outbound(&opened, self.connections.shared.clock)
-            }
+            Ok(Control::Opened(opened)) => self.reaching.push(*opened),
             Ok(Control::Closed { socket, gone: true, extent, .. }) => {
                 self.connections.closed(socket, extent);
             }
@@ -366,6 +375,7 @@ impl State {
         self.connections.shared.clock = clock();
         self.connections.poll(now);
         self.servers.refill_quotas(capture);
+        self.servers.poll_destinations(now, &mut self.connections);
         capture.flush_log();
         self.catch_up(capture, now);
         if now >= self.next_coverage {
@@ -409,6 +419,7 @@ impl State {
     /// The last words: what was captured before the end is still said.
     fn end(mut self, capture: &mut Capture) -> Recording {
         while self.turn(capture) > 0 {}
+        self.servers.end_destinations(&mut self.connections.shared.outbox);
         self.connections.close_all(now());
         self.tell_coverage();
         let version = env!("CARGO_PKG_VERSION");

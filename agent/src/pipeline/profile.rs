@@ -229,10 +229,10 @@ impl Profile {
         };
         let (server_address, server_port) = address(&self.local);
         let (client_address, client_port) = address(remote);
-        let place = &self.server.place;
+        let (environment, region) = self.server.places.of(self.database.as_deref(), host);
         Origin {
-            environment: place.environment.as_ref().or(host.environment.as_ref()).cloned(),
-            region: place.region.as_ref().or(host.region.as_ref()).cloned(),
+            environment,
+            region,
             server: Some(self.server.name.clone()),
             engine: Some(self.server.engine),
             server_address,
@@ -339,7 +339,7 @@ mod tests {
             let server = ServerFacts {
                 name: "pg".into(),
                 engine: Engine::Postgresql,
-                place: Default::default(),
+                places: Default::default(),
                 coverage: Default::default(),
                 is_verified: true,
                 pooler: None,

@@ -17,6 +17,9 @@ use dbwarden_common::{TRACKED_LIMITED, Tracked};
 use super::{
     connections::Connections,
     coverage::Coverage,
+    destinations::{Destinations, Reach},
+    outbox::Outbox,
+    places::Places,
     scout::{Answer, Found, Request, Scout},
 };
 use crate::{
@@ -24,8 +27,9 @@ use crate::{
     config::{self, Settings, TlsCapture},
     control::{AbsentServer, Hub, Notice, ServerStatus},
     discovery::{self, Listener, Look, Names, Server, ServerKind, ServerRule, Trust, Watcher},
-    event::{BootTime, Clock, Endpoint, Engine, Entry, Origin, ProcessEvent, WallTime},
-    identity::{ProcessTable, Procfs},
+    event::{BootTime, Endpoint, Engine, Entry, Origin, ProcessEvent, WallTime},
+    identity::{Peer, ProcessTable, Procfs},
+    policy::{Whereabouts, World},
 };
 
 /// Unverified servers watched at a time: anybody can start a program that looks like one.
@@ -41,7 +45,7 @@ const FIRST_PATIENCE: Duration = Duration::from_secs(10);
 pub struct ServerFacts {
     pub name: Arc<str>,
     pub engine: Engine,
-    pub place: Place,
+    pub places: Places,
     pub coverage: Coverage,
     /// Its program and its files are root's or its own account's: nobody pretends to be it.
     pub is_verified: bool,
@@ -49,11 +53,18 @@ pub struct ServerFacts {
     pub pooler: Option<u32>,
 }
 
-/// Where a server is, if not where the host is.
-#[derive(Clone, Debug, Default)]
-pub struct Place {
-    pub environment: Option<Arc<str>>,
-    pub region: Option<Arc<str>>,
+impl ServerFacts {
+    /// What is said of the server where no client is known.
+    fn origin(&self, host: &Origin) -> Arc<Origin> {
+        let (environment, region) = self.places.of(None, host);
+        Arc::new(Origin {
+            environment,
+            region,
+            server: Some(self.name.clone()),
+            engine: Some(self.engine),
+            ..host.clone()
+        })
+    }
 }
 
 /// One watched server; its index in the list is the kernel side's number for it.
@@ -67,7 +78,10 @@ struct Watched {
 pub struct Servers {
     rules: Vec<ServerRule>,
     /// Of the servers that the rules name.
-    places: Vec<Place>,
+    places: Vec<Places>,
+    /// What [[region]] says of addresses.
+    world: World,
+    destinations: Destinations,
     tls: TlsCapture,
     /// Whether poolers are watched.
     poolers: bool,
@@ -99,7 +113,9 @@ impl Servers {
             new: Vec::new(),
             gone: Vec::new(),
             listeners: HashSet::new(),
-            places: settings.servers.iter().map(place).collect(),
+            places: settings.servers.iter().map(Places::new).collect(),
+            world: settings.world(),
+            destinations: Destinations::default(),
             rules,
             live,
         }
@@ -171,23 +187,98 @@ impl Servers {
     }
 
     /// A database's own process reaches out: data can leave that way.
-    pub fn outbound(&self, opened: &Opened, clock: Clock) {
+    pub fn outbound(
+        &mut self,
+        opened: &Opened,
+        connections: &mut Connections,
+        processes: &mut ProcessTable,
+    ) {
         let Some(facts) = self.facts(opened.server).filter(|facts| facts.pooler.is_none()) else {
             return;
         };
+        let clock = connections.shared.clock;
+        let peer = Peer { pid: opened.pid, key: 0, at: opened.time, uid: None };
+        let process = processes.resolve(peer, clock);
+        // A program works for the client of the nearest process that started it and serves one.
+        let parents = process.iter().flat_map(|process| process.parents.iter());
+        let origin = std::iter::once(opened.pid)
+            .chain(parents.map(|parent| parent.pid))
+            .find_map(|pid| connections.served_by(pid, &facts))
+            .unwrap_or_else(|| facts.origin(&connections.shared.host));
+        let server = self.reached(opened);
+        let region = self.region_of(opened, server.as_deref(), &connections.shared.host);
         let target = match (opened.ends, &opened.local) {
-            (Some(ends), _) => format!("{} port {}", ends.remote.0, ends.remote.1),
-            (None, Endpoint::Unix { path: Some(path) }) => path.to_string(),
-            (None, _) => "a unix socket without a name".to_owned(),
+            (Some(ends), _) => format!("{} port {}", ends.remote.0, ends.remote.1).into(),
+            (None, Endpoint::Unix { path: Some(path) }) => path.clone(),
+            (None, _) => "a unix socket without a name".into(),
         };
-        let pid = opened.pid;
-        tracing::info!(server = %facts.name, pid, target, "the database's own process connects");
-        self.live.notice(|| Notice {
+        let reach = Reach {
             time: clock.wall(opened.time),
+            origin,
+            pid: opened.pid,
+            exe: process.and_then(|process| process.exe.clone()),
+            target,
+            region,
+            server: server.map(|server| server.name.clone()),
+        };
+        let message = reach.message();
+        tracing::info!(server = %facts.name, "{message}");
+        self.live.notice(|| Notice {
+            time: reach.time,
             notice: "outbound",
             server: Some(facts.name.clone()),
-            message: format!("process {pid} of the database itself connects to {target}"),
+            message,
         });
+        let mut told = Vec::new();
+        self.destinations.take(reach, &mut told);
+        told.into_iter().for_each(|row| connections.shared.outbox.push(row));
+    }
+
+    /// The watched server of this host that is at the other end.
+    fn reached(&self, opened: &Opened) -> Option<Rc<ServerFacts>> {
+        let is_it = |listener: &Listener| match (listener, opened.ends, &opened.local) {
+            (Listener::Tcp { address, .. }, Some(ends), _) => {
+                let (to, port) = ends.remote;
+                let is_here = to.is_loopback() || to == ends.local.0;
+                let takes = address.ip().is_unspecified() || address.ip() == to;
+                is_here && takes && address.port() == port
+            }
+            (Listener::Unix { path, .. }, None, Endpoint::Unix { path: Some(to) }) => {
+                path.as_os_str() == &**to
+            }
+            _ => false,
+        };
+        let mut here = self.watched.iter().flatten().filter(|watched| {
+            watched.server.namespaces.net as u32 == opened.netns
+                && watched.server.listeners.iter().any(is_it)
+        });
+        here.next().map(|watched| watched.facts.clone())
+    }
+
+    /// Where the other end is: what [[region]] says of its address, else where the server is that it is.
+    fn region_of(
+        &self,
+        opened: &Opened,
+        server: Option<&ServerFacts>,
+        host: &Origin,
+    ) -> Option<Arc<str>> {
+        let address = opened.ends.map(|ends| ends.remote.0);
+        let is_local = address.is_none_or(|address| address.is_loopback()) || server.is_some();
+        let here = server.map_or(host.region.clone(), |server| server.places.of(None, host).1);
+        self.world.region_of(Whereabouts { address, is_local, ..Default::default() }, here.as_ref())
+    }
+
+    /// Tells the bursts of connections that are over.
+    pub fn poll_destinations(&mut self, now: BootTime, connections: &mut Connections) {
+        let mut told = Vec::new();
+        self.destinations.tick(connections.shared.clock.wall(now), &mut told);
+        told.into_iter().for_each(|row| connections.shared.outbox.push(row));
+    }
+
+    pub fn end_destinations(&mut self, outbox: &mut Outbox) {
+        let mut told = Vec::new();
+        self.destinations.end(&mut told);
+        told.into_iter().for_each(|row| outbox.push(row));
     }
 
     /// Sends the scout where it is due, and takes what it has found.
@@ -348,12 +439,12 @@ impl Servers {
             message,
         });
         let named = self.rules.iter().position(|rule| rule.name.is_some() && rule.matches(&server));
-        let place = named.and_then(|at| self.places.get(at)).cloned().unwrap_or_default();
+        let places = named.and_then(|at| self.places.get(at)).cloned().unwrap_or_default();
         let coverage = Coverage::default();
         let pooler = is_pooler.then_some(server.pid);
         let is_verified = server.is_verified();
         let engine = Engine::Postgresql;
-        let facts = ServerFacts { name, engine, place, coverage, is_verified, pooler };
+        let facts = ServerFacts { name, engine, places, coverage, is_verified, pooler };
         let watched = Watched { server, facts: Rc::new(facts), tls };
         if let Some(slot) = self.watched.get_mut(index) {
             *slot = Some(watched);
@@ -528,11 +619,6 @@ impl Servers {
             })
             .collect()
     }
-}
-
-fn place(server: &config::Server) -> Place {
-    let known = |text: &Option<String>| text.as_deref().map(Into::into);
-    Place { environment: known(&server.environment), region: known(&server.region) }
 }
 
 fn rule(server: &config::Server) -> ServerRule {
