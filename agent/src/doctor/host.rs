@@ -8,6 +8,8 @@ use std::{
     str::FromStr,
 };
 
+use crate::{enforce, event::in_full};
+
 /// Everything that the verdicts look at. `None` is what could not be looked at.
 #[derive(Clone, Debug)]
 pub struct Host {
@@ -33,6 +35,8 @@ pub struct Host {
     pub audit_login_uid: bool,
     /// Whether this process sees the processes of the whole host.
     pub host_pid_namespace: Option<bool>,
+    /// Whether a connection can be ended, tried on two of our own; else why not.
+    pub ends_connections: Result<(), String>,
     /// Size of the BPF object in the binary; 0 when it was built without.
     pub object_bytes: usize,
 }
@@ -96,6 +100,7 @@ impl Host {
             host_pid_namespace: fs::metadata("/proc/self/ns/pid")
                 .ok()
                 .map(|metadata| metadata.ino() == HOST_PID_NAMESPACE),
+            ends_connections: enforce::trial().map_err(|error| in_full(&error)),
             object_bytes,
         }
     }

@@ -99,6 +99,7 @@ pub fn verdicts(host: &Host, trial: &Trial) -> Vec<Check> {
         tls_probes(host),
         pid_namespace(host),
         login_uid(host),
+        cutting(host),
         cgroups(host),
         memory(host),
         memlock(host),
@@ -298,6 +299,16 @@ fn login_uid(host: &Host) -> Check {
     }
 }
 
+fn cutting(host: &Host) -> Check {
+    let name = "cutting off";
+    match &host.ends_connections {
+        Ok(()) => Check::fine(name, "connections can be ended, by TCP and by unix sockets"),
+        Err(why) => Check::notable(name, why.clone())
+            .costs("where a rule says cut, the connection goes on, and a row says so")
+            .todo("nothing, unless a rule of yours cuts"),
+    }
+}
+
 fn cgroups(host: &Host) -> Check {
     let name = "cgroups";
     match host.cgroups {
@@ -393,6 +404,7 @@ mod tests {
             available_bytes: Some(8 << 30),
             audit_login_uid: true,
             host_pid_namespace: Some(true),
+            ends_connections: Ok(()),
             object_bytes: 200_000,
         }
     }
@@ -482,6 +494,15 @@ mod tests {
             (|h| h.kernel = Some(Kernel(6, 12, 14)), "TLS probes", Fine, "safe"),
             (|h| h.kernel = Some(Kernel(6, 13, 2)), "TLS probes", Notable, "not attached"),
             (|h| h.kernel = Some(Kernel(6, 13, 3)), "TLS probes", Fine, "safe"),
+            (
+                |h| {
+                    h.ends_connections =
+                        Err("the kernel doesn't end it: that takes CAP_NET_ADMIN".into())
+                },
+                "cutting off",
+                Notable,
+                "CAP_NET_ADMIN",
+            ),
             (
                 |h| h.host_pid_namespace = Some(false),
                 "processes",
