@@ -169,6 +169,17 @@ impl Agent {
         serde_json::from_str(&text).with_context(|| format!("the answer of status: {text}"))
     }
 
+    /// What `dbwarden sql` answers, by the names of the columns.
+    pub fn rows(&self, query: &str) -> Result<Vec<Value>> {
+        let text = said(&mut self.command(&["sql", "--format", "json", query]))?;
+        text.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
+    }
+
+    /// Waits until a query has so many rows.
+    pub fn await_rows(&self, n: usize, query: &str) -> Result<Vec<Value>> {
+        await_until(query, || Ok(Some(self.rows(query)?).filter(|rows| rows.len() == n)))
+    }
+
     /// Waits until `n` are watching.
     pub fn await_watchers(&self, n: u64) -> Result<()> {
         await_until(&format!("watcher {n}"), || Ok((self.watchers()? >= n).then_some(())))

@@ -7,7 +7,9 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use dbwarden_tests::{Agent, Cgroup, Postgres, Session, Via, await_until, need_root, said};
+use dbwarden_tests::{
+    Agent, Cgroup, Postgres, Session, Via, await_until, need_root, said, sender::placed,
+};
 use serde_json::Value;
 
 /// The statement that ends its connection is one that nobody else of these tests sends.
@@ -15,14 +17,8 @@ const CUT: &str = r#"@id("no-kites") @verdict("cut") @message("kites are cut")
     forbid (principal, action == Action::"insert", resource is Table)
     when { resource.name == "kites" };"#;
 
-fn rows(agent: &Agent, query: &str) -> Result<Vec<Value>> {
-    let text = said(&mut agent.command(&["sql", "--format", "json", query]))?;
-    text.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
-}
-
-fn await_rows(agent: &Agent, n: usize, query: &str) -> Result<Vec<Value>> {
-    await_until(query, || Ok(Some(rows(agent, query)?).filter(|rows| rows.len() == n)))
-}
+/// No login.
+const UNSET: &str = "4294967295";
 
 /// An agent with these policies, and more of its configuration.
 fn agent(policies: &Path, policy: &str, more: &str) -> Result<Agent> {
@@ -93,7 +89,7 @@ fn only_the_offender_is_cut_off() -> Result<()> {
         ensure!(bystander.ask("SELECT pg_backend_pid()")? == backend, "the bystander was cut off");
         let cut =
             "SELECT message, transport, connection FROM rows WHERE action = 'cut' ORDER BY time";
-        let cut = await_rows(&agent, 3, cut)?;
+        let cut = agent.await_rows(3, cut)?;
         let of = |row: &Value, name: &str| row[name].as_str().unwrap_or_default().to_owned();
         let transports: Vec<String> = cut.iter().map(|row| of(row, "transport")).collect();
         ensure!(transports == ["tcp", "tls", "unix"], "{cut:#?}");
@@ -107,10 +103,10 @@ fn only_the_offender_is_cut_off() -> Result<()> {
                 "SELECT verdict, rule FROM statements WHERE connection = '{}' AND sequence = 1",
                 of(row, "connection")
             );
-            let judged = await_rows(&agent, 1, &judged)?;
+            let judged = agent.await_rows(1, &judged)?;
             ensure!(judged[0]["verdict"] == "cut" && judged[0]["rule"] == "no-kites", "{judged:?}");
         }
-        await_rows(&agent, 0, "SELECT message FROM rows WHERE action = 'cut_failed'")?;
+        agent.await_rows(0, "SELECT message FROM rows WHERE action = 'cut_failed'")?;
     }
     ensure!(postgres.pid()? == postmaster, "the server was started again");
     let seen = "SELECT calls FROM pg_stat_statements WHERE query LIKE 'SELECT abalance FROM%'";
@@ -141,7 +137,7 @@ fn a_server_in_a_network_of_its_own() -> Result<()> {
     client.arg(inside.conninfo(Via::Tcp));
     client.args(["-c", "INSERT INTO kites VALUES (1)", "-c", "SELECT pg_sleep(60)"]);
     ensure_cut(&client.output()?)?;
-    await_rows(&agent, 1, "SELECT time FROM rows WHERE action = 'cut' AND transport = 'tcp'")?;
+    agent.await_rows(1, "SELECT time FROM rows WHERE action = 'cut' AND transport = 'tcp'")?;
     Ok(())
 }
 
@@ -164,7 +160,7 @@ fn failures_dry_runs_and_the_brake() -> Result<()> {
     let failing = "INSERT INTO kites VALUES (1 / 0)";
     ensure_cut(&offend(&postgres, Via::Tcp, failing)?)?;
     let row = "SELECT message FROM rows WHERE action = 'cut'";
-    let message = await_rows(&agent, 1, row)?.pop().context("no row")?;
+    let message = agent.await_rows(1, row)?.pop().context("no row")?;
     ensure!(message["message"] == "ended by rule no-kites; statement 1 has failed", "{message}");
 
     ensure_cut(&offend(&postgres, Via::Unix, "INSERT INTO kites VALUES (2)")?)?;
@@ -173,24 +169,10 @@ fn failures_dry_runs_and_the_brake() -> Result<()> {
     postgres.psql(Via::Unix, text)?;
     await_until("the brake", || Ok(agent.log().contains("is a rule wrong?").then_some(())))?;
     let cut = "SELECT verdict FROM statements WHERE verdict = 'cut'";
-    await_rows(&agent, 3, cut)?;
-    await_rows(&agent, 2, row)?;
-    ensure!(rows(&agent, "SELECT rule FROM findings WHERE rule = 'no-doves'")?.len() == 1);
+    agent.await_rows(3, cut)?;
+    agent.await_rows(2, row)?;
+    ensure!(agent.rows("SELECT rule FROM findings WHERE rule = 'no-doves'")?.len() == 1);
     Ok(())
-}
-
-/// A client in a unit, so that it has a name of its own.
-fn in_unit(group: &Cgroup, command: &Command) -> Command {
-    let enter = "echo $$ >\"$1/cgroup.procs\"; shift; exec \"$@\"";
-    let mut whole = Command::new("sh");
-    whole.args(["-ec", enter, "sh"]).arg(group.path());
-    whole.arg(command.get_program()).args(command.get_args());
-    for (key, value) in command.get_envs() {
-        if let Some(value) = value {
-            whole.env(key, value);
-        }
-    }
-    whole
 }
 
 /// Whoever was cut off doesn't come back until the time is over or somebody lets it; others don't notice.
@@ -209,7 +191,7 @@ fn quarantine_holds_one_and_outlives_the_service() -> Result<()> {
     let client = |group: &Cgroup, texts: &[&str]| -> Result<Output> {
         let mut psql = postgres.psql_command(Via::Tcp);
         psql.args(texts.iter().flat_map(|text| ["-c", *text]));
-        Ok(in_unit(group, &psql).output()?)
+        Ok(placed(Some(group), UNSET, &psql).output()?)
     };
     let quarantine = |agent: &Agent, arguments: &[&str]| -> Result<Vec<Value>> {
         let arguments = [&["quarantine", "--format", "json"], arguments].concat();
@@ -230,7 +212,7 @@ fn quarantine_holds_one_and_outlives_the_service() -> Result<()> {
     agent.await_server(postgres.port())?;
     ensure_cut(&client(&bad, &["SELECT pg_sleep(60)"])?)?;
     let by = "SELECT message FROM rows WHERE action = 'cut' AND message LIKE 'ended by quarantine 1: rule no-kites'";
-    await_rows(&agent, 2, by)?;
+    agent.await_rows(2, by)?;
     let output = client(&good, &["SELECT pg_sleep(0.2)"])?;
     ensure!(output.status.success(), "{output:?}");
 
@@ -248,7 +230,7 @@ fn quarantine_holds_one_and_outlives_the_service() -> Result<()> {
     let told = |action: &str, words: &str| {
         let query =
             format!("SELECT time FROM rows WHERE action = '{action}' AND message LIKE '%{words}%'");
-        await_rows(&agent, 1, &query)
+        agent.await_rows(1, &query)
     };
     told("quarantined", "by policy: rule no-kites")?;
     told("quarantined", "by uid 0: trial")?;

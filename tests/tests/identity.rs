@@ -5,6 +5,7 @@ use std::{fs, process::Command};
 use anyhow::{Context, Result, ensure};
 use dbwarden_tests::{
     Agent, Cgroup, Netns, Postgres, Session, Via, Watch, await_until, need_root, python, said,
+    sender::wrapped,
 };
 use serde_json::{Value, json};
 
@@ -14,14 +15,6 @@ const NOBODY: u64 = 65534;
 fn record(watch: &Watch, text: &str) -> Result<Value> {
     let mut records = watch.statements(1, |record| record["text"] == text)?;
     records.pop().with_context(|| format!("no record of {text}"))
-}
-
-/// `wrapper`, which ends in running what follows it, around `command`.
-fn wrapped(wrapper: &[&str], command: &Command) -> Command {
-    let (program, arguments) = wrapper.split_first().unwrap_or((&"env", &[]));
-    let mut whole = Command::new(program);
-    whole.args(arguments).arg(command.get_program()).args(command.get_args());
-    whole
 }
 
 fn psql(postgres: &Postgres, via: Via, sql: &str) -> Command {

@@ -1,16 +1,7 @@
 //! Where data goes out: connections that a database's own processes open, and places of single databases.
 
 use anyhow::{Context, Result, ensure};
-use dbwarden_tests::{Agent, Postgres, Via, await_until, need_root, said};
-use serde_json::Value;
-
-fn await_rows(agent: &Agent, n: usize, query: &str) -> Result<Vec<Value>> {
-    await_until(query, || {
-        let text = said(&mut agent.command(&["sql", "--format", "json", query]))?;
-        let rows: Vec<Value> = text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
-        Ok(Some(rows).filter(|rows| rows.len() == n))
-    })
-}
+use dbwarden_tests::{Agent, Postgres, Via, need_root};
 
 const DESTINATIONS: &str = "SELECT message, server, db_user, principal, action FROM rows \
      WHERE record = 'destination' AND action = 'began' ORDER BY time";
@@ -32,7 +23,7 @@ fn reaches(hooks: &str) -> Result<()> {
     let program = format!("bash -c \"exec 3<>/dev/tcp/127.0.0.1/{}\"", to.port());
     from.psql(Via::Unix, &format!("COPY (SELECT 1) TO PROGRAM '{program}'"))?;
 
-    let rows = await_rows(&agent, 2, DESTINATIONS)?;
+    let rows = agent.await_rows(2, DESTINATIONS)?;
     let target =
         format!("connects to 127.0.0.1 port {}, region us, server {}", to.port(), to.name());
     for (row, exe) in rows.iter().zip(["postgres)", "bash)"]) {
@@ -70,10 +61,10 @@ fn a_database_may_be_in_another_environment_than_its_server() -> Result<()> {
         postgres.psql(Via::Unix, "CREATE TABLE gone (n int)")?;
         postgres.psql(Via::Unix, "DROP TABLE gone")?;
         let dropped = "SELECT environment FROM statements WHERE text = 'DROP TABLE gone'";
-        let rows = await_rows(&agent, 1, dropped)?;
+        let rows = agent.await_rows(1, dropped)?;
         ensure!(rows[0]["environment"] == database, "{rows:?}");
         let found = "SELECT time FROM findings WHERE rule = 'builtin:drop-in-production'";
-        await_rows(&agent, expected, found)?;
+        agent.await_rows(expected, found)?;
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use dbwarden_tests::{Agent, Postgres, Via, await_until, need_root, place, said};
+use dbwarden_tests::{Agent, Postgres, Via, need_root, place, said};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -18,16 +18,6 @@ const NO_INSERTS: &str = r#"@id("no-inserts") @verdict("deny") @severity("low") 
     forbid (principal, action == Action::"insert", resource);"#;
 const NO_READS: &str = r#"@id("no-reads") @verdict("flag") @message("m")
     forbid (principal, action == Action::"read", resource is Table);"#;
-
-fn rows(agent: &Agent, query: &str) -> Result<Vec<Value>> {
-    let text = said(&mut agent.command(&["sql", "--format", "json", query]))?;
-    text.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
-}
-
-/// Waits until a query has so many rows.
-fn await_rows(agent: &Agent, n: usize, query: &str) -> Result<Vec<Value>> {
-    await_until(query, || Ok(Some(rows(agent, query)?).filter(|rows| rows.len() == n)))
-}
 
 fn dbwarden(arguments: &[&str]) -> Result<Output> {
     let program = match std::env::var_os("DBWARDEN_BIN") {
@@ -78,7 +68,7 @@ fn statements_are_judged_and_rules_replaced_while_they_go_on() -> Result<()> {
         ("SELECT id FROM visits", 1, "allow", Value::Null),
         ("DELETE FROM visits%", 3, "flag", "builtin:unrestricted-write".into()),
     ] {
-        for row in await_rows(&agent, n, &of(text))? {
+        for row in agent.await_rows(n, &of(text))? {
             ensure!(row["verdict"] == verdict && row["rule"] == rule, "{text}: {row}");
         }
     }
@@ -87,7 +77,7 @@ fn statements_are_judged_and_rules_replaced_while_they_go_on() -> Result<()> {
 
     // Three statements that differ in a literal are one episode; what a rule wants is in its row.
     let findings = "SELECT rule, verdict, severity, action, sequence FROM findings ORDER BY rule";
-    let found = await_rows(&agent, 3, findings)?;
+    let found = agent.await_rows(3, findings)?;
     let found: Vec<String> = found
         .iter()
         .map(|row| {
@@ -106,22 +96,22 @@ fn statements_are_judged_and_rules_replaced_while_they_go_on() -> Result<()> {
     fs::write(&file, "forbid (principal, action, resouce);")?;
     kill(Pid::from_raw(i32::try_from(agent.pid())?), Signal::SIGHUP)?;
     let refused = "SELECT message FROM findings WHERE rule = 'builtin:policies-refused'";
-    let refused = await_rows(&agent, 1, refused)?;
+    let refused = agent.await_rows(1, refused)?;
     let message = refused[0]["message"].as_str().context("no message")?;
     ensure!(message.contains("own.cedar:1:"), "{message}");
     psql("INSERT INTO visits VALUES (1, 'still')")?;
-    await_rows(&agent, 2, &of("INSERT INTO visits%"))?;
-    await_rows(&agent, 2, "SELECT time FROM statements WHERE rule = 'no-inserts'")?;
+    agent.await_rows(2, &of("INSERT INTO visits%"))?;
+    agent.await_rows(2, "SELECT time FROM statements WHERE rule = 'no-inserts'")?;
 
     // Sound ones apply as a whole, without anybody asking.
     fs::write(&file, NO_READS)?;
     let loaded = "SELECT message FROM rows WHERE action = 'policies_loaded'";
-    await_rows(&agent, 2, loaded)?;
+    agent.await_rows(2, loaded)?;
     psql("INSERT INTO visits VALUES (1, 'free')")?;
     psql("SELECT id FROM visits WHERE id = 1")?;
-    await_rows(&agent, 1, "SELECT time FROM statements WHERE rule = 'no-reads'")?;
-    await_rows(&agent, 3, &of("INSERT INTO visits%"))?;
-    await_rows(&agent, 2, "SELECT time FROM statements WHERE rule = 'no-inserts'")?;
+    agent.await_rows(1, "SELECT time FROM statements WHERE rule = 'no-reads'")?;
+    agent.await_rows(3, &of("INSERT INTO visits%"))?;
+    agent.await_rows(2, "SELECT time FROM statements WHERE rule = 'no-inserts'")?;
     Ok(())
 }
 
@@ -136,7 +126,7 @@ fn episodes_are_told_as_over_when_the_service_ends() -> Result<()> {
         postgres.psql(Via::Unix, "DELETE FROM t")?;
     }
     let flagged = "SELECT time FROM statements WHERE verdict = 'flag'";
-    await_rows(&agent, 4, flagged)?;
+    agent.await_rows(4, flagged)?;
     agent.stop()?;
     let mut command = agent.command(&["findings", "--format", "json", "--ledger"]);
     let text = said(command.arg(agent.ledger()))?;

@@ -11,13 +11,8 @@ use anyhow::{Context, Result, ensure};
 use dbwarden_tests::{Agent, Postgres, Via, await_until, need_root, place, said};
 use serde_json::Value;
 
-fn rows(agent: &Agent, query: &str) -> Result<Vec<Value>> {
-    let text = said(&mut agent.command(&["sql", "--format", "json", query]))?;
-    text.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
-}
-
 fn number(agent: &Agent, query: &str) -> Result<u64> {
-    let rows = rows(agent, query)?;
+    let rows = agent.rows(query)?;
     rows.first().and_then(|row| row["n"].as_u64()).with_context(|| format!("no number: {query}"))
 }
 
@@ -32,7 +27,7 @@ fn await_statement(agent: &Agent, text: &str) -> Result<()> {
 /// What the rows of gaps add up to: `not-kept` by the ledger, or `recorder_full` on a busy machine.
 fn told_as_missing(agent: &Agent, action: &str) -> Result<u64> {
     let query = format!("SELECT counts FROM rows WHERE record = 'gap' AND action = '{action}'");
-    let gaps = rows(agent, &query)?;
+    let gaps = agent.rows(&query)?;
     let lost = gaps.iter().map(|gap| gap["counts"]["lost_rows"].as_u64());
     lost.sum::<Option<u64>>().with_context(|| format!("gaps without rows: {gaps:?}"))
 }
@@ -294,7 +289,7 @@ fn each_start_says_which_configuration_applies_and_what_it_changes() -> Result<(
     let query = "SELECT action, message FROM rows WHERE record = 'configuration' AND \
                  action <> 'policies_loaded' ORDER BY time";
     let told = await_until("two rows", || {
-        let told = rows(&agent, query)?;
+        let told = agent.rows(query)?;
         Ok((told.len() == 2).then_some(told))
     })?;
     let message = |n: usize| told[n]["message"].as_str().unwrap_or_default().to_owned();

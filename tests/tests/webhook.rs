@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use dbwarden_tests::{Agent, Postgres, Running, Via, await_until, need_root, python, said};
+use dbwarden_tests::{Agent, Postgres, Running, Via, await_until, need_root, python};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -84,11 +84,6 @@ fn key_file(folder: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
-fn rows(agent: &Agent, query: &str) -> Result<Vec<Value>> {
-    let text = said(&mut agent.command(&["sql", "--format", "json", query]))?;
-    text.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
-}
-
 fn webhook_status(agent: &Agent, name: &str) -> Result<Value> {
     let status = agent.status()?;
     let webhooks = status["webhooks"].as_array().context("no webhooks")?;
@@ -145,13 +140,13 @@ fn a_flagged_statement_arrives_as_signed_json_and_in_slack_s_form() -> Result<()
         connection.context("no connection")?,
         sequence.context("no sequence")?
     );
-    await_until("its row", || Ok(rows(&agent, &query)?.pop()))?;
+    await_until("its row", || Ok(agent.rows(&query)?.pop()))?;
     let slack = receiver.first("Slack's form", |got| {
         got["path"] == "/slack" && got["raw"].to_string().contains("finding began")
     })?;
     ensure!(slack["body"]["blocks"][0]["type"] == "header", "{slack}");
     let all = "SELECT time FROM statements WHERE text LIKE 'DELETE FROM visits%'";
-    await_until("the statements", || Ok((rows(&agent, all)?.len() == 3).then_some(())))?;
+    await_until("the statements", || Ok((agent.rows(all)?.len() == 3).then_some(())))?;
 
     // What goes on when the service stops is told as over, before it has stopped.
     agent.stop()?;
@@ -202,7 +197,7 @@ fn what_no_receiver_took_is_counted_told_in_a_row_and_sent_when_one_is_back() ->
     })?;
     ensure!(lost["trouble"].as_str().is_some_and(|why| why.contains("refused")), "{lost}");
     let row = await_until("its row", || {
-        Ok(rows(&agent, "SELECT message, counts FROM rows WHERE action = 'not-notified'")?.pop())
+        Ok(agent.rows("SELECT message, counts FROM rows WHERE action = 'not-notified'")?.pop())
     })?;
     ensure!(
         row["message"].as_str().is_some_and(|message| message.contains("webhook away")),
@@ -210,7 +205,7 @@ fn what_no_receiver_took_is_counted_told_in_a_row_and_sent_when_one_is_back() ->
     );
     // Neither keeps anything from being recorded.
     await_until("the statement", || {
-        Ok(rows(&agent, "SELECT time FROM statements WHERE text = 'DELETE FROM visits'")?.pop())
+        Ok(agent.rows("SELECT time FROM statements WHERE text = 'DELETE FROM visits'")?.pop())
     })?;
     ensure!(agent.status()?["totals"]["drops"].as_object().is_some_and(|drops| drops.is_empty()));
 

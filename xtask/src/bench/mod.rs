@@ -2,6 +2,7 @@
 
 mod cost;
 mod decode;
+mod example;
 mod figures;
 mod host;
 mod ledger;

@@ -1,10 +1,8 @@
 //! What judging a statement costs: by rules that are asked, and by a verdict that is remembered.
 
-use anyhow::{Context, Result, bail};
-use dbwarden_tests::place;
+use anyhow::{Result, bail};
 
-use super::{Plan, Report, Target, figures::median, table::table, tell};
-use crate::{build::cargo, steps::Steps};
+use super::{Plan, Report, Target, example::Example, figures::median, table::table, tell};
 
 /// Nanoseconds of a remembered verdict.
 const REMEMBERED_NS: f64 = 300.0;
@@ -19,26 +17,10 @@ struct Cost {
 }
 
 pub fn run(plan: &Plan) -> Result<Report> {
-    Steps::new(1)?.step("measuring program (release)", |step| {
-        step.run(cargo().args(["build", "--release", "--package", "dbwarden"]).args([
-            "--bin",
-            "dbwarden",
-            "--example",
-            "policy_costs",
-        ]))?;
-        Ok("built".to_owned())
-    })?;
-    let program = place::target_dir()?.join("release/examples/policy_costs");
+    let program = Example::build("policy_costs")?;
     let slice_ms = u64::from(plan.seconds()) * 50;
     tell(&format!("{} rounds of {slice_ms} ms for each way", plan.rounds()));
-    let output = std::process::Command::new(&program)
-        .args([plan.rounds().to_string(), slice_ms.to_string()])
-        .output()
-        .with_context(|| format!("starting {}", program.display()))?;
-    if !output.status.success() {
-        bail!("{}: {}", program.display(), String::from_utf8_lossy(&output.stderr));
-    }
-    let text = String::from_utf8(output.stdout)?;
+    let text = program.run([plan.rounds().to_string(), slice_ms.to_string()])?;
     let costs: Vec<Cost> = text.lines().map(cost).collect::<Result<_>>()?;
     Ok(report(plan, &costs))
 }

@@ -1,18 +1,15 @@
 //! What knowing a statement's facts costs: parsed, and found again, beside bare parsers.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use dbwarden_tests::place;
 
 use super::{
     Plan, Report, Target,
+    example::Example,
     figures::{median, ratio},
     table::table,
     tell,
 };
-use crate::{build::cargo, steps::Steps};
-
-/// How many steps building takes.
-pub const STEPS: usize = 1;
 
 /// What `agent/examples/statement_costs.rs` measures, and how a table calls it.
 const WAYS: [(&str, &str); 6] = [
@@ -40,32 +37,17 @@ struct Cost {
 }
 
 pub fn run(plan: &Plan) -> Result<Report> {
-    // Nothing is captured, so the stand-in for the BPF object will do. Both at once: apart, they would
-    // want their dependencies with different features, and build all of them twice.
-    Steps::new(STEPS)?.step("agent and measuring program (release)", |step| {
-        step.run(cargo().args(["build", "--release", "--package", "dbwarden"]).args([
-            "--bin",
-            "dbwarden",
-            "--example",
-            "statement_costs",
-        ]))?;
-        Ok("built".to_owned())
-    })?;
-    let release = place::target_dir()?.join("release");
-    let (agent, program) = (release.join("dbwarden"), release.join("examples/statement_costs"));
+    let program = Example::build("statement_costs")?;
+    let agent = place::target_dir()?.join("release/dbwarden");
     // Of `seconds`, each mix gets its share in each way.
     let slice_ms = u64::from(plan.seconds()) * 20;
     tell(&format!("{} rounds of {slice_ms} ms for each way and mix", plan.rounds()));
-    let output = std::process::Command::new(&program)
-        .arg(&agent)
-        .args([plan.rounds().to_string(), slice_ms.to_string()])
-        .output()
-        .with_context(|| format!("starting {}", program.display()))?;
-    if !output.status.success() {
-        bail!("{}: {}", program.display(), String::from_utf8_lossy(&output.stderr));
-    }
-    let costs: Vec<Cost> =
-        String::from_utf8(output.stdout)?.lines().map(cost).collect::<Result<_>>()?;
+    let text = program.run([
+        agent.into_os_string(),
+        plan.rounds().to_string().into(),
+        slice_ms.to_string().into(),
+    ])?;
+    let costs: Vec<Cost> = text.lines().map(cost).collect::<Result<_>>()?;
     Ok(report(plan, &costs))
 }
 

@@ -1,10 +1,8 @@
 //! What telling OpenTelemetry of a statement costs the recorder, and the thread that sends.
 
-use anyhow::{Context, Result, bail};
-use dbwarden_tests::place;
+use anyhow::{Result, bail};
 
-use super::{Plan, Report, Target, figures::median, table::table, tell};
-use crate::{build::cargo, steps::Steps};
+use super::{Plan, Report, Target, example::Example, figures::median, table::table, tell};
 
 /// What `agent/examples/telemetry_costs.rs` measures, and how a table calls it.
 const WAYS: [(&str, &str); 4] = [
@@ -26,26 +24,10 @@ struct Cost {
 }
 
 pub fn run(plan: &Plan) -> Result<Report> {
-    Steps::new(1)?.step("measuring program (release)", |step| {
-        step.run(cargo().args(["build", "--release", "--package", "dbwarden"]).args([
-            "--bin",
-            "dbwarden",
-            "--example",
-            "telemetry_costs",
-        ]))?;
-        Ok("built".to_owned())
-    })?;
-    let program = place::target_dir()?.join("release/examples/telemetry_costs");
+    let program = Example::build("telemetry_costs")?;
     let slice_ms = u64::from(plan.seconds()) * 50;
     tell(&format!("{} rounds of {slice_ms} ms for each way", plan.rounds()));
-    let output = std::process::Command::new(&program)
-        .args([plan.rounds().to_string(), slice_ms.to_string()])
-        .output()
-        .with_context(|| format!("starting {}", program.display()))?;
-    if !output.status.success() {
-        bail!("{}: {}", program.display(), String::from_utf8_lossy(&output.stderr));
-    }
-    let text = String::from_utf8(output.stdout)?;
+    let text = program.run([plan.rounds().to_string(), slice_ms.to_string()])?;
     let costs: Vec<Cost> = text.lines().map(cost).collect::<Result<_>>()?;
     Ok(report(plan, &costs))
 }
