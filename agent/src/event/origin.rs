@@ -114,5 +114,9 @@ named! {
 named! {
     /// How a statement was seen.
     #[derive(Hash)]
-    Lane { Observed = "observed" }
+    Lane {
+        Observed = "observed",
+        /// It came through the guard, which could stop it.
+        Guarded = "guarded",
+    }
 }

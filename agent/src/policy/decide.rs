@@ -60,13 +60,16 @@ impl Set {
     pub fn decide(&self, case: &Case<'_>) -> Judgement {
         match self.outcome(case) {
             Ok(outcome) => self.judgement(&outcome, case.caller.lane),
-            Err(error) => judgement(vec![Finding {
-                rule: UNASKABLE.into(),
-                verdict: on_error(case.caller.lane),
-                severity: Severity::High,
-                message: error.to_string().into(),
-                dry_run: false,
-            }]),
+            Err(error) => {
+                let finding = Finding {
+                    rule: UNASKABLE.into(),
+                    verdict: on_error(case.caller.lane),
+                    severity: Severity::High,
+                    message: error.to_string().into(),
+                    dry_run: false,
+                };
+                judgement(vec![finding], case.caller.lane)
+            }
         }
     }
 
@@ -93,7 +96,7 @@ impl Set {
                 dry_run: rule.is_some_and(super::Rule::dry_run),
             });
         }
-        judgement(findings)
+        judgement(findings, lane)
     }
 }
 
@@ -104,10 +107,22 @@ const UNASKABLE: &str = "builtin:policy-failed";
 fn on_error(lane: Lane) -> Verdict {
     match lane {
         Lane::Observed => Verdict::Flag,
+        Lane::Guarded => Verdict::Deny,
     }
 }
 
-fn judgement(mut findings: Vec<Finding>) -> Judgement {
+/// What becomes of a statement in a lane, where a rule wants this.
+fn possible(wanted: Verdict, lane: Lane) -> Verdict {
+    match (lane, wanted) {
+        (_, Verdict::Cut) => Verdict::Cut,
+        // Nothing stands between client and server there: what a rule wants is recorded, and all that can
+        // be done is to end the connection.
+        (Lane::Observed, milder) => milder.min(Verdict::Flag),
+        (Lane::Guarded, milder) => milder,
+    }
+}
+
+fn judgement(mut findings: Vec<Finding>, lane: Lane) -> Judgement {
     // The rule of the worst verdict decides, of several the most severe, then the first by name.
     findings.sort_by(|a, b| {
         let rank = |one: &Finding| (one.dry_run, std::cmp::Reverse((one.verdict, one.severity)));
@@ -115,12 +130,7 @@ fn judgement(mut findings: Vec<Finding>) -> Judgement {
     });
     match findings.first().filter(|worst| !worst.dry_run) {
         Some(worst) => Judgement {
-            // Nothing stands between client and server there: what a rule wants is recorded, and all that
-            // can be done is to end the connection.
-            verdict: match worst.verdict {
-                Verdict::Cut => Verdict::Cut,
-                milder => milder.min(Verdict::Flag),
-            },
+            verdict: possible(worst.verdict, lane),
             rule: Some(worst.rule.clone()),
             findings,
         },
