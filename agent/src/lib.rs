@@ -10,6 +10,7 @@ pub mod discovery;
 pub mod doctor;
 pub mod enforce;
 pub mod event;
+pub mod guard;
 pub mod identity;
 pub mod ledger;
 pub mod pipeline;

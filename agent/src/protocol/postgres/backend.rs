@@ -4,33 +4,33 @@ use crate::event::{Tag, TransactionStatus};
 
 use super::reader::Reader;
 
-pub(super) const AUTHENTICATION: u8 = b'R';
-pub(super) const BACKEND_KEY_DATA: u8 = b'K';
-pub(super) const BIND_COMPLETE: u8 = b'2';
-pub(super) const CLOSE_COMPLETE: u8 = b'3';
-pub(super) const COMMAND_COMPLETE: u8 = b'C';
-pub(super) const COPY_BOTH_RESPONSE: u8 = b'W';
-pub(super) const COPY_DATA: u8 = b'd';
-pub(super) const COPY_DONE: u8 = b'c';
-pub(super) const COPY_IN_RESPONSE: u8 = b'G';
-pub(super) const COPY_OUT_RESPONSE: u8 = b'H';
-pub(super) const DATA_ROW: u8 = b'D';
-pub(super) const EMPTY_QUERY_RESPONSE: u8 = b'I';
-pub(super) const ERROR_RESPONSE: u8 = b'E';
-pub(super) const FUNCTION_CALL_RESPONSE: u8 = b'V';
-pub(super) const NEGOTIATE_PROTOCOL_VERSION: u8 = b'v';
-pub(super) const NO_DATA: u8 = b'n';
-pub(super) const NOTICE_RESPONSE: u8 = b'N';
-pub(super) const NOTIFICATION_RESPONSE: u8 = b'A';
-pub(super) const PARAMETER_DESCRIPTION: u8 = b't';
-pub(super) const PARAMETER_STATUS: u8 = b'S';
-pub(super) const PARSE_COMPLETE: u8 = b'1';
-pub(super) const PORTAL_SUSPENDED: u8 = b's';
-pub(super) const READY_FOR_QUERY: u8 = b'Z';
-pub(super) const ROW_DESCRIPTION: u8 = b'T';
+pub(crate) const AUTHENTICATION: u8 = b'R';
+pub(crate) const BACKEND_KEY_DATA: u8 = b'K';
+pub(crate) const BIND_COMPLETE: u8 = b'2';
+pub(crate) const CLOSE_COMPLETE: u8 = b'3';
+pub(crate) const COMMAND_COMPLETE: u8 = b'C';
+pub(crate) const COPY_BOTH_RESPONSE: u8 = b'W';
+pub(crate) const COPY_DATA: u8 = b'd';
+pub(crate) const COPY_DONE: u8 = b'c';
+pub(crate) const COPY_IN_RESPONSE: u8 = b'G';
+pub(crate) const COPY_OUT_RESPONSE: u8 = b'H';
+pub(crate) const DATA_ROW: u8 = b'D';
+pub(crate) const EMPTY_QUERY_RESPONSE: u8 = b'I';
+pub(crate) const ERROR_RESPONSE: u8 = b'E';
+pub(crate) const FUNCTION_CALL_RESPONSE: u8 = b'V';
+pub(crate) const NEGOTIATE_PROTOCOL_VERSION: u8 = b'v';
+pub(crate) const NO_DATA: u8 = b'n';
+pub(crate) const NOTICE_RESPONSE: u8 = b'N';
+pub(crate) const NOTIFICATION_RESPONSE: u8 = b'A';
+pub(crate) const PARAMETER_DESCRIPTION: u8 = b't';
+pub(crate) const PARAMETER_STATUS: u8 = b'S';
+pub(crate) const PARSE_COMPLETE: u8 = b'1';
+pub(crate) const PORTAL_SUSPENDED: u8 = b's';
+pub(crate) const READY_FOR_QUERY: u8 = b'Z';
+pub(crate) const ROW_DESCRIPTION: u8 = b'T';
 
 /// How much of a message's body its reader wants; `None` for a type that does not exist.
-pub(super) fn keep(tag: u8) -> Option<usize> {
+pub(crate) fn keep(tag: u8) -> Option<usize> {
     match tag {
         DATA_ROW
         | COPY_DATA
@@ -61,7 +61,7 @@ pub(super) fn keep(tag: u8) -> Option<usize> {
 
 /// Fields of an `ErrorResponse` or a `NoticeResponse`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Report<'a> {
+pub(crate) struct Report<'a> {
     /// Not localised where the server says so (`V`), else as it stands (`S`).
     pub severity: &'a [u8],
     /// SQLSTATE.
@@ -71,7 +71,7 @@ pub(super) struct Report<'a> {
 }
 
 impl<'a> Report<'a> {
-    pub(super) fn read(body: &'a [u8]) -> Report<'a> {
+    pub(crate) fn read(body: &'a [u8]) -> Report<'a> {
         let mut report = Report::default();
         let mut reader = Reader::new(body);
         while let Some(field) = reader.u8().filter(|&field| field != 0) {
@@ -96,7 +96,7 @@ impl<'a> Report<'a> {
 }
 
 /// Tag and row count of a `CommandComplete`: `INSERT 0 5`, `SELECT 3`, `CREATE TABLE`.
-pub(super) fn command_complete(body: &[u8]) -> Option<(&str, Option<u64>)> {
+pub(crate) fn command_complete(body: &[u8]) -> Option<(&str, Option<u64>)> {
     let text = std::str::from_utf8(Reader::new(body).cstr()?).ok()?;
     let words = text.trim_end_matches(|c: char| c.is_ascii_digit() || c == ' ');
     let rows = text.rsplit(' ').next().filter(|_| words.len() < text.len());
@@ -126,7 +126,7 @@ const COMMON_TAGS: &[&str] = &[
     "DEALLOCATE",
 ];
 
-pub(super) fn tag(words: &str) -> Tag {
+pub(crate) fn tag(words: &str) -> Tag {
     match COMMON_TAGS.iter().find(|common| **common == words) {
         Some(common) => Tag::Borrowed(common),
         None => Tag::Owned(words.to_owned()),
@@ -134,7 +134,7 @@ pub(super) fn tag(words: &str) -> Tag {
 }
 
 /// The status byte of a `ReadyForQuery`.
-pub(super) fn ready_for_query(body: &[u8]) -> Option<TransactionStatus> {
+pub(crate) fn ready_for_query(body: &[u8]) -> Option<TransactionStatus> {
     match body.first()? {
         b'I' => Some(TransactionStatus::Idle),
         b'T' => Some(TransactionStatus::InTransaction),
@@ -144,7 +144,7 @@ pub(super) fn ready_for_query(body: &[u8]) -> Option<TransactionStatus> {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Authentication {
+pub(crate) enum Authentication {
     Ok,
     /// The method that the server asks for.
     Asks(&'static str),
@@ -152,7 +152,7 @@ pub(super) enum Authentication {
     Continues,
 }
 
-pub(super) fn authentication(body: &[u8]) -> Option<Authentication> {
+pub(crate) fn authentication(body: &[u8]) -> Option<Authentication> {
     let mut reader = Reader::new(body);
     Some(match reader.u32()? {
         0 => Authentication::Ok,

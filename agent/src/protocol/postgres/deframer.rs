@@ -11,14 +11,14 @@ const MAX_LEN: u32 = 0x3fff_ffff;
 const SPARE_CAPACITY: usize = 64 << 10;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Side {
+pub(crate) enum Side {
     Frontend,
     Backend,
 }
 
 /// What the next byte is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum State {
+pub(crate) enum State {
     /// The first of a packet without a tag: `SSLRequest`, `StartupMessage`, …
     Start,
     /// The one-byte answer to `SSLRequest` or `GSSENCRequest`.
@@ -35,7 +35,7 @@ pub(super) enum State {
 
 /// One message, or as much of it as was kept.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Message<'a> {
+pub(crate) struct Message<'a> {
     /// The message type; 0 for packets of the start-up phase.
     pub tag: u8,
     /// The beginning of the body.
@@ -52,23 +52,23 @@ pub(super) struct Message<'a> {
 
 impl Message<'_> {
     /// Bytes on the wire, header included.
-    pub(super) fn wire_len(&self) -> u64 {
+    pub(crate) fn wire_len(&self) -> u64 {
         self.body_len + if self.tag == 0 { 4 } else { 5 }
     }
 
-    pub(super) fn is_whole(&self) -> bool {
+    pub(crate) fn is_whole(&self) -> bool {
         self.body.len() as u64 == self.body_len
     }
 
     /// Bytes of the body that exist but were not kept.
-    pub(super) fn truncated(&self) -> u64 {
+    pub(crate) fn truncated(&self) -> u64 {
         self.body_len.saturating_sub(self.body.len() as u64).saturating_sub(self.lost)
     }
 }
 
 /// What came off the wire.
 #[derive(Debug)]
-pub(super) enum Step<'a> {
+pub(crate) enum Step<'a> {
     Message(Message<'a>),
     /// The answer to an encryption request.
     Answer(u8),
@@ -80,7 +80,7 @@ pub(super) enum Step<'a> {
 }
 
 #[derive(Debug)]
-pub(super) struct Deframer {
+pub(crate) struct Deframer {
     side: Side,
     state: State,
     header: [u8; 5],
@@ -107,7 +107,7 @@ enum Progress {
 }
 
 impl Deframer {
-    pub(super) fn new(side: Side) -> Deframer {
+    pub(crate) fn new(side: Side) -> Deframer {
         Deframer {
             side,
             state: match side {
@@ -127,23 +127,23 @@ impl Deframer {
         }
     }
 
-    pub(super) fn state(&self) -> State {
+    pub(crate) fn state(&self) -> State {
         self.state
     }
 
     /// Whether the next byte begins a message.
-    pub(super) fn at_boundary(&self) -> bool {
+    pub(crate) fn at_boundary(&self) -> bool {
         self.state == State::Header && self.have == 0
     }
 
-    pub(super) fn enter(&mut self, state: State) {
+    pub(crate) fn enter(&mut self, state: State) {
         self.state = state;
         self.have = 0;
         self.kept.clear();
     }
 
     /// The next step within `input`, whose consumed bytes are cut off its front.
-    pub(super) fn next<'s, 'i: 's>(
+    pub(crate) fn next<'s, 'i: 's>(
         &'s mut self,
         input: &mut &'i [u8],
         at: BootTime,
@@ -290,7 +290,7 @@ impl Deframer {
 
     /// Passes over `len` missing bytes, `lost` of them lost. Gives the message that the gap ended or
     /// broke off, and whether the boundaries are still known.
-    pub(super) fn gap(&mut self, len: u64, lost: u64, at: BootTime) -> (Option<Message<'_>>, bool) {
+    pub(crate) fn gap(&mut self, len: u64, lost: u64, at: BootTime) -> (Option<Message<'_>>, bool) {
         if matches!(self.state, State::Lost | State::Encrypted) {
             return (None, true);
         }
@@ -313,8 +313,17 @@ impl Deframer {
         (Some(self.kept_message(at)), in_sync)
     }
 
+    /// The type of the message under way, once it has come.
+    pub(crate) fn tag_under_way(&self) -> Option<u8> {
+        match self.state {
+            State::Body => Some(self.tag),
+            State::Header if self.have > 0 => self.header.first().copied(),
+            _ => None,
+        }
+    }
+
     /// The message that was under way when the connection ended.
-    pub(super) fn unfinished(&self, at: BootTime) -> Option<Message<'_>> {
+    pub(crate) fn unfinished(&self, at: BootTime) -> Option<Message<'_>> {
         (self.state == State::Body && self.tag != 0).then(|| self.kept_message(at))
     }
 }

@@ -3,27 +3,27 @@
 use super::{deframer::Message, reader::Reader};
 use crate::protocol::Limits;
 
-pub(super) const BIND: u8 = b'B';
-pub(super) const CLOSE: u8 = b'C';
-pub(super) const COPY_DATA: u8 = b'd';
-pub(super) const COPY_DONE: u8 = b'c';
-pub(super) const COPY_FAIL: u8 = b'f';
-pub(super) const DESCRIBE: u8 = b'D';
-pub(super) const EXECUTE: u8 = b'E';
-pub(super) const FLUSH: u8 = b'H';
-pub(super) const FUNCTION_CALL: u8 = b'F';
-pub(super) const PARSE: u8 = b'P';
+pub(crate) const BIND: u8 = b'B';
+pub(crate) const CLOSE: u8 = b'C';
+pub(crate) const COPY_DATA: u8 = b'd';
+pub(crate) const COPY_DONE: u8 = b'c';
+pub(crate) const COPY_FAIL: u8 = b'f';
+pub(crate) const DESCRIBE: u8 = b'D';
+pub(crate) const EXECUTE: u8 = b'E';
+pub(crate) const FLUSH: u8 = b'H';
+pub(crate) const FUNCTION_CALL: u8 = b'F';
+pub(crate) const PARSE: u8 = b'P';
 /// `PasswordMessage`, `SASLInitialResponse`, `SASLResponse`, `GSSResponse`: never read.
-pub(super) const PASSWORD: u8 = b'p';
-pub(super) const QUERY: u8 = b'Q';
-pub(super) const SYNC: u8 = b'S';
-pub(super) const TERMINATE: u8 = b'X';
+pub(crate) const PASSWORD: u8 = b'p';
+pub(crate) const QUERY: u8 = b'Q';
+pub(crate) const SYNC: u8 = b'S';
+pub(crate) const TERMINATE: u8 = b'X';
 
 /// Names are at most 63 bytes by nature; longer ones still tell statements apart.
 const NAME_BYTES: usize = 1024;
 
 /// How much of a message's body its reader wants; `None` for a type that does not exist.
-pub(super) fn keep(tag: u8, limits: &Limits) -> Option<usize> {
+pub(crate) fn keep(tag: u8, limits: &Limits) -> Option<usize> {
     match tag {
         QUERY => Some(limits.text_bytes + 1),
         PARSE => Some(limits.text_bytes + NAME_BYTES),
@@ -36,7 +36,7 @@ pub(super) fn keep(tag: u8, limits: &Limits) -> Option<usize> {
 
 /// Asks for a statement to be prepared.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Parse<'a> {
+pub(crate) struct Parse<'a> {
     /// The prepared statement's name; empty for the unnamed one.
     pub name: &'a [u8],
     /// The text, as far as it was kept.
@@ -48,7 +48,7 @@ pub(super) struct Parse<'a> {
 }
 
 impl<'a> Parse<'a> {
-    pub(super) fn read(message: &Message<'a>) -> Option<Parse<'a>> {
+    pub(crate) fn read(message: &Message<'a>) -> Option<Parse<'a>> {
         let mut reader = Reader::new(message.body);
         let name = reader.cstr()?;
         let rest = reader.rest();
@@ -63,14 +63,14 @@ impl<'a> Parse<'a> {
 
 /// Asks for a prepared statement to be made ready with parameters.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Bind<'a> {
+pub(crate) struct Bind<'a> {
     pub portal: &'a [u8],
     pub statement: &'a [u8],
     pub arguments: Arguments<'a>,
 }
 
 impl<'a> Bind<'a> {
-    pub(super) fn read(message: &Message<'a>) -> Option<Bind<'a>> {
+    pub(crate) fn read(message: &Message<'a>) -> Option<Bind<'a>> {
         let mut reader = Reader::new(message.body);
         let (portal, statement) = (reader.cstr()?, reader.cstr()?);
         Some(Bind { portal, statement, arguments: Arguments::read(reader) })
@@ -79,7 +79,7 @@ impl<'a> Bind<'a> {
 
 /// Parameter values with their format codes, as `Bind` and `FunctionCall` carry them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Arguments<'a> {
+pub(crate) struct Arguments<'a> {
     /// Format codes, two bytes each: none (all text), one (for all) or one for each value.
     formats: &'a [u8],
     pub count: u16,
@@ -87,7 +87,7 @@ pub(super) struct Arguments<'a> {
 }
 
 /// One value: `None` where its bytes were not kept, `Some(None)` for NULL.
-pub(super) type Value<'a> = Option<Option<&'a [u8]>>;
+pub(crate) type Value<'a> = Option<Option<&'a [u8]>>;
 
 impl<'a> Arguments<'a> {
     fn read(mut reader: Reader<'a>) -> Arguments<'a> {
@@ -98,7 +98,7 @@ impl<'a> Arguments<'a> {
     }
 
     /// Format (true: binary) and value of each parameter, in order.
-    pub(super) fn iter(self) -> impl Iterator<Item = (bool, Value<'a>)> {
+    pub(crate) fn iter(self) -> impl Iterator<Item = (bool, Value<'a>)> {
         let mut reader = Reader::new(self.values);
         let mut broken = false;
         (0..usize::from(self.count)).map(move |index| {
@@ -123,13 +123,13 @@ fn value<'a>(reader: &mut Reader<'a>) -> Value<'a> {
 
 /// What a `Describe` or a `Close` is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Target<'a> {
+pub(crate) enum Target<'a> {
     Statement(&'a [u8]),
     Portal(&'a [u8]),
 }
 
 impl<'a> Target<'a> {
-    pub(super) fn read(message: &Message<'a>) -> Option<Target<'a>> {
+    pub(crate) fn read(message: &Message<'a>) -> Option<Target<'a>> {
         let mut reader = Reader::new(message.body);
         match reader.u8()? {
             b'S' => Some(Target::Statement(reader.cstr()?)),
@@ -141,21 +141,21 @@ impl<'a> Target<'a> {
 
 /// Asks for a portal to be run.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Execute<'a> {
+pub(crate) struct Execute<'a> {
     pub portal: &'a [u8],
     /// The most rows to give; 0 for all.
     pub max_rows: u32,
 }
 
 impl<'a> Execute<'a> {
-    pub(super) fn read(message: &Message<'a>) -> Option<Execute<'a>> {
+    pub(crate) fn read(message: &Message<'a>) -> Option<Execute<'a>> {
         let mut reader = Reader::new(message.body);
         Some(Execute { portal: reader.cstr()?, max_rows: reader.u32()? })
     }
 }
 
 /// Calls a function by its object id; which one is of no use without the catalog.
-pub(super) fn function_arguments<'a>(message: &Message<'a>) -> Option<Arguments<'a>> {
+pub(crate) fn function_arguments<'a>(message: &Message<'a>) -> Option<Arguments<'a>> {
     let mut reader = Reader::new(message.body);
     reader.u32()?;
     Some(Arguments::read(reader))

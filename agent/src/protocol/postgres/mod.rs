@@ -4,16 +4,16 @@
 //! `frontend` and `backend` read; where the boundaries are lost, `resync` finds them again. The
 //! `exchange` pairs requests with answers and makes statements of them, with what the session has
 //! prepared in `tables` and its bound parameters by `value`. `title` reads what a server process
-//! says of its session to the host.
+//! says of its session to the host. The guard reads the same messages from both sides, by the same readers.
 
-mod backend;
-mod deframer;
+pub(crate) mod backend;
+pub(crate) mod deframer;
 mod exchange;
-mod frontend;
+pub(crate) mod frontend;
 mod print;
-mod reader;
+pub(crate) mod reader;
 mod resync;
-mod startup;
+pub(crate) mod startup;
 mod tables;
 #[cfg(test)]
 mod tests;

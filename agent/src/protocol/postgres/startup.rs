@@ -6,16 +6,16 @@ use std::borrow::Cow;
 use super::reader::Reader;
 
 /// The largest packet that a server accepts before authentication.
-pub(super) const MAX_LEN: usize = 10_000;
+pub(crate) const MAX_LEN: usize = 10_000;
 /// Lengths, including themselves, that such a packet can have.
-pub(super) const LENGTHS: std::ops::RangeInclusive<u32> = 8..=MAX_LEN as u32;
+pub(crate) const LENGTHS: std::ops::RangeInclusive<u32> = 8..=MAX_LEN as u32;
 
 const CANCEL: u32 = 80_877_102;
 const SSL: u32 = 80_877_103;
 const GSSENC: u32 = 80_877_104;
 
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Packet<'a> {
+pub(crate) enum Packet<'a> {
     /// Asks for TLS.
     SslRequest,
     /// Asks for GSSAPI encryption.
@@ -32,7 +32,7 @@ pub(super) enum Packet<'a> {
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct StartupMessage<'a> {
+pub(crate) struct StartupMessage<'a> {
     pub minor: u16,
     pub user: Cow<'a, str>,
     /// Defaults to the user name.
@@ -43,7 +43,7 @@ pub(super) struct StartupMessage<'a> {
 }
 
 /// Reads a packet's body, from the code on.
-pub(super) fn read(body: &[u8]) -> Option<Packet<'_>> {
+pub(crate) fn read(body: &[u8]) -> Option<Packet<'_>> {
     let mut reader = Reader::new(body);
     match reader.u32()? {
         SSL => Some(Packet::SslRequest),

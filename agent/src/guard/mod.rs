@@ -1,0 +1,9 @@
+//! The guard: stands between client and server, and sends on what policy lets pass.
+//!
+//! It judges with the same code as the observer: `protocol` reads the messages, `statement` says what a text does,
+//! `policy` says what becomes of it. It is a process of its own without rights (`serve`), to which the service
+//! hands its sockets.
+
+mod court;
+mod report;
+pub mod session;

@@ -1,0 +1,148 @@
+//! What the server answers: passed on byte for byte, but for the error that stands for a denial.
+
+use super::{Broken, LIMITS, Shared};
+use crate::{
+    event::{BootTime, TransactionStatus},
+    guard::court::Court,
+    protocol::postgres::{
+        backend::{self, Authentication},
+        deframer::{Deframer, Message, Side, Step},
+        reader::Reader,
+    },
+};
+
+#[derive(Debug)]
+pub(super) struct Answers {
+    deframer: Deframer,
+    /// Of an error under way that may stand for a denial: what has come of it.
+    waiting: Vec<u8>,
+    authentication: &'static str,
+    /// The log-in is over.
+    authenticated: bool,
+}
+
+/// The beginnings of an error's message that no denial is as long as.
+const ERROR_BYTES: usize = 8_192;
+
+impl Answers {
+    pub(super) fn new() -> Self {
+        Self {
+            deframer: Deframer::new(Side::Backend),
+            waiting: Vec::new(),
+            authentication: "trust",
+            authenticated: false,
+        }
+    }
+
+    pub(super) fn bytes(
+        &mut self,
+        bytes: &[u8],
+        shared: &mut Shared,
+        court: &mut dyn Court,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Broken> {
+        let mut rest = bytes;
+        // Where what hasn't been passed on begins.
+        let mut from = bytes;
+        loop {
+            let at = rest;
+            match self.deframer.next(&mut rest, BootTime(0), &LIMITS) {
+                Some(Step::Message(message)) => {
+                    let heard = hear(
+                        &message,
+                        &mut self.authentication,
+                        &mut self.authenticated,
+                        shared,
+                        court,
+                    );
+                    let held = !self.waiting.is_empty();
+                    if let Some(other) = heard {
+                        out.extend_from_slice(between(from, at));
+                        out.extend_from_slice(&other);
+                        from = rest;
+                    } else if held {
+                        out.append(&mut self.waiting);
+                    }
+                    self.waiting.clear();
+                }
+                Some(_) => return Err(Broken::Server),
+                None => {
+                    let may_be_denial = shared.poisons.are_waiting()
+                        && self.waiting.len() + at.len() <= ERROR_BYTES
+                        && self.deframer.tag_under_way().is_none_or(|tag| tag == backend::ERROR_RESPONSE);
+                    match may_be_denial {
+                        true => {
+                            out.extend_from_slice(between(from, at));
+                            self.waiting.extend_from_slice(at);
+                        }
+                        false => {
+                            out.append(&mut self.waiting);
+                            out.extend_from_slice(from);
+                        }
+                    }
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
+/// The part of `from` before its tail `to`.
+fn between<'a>(from: &'a [u8], to: &[u8]) -> &'a [u8] {
+    from.get(..from.len().saturating_sub(to.len())).unwrap_or_default()
+}
+
+/// Takes in a message; gives what is sent instead, if anything is.
+fn hear(
+    message: &Message<'_>,
+    authentication: &mut &'static str,
+    authenticated: &mut bool,
+    shared: &mut Shared,
+    court: &mut dyn Court,
+) -> Option<Vec<u8>> {
+    match message.tag {
+        backend::AUTHENTICATION if !*authenticated => {
+            match backend::authentication(message.body) {
+                Some(Authentication::Ok) => {
+                    *authenticated = true;
+                    court.authenticated(authentication);
+                }
+                Some(Authentication::Asks(method)) => *authentication = method,
+                Some(Authentication::Continues) | None => {}
+            }
+        }
+        backend::PARAMETER_STATUS => {
+            let mut reader = Reader::new(message.body);
+            let (name, value) = (reader.cstr()?, reader.cstr()?);
+            shared.settings.reported(name, value);
+            if name == b"application_name" {
+                court.renamed(&String::from_utf8_lossy(value));
+            }
+        }
+        backend::COMMAND_COMPLETE => {
+            if [&b"DISCARD ALL\0"[..], b"DEALLOCATE ALL\0"].contains(&message.body) {
+                shared.prepared.clear();
+            }
+        }
+        backend::COPY_IN_RESPONSE => shared.progress.copy_in(),
+        backend::ERROR_RESPONSE => {
+            shared.progress.error();
+            return shared.poisons.behind(message.body).map(|denial| denial.encode());
+        }
+        backend::READY_FOR_QUERY => {
+            let status = backend::ready_for_query(message.body);
+            if let Some(went_well) = shared.progress.ready() {
+                shared.settings.settled();
+                shared.poisons.settle();
+                shared.prepared.settle(went_well);
+                shared.portals.settle(went_well);
+                if status == Some(TransactionStatus::Idle) {
+                    // A portal ends with its transaction.
+                    shared.portals.clear();
+                }
+            }
+        }
+        _ => {}
+    }
+    None
+}

@@ -1,0 +1,159 @@
+//! One session through the guard: bytes of either side in, what goes to the other side out.
+//!
+//! No tokio, no file, no clock: a fuzzer drives it as the relay does. What a client asks for is judged before any
+//! byte of it goes to the server ([`requests`]); what the server answers passes byte for byte, but for errors
+//! that stand for a denial ([`answers`]).
+
+mod answers;
+mod names;
+mod poison;
+mod progress;
+mod requests;
+mod settings;
+#[cfg(test)]
+mod tests;
+
+use super::{court::Court, report};
+use crate::{
+    protocol::{Limits, postgres::frontend},
+    statement::MAX_TEXT_BYTES,
+};
+use answers::Answers;
+pub use poison::WORD as POISON;
+use requests::Requests;
+
+/// What is to be sent.
+#[derive(Debug, Default)]
+pub struct Output {
+    pub to_server: Vec<u8>,
+    pub to_client: Vec<u8>,
+}
+
+/// The session can't go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Broken {
+    #[error("invalid frontend message type {0}")]
+    UnknownMessage(u8),
+    #[error("invalid length {0} of a frontend message")]
+    BadLength(u32),
+    #[error("invalid frontend message of type {0}")]
+    Malformed(u8),
+    #[error("too many requests in flight")]
+    TooMany,
+    #[error("the server speaks something else than PostgreSQL's protocol")]
+    Server,
+}
+
+impl Broken {
+    /// What the client is told before the connection ends.
+    pub fn report(&self) -> Vec<u8> {
+        let code = match self {
+            // `protocol_violation`, `connection_failure`
+            Self::Server => "08006",
+            _ => "08P01",
+        };
+        let message = format!("dbwarden: {self}");
+        report::Report {
+            severity: report::Severity::Fatal,
+            code,
+            message: &message,
+            detail: None,
+            hint: None,
+        }
+        .encode()
+    }
+}
+
+/// From the answer to the `StartupMessage` on.
+#[derive(Debug)]
+pub struct Session {
+    requests: Requests,
+    answers: Answers,
+    shared: Shared,
+}
+
+/// What both directions know.
+#[derive(Debug)]
+struct Shared {
+    progress: progress::Progress,
+    settings: settings::Settings,
+    poisons: poison::Poisons,
+    prepared: names::Names,
+    portals: names::Names,
+    /// Statements that were let pass, and those that were not.
+    counts: Counts,
+}
+
+/// Of one session, since its start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// `Query`, `Execute` and `FunctionCall` that went to the server.
+    pub passed: u64,
+    pub denied: u64,
+}
+
+/// Judged texts are kept whole.
+const LIMITS: Limits = Limits {
+    text_bytes: MAX_TEXT_BYTES,
+    parameter_bytes: 64 << 10,
+    prepared: 0,
+    prepared_bytes: 0,
+    portals: 0,
+    in_flight: 0,
+};
+
+impl Session {
+    /// `nonce` is random.
+    pub fn new(nonce: u64) -> Self {
+        Self {
+            requests: Requests::new(),
+            answers: Answers::new(),
+            shared: Shared {
+                progress: progress::Progress::default(),
+                settings: settings::Settings::default(),
+                poisons: poison::Poisons::new(nonce),
+                prepared: names::Names::default(),
+                portals: names::Names::default(),
+                counts: Counts::default(),
+            },
+        }
+    }
+
+    /// The client's next bytes.
+    ///
+    /// # Errors
+    /// What it sends is none of the protocol: nothing more may be taken from it.
+    pub fn client_bytes(
+        &mut self,
+        bytes: &[u8],
+        court: &mut dyn Court,
+        out: &mut Output,
+    ) -> Result<(), Broken> {
+        self.requests.bytes(bytes, &mut self.shared, court, &mut out.to_server)
+    }
+
+    /// The server's next bytes.
+    ///
+    /// # Errors
+    /// Likewise.
+    pub fn server_bytes(
+        &mut self,
+        bytes: &[u8],
+        court: &mut dyn Court,
+        out: &mut Output,
+    ) -> Result<(), Broken> {
+        self.answers.bytes(bytes, &mut self.shared, court, &mut out.to_client)
+    }
+
+    pub fn counts(&self) -> Counts {
+        self.shared.counts
+    }
+}
+
+/// Types of messages whose bytes pass as they come.
+fn is_passed_on(tag: u8) -> bool {
+    matches!(
+        tag,
+        frontend::COPY_DATA | frontend::COPY_DONE | frontend::COPY_FAIL | frontend::PASSWORD
+    )
+}

@@ -1,0 +1,156 @@
+//! What the server has yet to answer, as far as it matters: the ends of its segments.
+
+use std::collections::VecDeque;
+
+/// Segments that a client may have in flight. Nobody's driver comes near it.
+const MAX_IN_FLIGHT: usize = 1 << 16;
+
+/// A message after which the server says `ReadyForQuery`, or that ends what the client sends for a COPY.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mark {
+    /// `Query` or `FunctionCall`.
+    Request,
+    Sync,
+    CopyEnd,
+}
+
+/// The order of requests in flight.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    marks: VecDeque<Mark>,
+    /// Parts of a segment were sent, and its end was not.
+    is_open: bool,
+    /// The server reads copy data, and ignores `Sync`.
+    copy_in: bool,
+    /// An error came since everything was last answered.
+    failed: bool,
+    /// Counts the ends of segments.
+    segment: u64,
+}
+
+/// The client has more in flight than is followed.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct TooMany;
+
+impl Progress {
+    /// A part of a segment goes to the server; gives the segment's number.
+    pub(super) fn part(&mut self) -> u64 {
+        self.is_open = true;
+        self.segment
+    }
+
+    pub(super) fn request(&mut self) -> Result<(), TooMany> {
+        self.mark(Mark::Request)
+    }
+
+    pub(super) fn sync(&mut self) -> Result<(), TooMany> {
+        if self.copy_in {
+            return Ok(());
+        }
+        self.mark(Mark::Sync)
+    }
+
+    /// `CopyDone` or `CopyFail`.
+    pub(super) fn copy_end(&mut self) -> Result<(), TooMany> {
+        if std::mem::take(&mut self.copy_in) {
+            return Ok(());
+        }
+        self.push(Mark::CopyEnd)
+    }
+
+    fn mark(&mut self, mark: Mark) -> Result<(), TooMany> {
+        self.is_open = false;
+        self.segment += 1;
+        self.push(mark)
+    }
+
+    fn push(&mut self, mark: Mark) -> Result<(), TooMany> {
+        if self.marks.len() >= MAX_IN_FLIGHT {
+            return Err(TooMany);
+        }
+        self.marks.push_back(mark);
+        Ok(())
+    }
+
+    /// `CopyInResponse`: what was sent as the end of this segment is read as copy data and ignored, up to
+    /// the end of that.
+    pub(super) fn copy_in(&mut self) {
+        let at = usize::from(self.marks.front() == Some(&Mark::Request));
+        while self.marks.get(at) == Some(&Mark::Sync) {
+            self.marks.remove(at);
+        }
+        match self.marks.get(at) {
+            Some(Mark::CopyEnd) => _ = self.marks.remove(at),
+            _ => self.copy_in = true,
+        }
+    }
+
+    pub(super) fn error(&mut self) {
+        self.failed = true;
+        self.copy_in = false;
+    }
+
+    /// `ReadyForQuery`. Where everything is answered now: whether all of it went well.
+    pub(super) fn ready(&mut self) -> Option<bool> {
+        // An end of copy data that nobody wanted is ignored.
+        while self.marks.pop_front() == Some(Mark::CopyEnd) {}
+        self.copy_in = false;
+        let is_settled = self.marks.is_empty() && !self.is_open;
+        is_settled.then(|| !std::mem::take(&mut self.failed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Progress;
+
+    #[test]
+    fn all_is_answered_when_each_segment_is() {
+        let mut progress = Progress::default();
+        progress.part();
+        progress.sync().unwrap();
+        progress.request().unwrap();
+        assert_eq!(progress.ready(), None, "the second is in flight");
+        assert_eq!(progress.ready(), Some(true));
+
+        progress.request().unwrap();
+        progress.part();
+        assert_eq!(progress.ready(), None, "the next has begun");
+        progress.sync().unwrap();
+        progress.error();
+        assert_eq!(progress.ready(), Some(false));
+    }
+
+    /// pgjdbc and psycopg send `Sync` with the `Execute` of a COPY, and once more after its data.
+    #[test]
+    fn a_sync_among_copy_data_is_never_answered() {
+        let mut progress = Progress::default();
+        progress.part();
+        progress.sync().unwrap();
+        progress.copy_in();
+        progress.copy_end().unwrap();
+        progress.sync().unwrap();
+        assert_eq!(progress.ready(), Some(true));
+
+        // All of it at once.
+        progress.part();
+        progress.sync().unwrap();
+        progress.copy_end().unwrap();
+        progress.sync().unwrap();
+        progress.copy_in();
+        assert_eq!(progress.ready(), Some(true));
+
+        progress.request().unwrap();
+        progress.copy_in();
+        progress.sync().unwrap();
+        progress.copy_end().unwrap();
+        assert_eq!(progress.ready(), Some(true), "a simple COPY has an end of its own");
+    }
+
+    #[test]
+    fn what_is_in_flight_is_bounded() {
+        let mut progress = Progress::default();
+        let sent = (0..1 << 20).take_while(|_| progress.sync().is_ok()).count();
+        assert_eq!(sent, super::MAX_IN_FLIGHT);
+    }
+}

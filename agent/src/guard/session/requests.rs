@@ -1,0 +1,294 @@
+//! What the client asks for: judged, then sent on, or something else in its place.
+
+use std::sync::Arc;
+
+use super::{Broken, LIMITS, Shared, is_passed_on, names::{Found, Meaning}, poison, progress::TooMany};
+use crate::{
+    event::{BootTime, SyncLoss},
+    guard::court::{Court, Denial, Reading},
+    protocol::postgres::{
+        deframer::{Deframer, Message, Side, State, Step},
+        frontend::{self, Bind, Execute, Parse, Target},
+    },
+};
+
+#[derive(Debug)]
+pub(super) struct Requests {
+    deframer: Deframer,
+    /// Of the message under way: what has come of it and waits for its judgement.
+    pub(super) waiting: Vec<u8>,
+    /// What becomes of the rest of the message under way.
+    fate: Option<Fate>,
+}
+
+/// What becomes of a message.
+#[derive(Debug, PartialEq, Eq)]
+enum Fate {
+    Passes,
+    /// Something else is sent for it.
+    Replaced(Vec<u8>),
+}
+
+/// A statement that doesn't repeat itself gives its memory back.
+const SPARE_BYTES: usize = 64 << 10;
+
+impl Requests {
+    pub(super) fn new() -> Self {
+        let mut deframer = Deframer::new(Side::Frontend);
+        // The start-up is over.
+        deframer.enter(State::Header);
+        Self { deframer, waiting: Vec::new(), fate: None }
+    }
+
+    pub(super) fn bytes(
+        &mut self,
+        bytes: &[u8],
+        shared: &mut Shared,
+        court: &mut dyn Court,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Broken> {
+        let mut rest = bytes;
+        loop {
+            let before = rest;
+            let step = self.deframer.next(&mut rest, BootTime(0), &LIMITS);
+            let raw = before.get(..before.len() - rest.len()).unwrap_or_default();
+            match step {
+                Some(Step::Message(message)) => {
+                    let fate = match self.fate.take() {
+                        Some(fate) => fate,
+                        None => judge(&message, shared, court)?,
+                    };
+                    let waiting = std::mem::take(&mut self.waiting);
+                    match fate {
+                        Fate::Passes => {
+                            out.extend_from_slice(&waiting);
+                            out.extend_from_slice(raw);
+                        }
+                        Fate::Replaced(other) => out.extend_from_slice(&other),
+                    }
+                    if waiting.capacity() <= SPARE_BYTES {
+                        self.waiting = waiting;
+                        self.waiting.clear();
+                    }
+                }
+                Some(Step::Bad(SyncLoss::UnknownMessage(tag))) => {
+                    return Err(Broken::UnknownMessage(tag));
+                }
+                Some(Step::Bad(SyncLoss::BadLength(len))) => return Err(Broken::BadLength(len)),
+                Some(_) => return Err(Broken::Malformed(0)),
+                None => return self.unfinished(raw, shared, court, out),
+            }
+        }
+    }
+
+    /// The message under way goes on with bytes that are yet to come.
+    fn unfinished(
+        &mut self,
+        raw: &[u8],
+        shared: &mut Shared,
+        court: &mut dyn Court,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Broken> {
+        if self.fate.is_none() {
+            self.fate = match self.deframer.unfinished(BootTime(0)) {
+                Some(message) if is_passed_on(message.tag) => Some(judge(&message, shared, court)?),
+                // It is longer than is looked at.
+                Some(message) if message.body.len() >= kept(message.tag) => {
+                    Some(judge(&message, shared, court)?)
+                }
+                _ => None,
+            };
+            match &mut self.fate {
+                Some(Fate::Passes) => out.append(&mut self.waiting),
+                Some(Fate::Replaced(other)) => {
+                    out.append(other);
+                    self.waiting = Vec::new();
+                }
+                None => {}
+            }
+        }
+        match self.fate {
+            Some(Fate::Passes) => out.extend_from_slice(raw),
+            Some(Fate::Replaced(_)) => {}
+            None => self.waiting.extend_from_slice(raw),
+        }
+        Ok(())
+    }
+}
+
+fn kept(tag: u8) -> usize {
+    frontend::keep(tag, &LIMITS).unwrap_or_default()
+}
+
+fn judge(
+    message: &Message<'_>,
+    shared: &mut Shared,
+    court: &mut dyn Court,
+) -> Result<Fate, Broken> {
+    let tag = message.tag;
+    let malformed = || Broken::Malformed(tag);
+    let too_many = |TooMany| Broken::TooMany;
+    match tag {
+        frontend::QUERY => {
+            shared.progress.request().map_err(too_many)?;
+            let body = message.body;
+            let text = match body.split_last() {
+                Some((0, text)) if message.is_whole() && !text.contains(&0) => Some(text),
+                // PostgreSQL reads up to the first zero, and refuses what comes after it.
+                _ if message.is_whole() => return Err(malformed()),
+                _ => None,
+            };
+            let reading = read(text, shared, court);
+            Ok(match pass(&reading, shared, court) {
+                Ok(()) => {
+                    shared.counts.passed += 1;
+                    Fate::Passes
+                }
+                Err(denial) => {
+                    let text = deny(denial, reading.text.as_deref(), shared, court);
+                    Fate::Replaced(poison::query(&text))
+                }
+            })
+        }
+        frontend::PARSE => {
+            let segment = shared.progress.part();
+            let parse = Parse::read(message).ok_or_else(malformed)?;
+            if !parse.whole && message.is_whole() {
+                return Err(malformed());
+            }
+            let reading = read(parse.whole.then_some(parse.text), shared, court);
+            let judged = judge_reading(&reading, court).and_then(|()| {
+                let meaning = Arc::new([reading.clone()]);
+                let defined = shared.prepared.define(parse.name, meaning, segment);
+                defined.map_err(|_| too_much("prepared statements"))
+            });
+            Ok(match judged {
+                Ok(()) => Fate::Passes,
+                Err(denial) => {
+                    let text = deny(denial, reading.text.as_deref(), shared, court);
+                    Fate::Replaced(poison::parse(parse.name, &text))
+                }
+            })
+        }
+        frontend::BIND => {
+            let segment = shared.progress.part();
+            let bind = Bind::read(message).ok_or_else(malformed)?;
+            let found = shared.prepared.find(bind.statement, segment);
+            let judged = judge_found(found, court).and_then(|readings| {
+                let defined = shared.portals.define(bind.portal, readings, segment);
+                defined.map_err(|_| (too_much("portals"), None))
+            });
+            Ok(settle(judged, shared, court))
+        }
+        frontend::EXECUTE => {
+            let segment = shared.progress.part();
+            let execute = Execute::read(message).ok_or_else(malformed)?;
+            let judged = judge_found(shared.portals.find(execute.portal, segment), court);
+            let judged = judged.map(|readings| {
+                shared.counts.passed += 1;
+                readings.iter().for_each(|reading| sent(reading, shared));
+            });
+            Ok(settle(judged, shared, court))
+        }
+        frontend::FUNCTION_CALL => {
+            shared.progress.request().map_err(too_many)?;
+            Ok(match court.judge_call() {
+                Ok(_permit) => {
+                    shared.counts.passed += 1;
+                    Fate::Passes
+                }
+                Err(denial) => {
+                    let text = deny(denial, None, shared, court);
+                    Fate::Replaced(poison::query(&text))
+                }
+            })
+        }
+        frontend::CLOSE | frontend::DESCRIBE => {
+            shared.progress.part();
+            let target = Target::read(message).ok_or_else(malformed)?;
+            match target {
+                Target::Statement(name) if tag == frontend::CLOSE => shared.prepared.close(name),
+                Target::Portal(name) if tag == frontend::CLOSE => shared.portals.close(name),
+                Target::Statement(_) | Target::Portal(_) => {}
+            }
+            Ok(Fate::Passes)
+        }
+        frontend::SYNC => {
+            shared.progress.sync().map_err(too_many)?;
+            Ok(Fate::Passes)
+        }
+        frontend::COPY_DONE | frontend::COPY_FAIL => {
+            shared.progress.copy_end().map_err(too_many)?;
+            Ok(Fate::Passes)
+        }
+        frontend::COPY_DATA | frontend::FLUSH | frontend::PASSWORD | frontend::TERMINATE => {
+            Ok(Fate::Passes)
+        }
+        other => Err(Broken::UnknownMessage(other)),
+    }
+}
+
+/// `None` for a text that is too long to be judged.
+fn read(text: Option<&[u8]>, shared: &Shared, court: &mut dyn Court) -> Arc<Reading> {
+    let text = text.and_then(|bytes| shared.settings.decode(bytes));
+    court.read(text.as_deref(), shared.settings.standard_conforming_strings())
+}
+
+fn judge_reading(reading: &Reading, court: &mut dyn Court) -> Result<(), Denial> {
+    court.judge(reading).map(|_permit| ())
+}
+
+/// A denial, and the text that it is about.
+type Denied = (Denial, Option<Arc<str>>);
+
+/// Whatever a name may mean must pass. What the client has named otherwise than by messages (PREPARE, DECLARE)
+/// was judged there.
+fn judge_found(found: Found, court: &mut dyn Court) -> Result<Meaning, Denied> {
+    let readings = match found {
+        Found::Nothing => Arc::new([]),
+        Found::Readings(readings) => readings,
+        Found::Anything => {
+            let message = "dbwarden: it can't be told which statement this name stands for";
+            return Err((Denial::limit(message, "Prepare the statement again."), None));
+        }
+    };
+    for reading in readings.iter() {
+        judge_reading(reading, court).map_err(|denial| (denial, reading.text.clone()))?;
+    }
+    Ok(readings)
+}
+
+fn pass(reading: &Reading, shared: &mut Shared, court: &mut dyn Court) -> Result<(), Denial> {
+    judge_reading(reading, court)?;
+    sent(reading, shared);
+    Ok(())
+}
+
+fn sent(reading: &Reading, shared: &mut Shared) {
+    reading.statements.iter().for_each(|facts| shared.settings.sent(facts));
+}
+
+/// What becomes of a part of the extended protocol.
+fn settle(judged: Result<(), Denied>, shared: &mut Shared, court: &mut dyn Court) -> Fate {
+    let Err((denial, text)) = judged else { return Fate::Passes };
+    let text = deny(denial, text.as_deref(), shared, court);
+    Fate::Replaced(poison::parse(b"dbwarden", &text))
+}
+
+/// Gives the text that is sent for a denied statement.
+fn deny(
+    denial: Denial,
+    text: Option<&str>,
+    shared: &mut Shared,
+    court: &mut dyn Court,
+) -> String {
+    shared.counts.denied += 1;
+    let poison = shared.poisons.text(denial.clone());
+    court.denied(&shared.poisons.token(), &denial, text);
+    poison
+}
+
+fn too_much(what: &str) -> Denial {
+    let message = format!("dbwarden: more {what} than the guard follows");
+    Denial::limit(&message, "Close what is not used any more.")
+}
