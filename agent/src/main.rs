@@ -20,6 +20,7 @@ fn main() -> ExitCode {
         Command::Policy(policy) => cli::policy(common, policy),
         Command::Webhook(webhook) => cli::webhook(common, webhook),
         Command::Analyst => cli::analyst(),
+        Command::Guard => cli::guard(),
         Command::Search(search) => cli::search(common, search),
         Command::Findings(findings) => cli::findings(common, findings),
         Command::Timeline(timeline) => cli::timeline(common, timeline),

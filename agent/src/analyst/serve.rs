@@ -15,7 +15,7 @@ use crate::{
 /// The process can't be confined, or the stream broke.
 pub fn serve() -> io::Result<()> {
     confine::give_up_rights()?;
-    let stream = confine::standard_input()?;
+    let stream = crate::confine::standard_input()?;
     let answering = thread::Builder::new().name("parser".to_owned()).stack_size(STACK_BYTES);
     let answering = answering.spawn(move || {
         // The last thing that needs a system call beyond these is the thread's own start.

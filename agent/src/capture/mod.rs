@@ -172,19 +172,17 @@ impl Capture {
         drained
     }
 
-    /// Waits until the kernel side has something, `wake` becomes readable, or the time is over.
-    pub fn sleep(&mut self, wake: BorrowedFd<'_>, most: Duration) {
+    /// Waits until the kernel side has something, one of `wakers` becomes readable, or the time is over.
+    pub fn sleep(&mut self, wakers: [Option<BorrowedFd<'_>>; 2], most: Duration) {
         // From here on the next record wakes us; one that came in between is found at once.
         if self.asleep.set(0, 1, 0).is_err() {
             std::thread::sleep(Duration::from_millis(1));
             return;
         }
         let timeout = PollTimeout::try_from(most).unwrap_or(PollTimeout::ZERO);
-        let mut fds = [
-            PollFd::new(self.data.as_fd(), PollFlags::POLLIN),
-            PollFd::new(self.control.ring.as_fd(), PollFlags::POLLIN),
-            PollFd::new(wake, PollFlags::POLLIN),
-        ];
+        let (data, control) = (self.data.as_fd(), self.control.ring.as_fd());
+        let [one, other] = wakers.map(|waker| waker.unwrap_or(data));
+        let mut fds = [data, control, one, other].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
         // An interrupted or failed poll is a short sleep.
         let _ = poll(&mut fds, timeout);
         let _ = self.asleep.set(0, 0, 0);

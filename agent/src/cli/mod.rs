@@ -7,6 +7,7 @@ mod csv;
 mod doctor;
 mod filters;
 mod findings;
+mod guard;
 mod keys;
 mod output;
 mod policy;
@@ -30,6 +31,7 @@ use std::{io, io::IsTerminal, path::PathBuf, process::ExitCode};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use analyst::analyst;
+pub use guard::guard;
 pub use doctor::doctor;
 pub use findings::{Findings, findings};
 pub use keys::{KeysArguments, keys};
@@ -145,6 +147,9 @@ pub enum Command {
     /// Parse statements for the service, which starts this itself
     #[command(hide = true)]
     Analyst,
+    /// Stand between clients and guarded servers for the service, which starts this itself
+    #[command(hide = true)]
+    Guard,
     /// Find statements in the ledger
     Search(Box<Search>),
     /// Show what the rules have found, by episodes

@@ -137,7 +137,7 @@ fn notify(states: &[NotifyState<'_>]) {
 }
 
 /// The journal has its own times and levels; a terminal wants them.
-fn log_to_stderr(level: LogLevel) {
+pub(super) fn log_to_stderr(level: LogLevel) {
     let level = match level {
         LogLevel::Error => tracing::Level::ERROR,
         LogLevel::Warn => tracing::Level::WARN,

@@ -7,6 +7,7 @@ use toml::Spanned;
 
 use super::{
     Size, Span,
+    guard::{LaneChoice, OnGuardDown},
     settings::{HookChoice, Literals, LogLevel, TlsCapture},
     telemetry::{Compression, Protocol},
     webhook::WebhookFormat,
@@ -28,6 +29,7 @@ pub struct File {
     pub server: Vec<Spanned<Server>>,
     pub policy: Policy,
     pub enforce: Enforce,
+    pub guard: Guard,
     pub label: Vec<Spanned<Label>>,
     pub region: Vec<Spanned<Region>>,
     pub webhook: Vec<Spanned<Webhook>>,
@@ -149,6 +151,10 @@ pub struct Server {
     pub environment: Option<String>,
     pub region: Option<String>,
     pub exclude: bool,
+    pub lane: Option<Spanned<LaneChoice>>,
+    pub on_guard_down: Option<OnGuardDown>,
+    pub tls_certificate: Option<Spanned<PathBuf>>,
+    pub tls_key: Option<Spanned<PathBuf>>,
     pub database: Vec<Spanned<Database>>,
 }
 
@@ -179,6 +185,20 @@ pub struct Policy {
 pub struct Enforce {
     pub quarantine: Option<Span>,
     pub cuts_per_minute: Option<Spanned<u32>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Guard {
+    pub listen: Option<Spanned<Listen>>,
+}
+
+/// An address for the one server that is guarded, or one for each.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub enum Listen {
+    One(SocketAddr),
+    Each(BTreeMap<String, SocketAddr>),
 }
 
 #[derive(Debug, Default, Deserialize)]

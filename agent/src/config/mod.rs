@@ -4,6 +4,7 @@ mod copy;
 mod databases;
 mod error;
 mod file;
+mod guard;
 mod policies;
 mod principals;
 mod settings;
@@ -20,6 +21,7 @@ use std::{
 pub use copy::LedgerCopy;
 pub use databases::DatabaseOf;
 pub use error::{Error, Mistake};
+pub use guard::{Guard, LaneChoice, OnGuardDown};
 pub use policies::{
     Enforce, LabelOn, POLICY_DIRECTORY, Policy, RegionOf, UnreadablePolicies, policy_source,
     policy_sources, world,
@@ -59,6 +61,11 @@ pub fn load(named: Option<&Path>) -> Result<Settings, Error> {
 /// The file that [`load`] reads; `None` where there is none, and nothing but the defaults applies.
 pub fn source(named: Option<&Path>) -> Option<&Path> {
     named.or_else(|| Some(Path::new(DEFAULT_PATH)).filter(|path| path.exists()))
+}
+
+/// The settings that [`Settings::to_toml`](Settings) has written: what one process of ours says to another.
+pub fn read_back(text: &str) -> Result<Settings, Error> {
+    parse(Path::new("settings"), text, &this_host())
 }
 
 fn parse(path: &Path, text: &str, host: &HostFacts) -> Result<Settings, Error> {

@@ -11,6 +11,7 @@ use super::{
     databases::databases,
     error::Complaint,
     file,
+    guard::{Guard, LaneChoice, OnGuardDown, guard, pair},
     policies::{labels, regions},
     principals::principals,
     telemetry::{Environment, Telemetry, telemetry},
@@ -34,6 +35,7 @@ pub struct Settings {
     pub principals: Vec<Written>,
     pub policy: Policy,
     pub enforce: Enforce,
+    pub guard: Guard,
     #[serde(rename = "label", skip_serializing_if = "Vec::is_empty")]
     pub labels: Vec<LabelOn>,
     #[serde(rename = "region", skip_serializing_if = "Vec::is_empty")]
@@ -132,6 +134,15 @@ pub struct Server {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub region: Option<String>,
     pub exclude: bool,
+    #[serde(skip_serializing_if = "LaneChoice::is_observe")]
+    pub lane: LaneChoice,
+    #[serde(skip_serializing_if = "OnGuardDown::is_refuse")]
+    pub on_guard_down: OnGuardDown,
+    /// What the guard answers TLS with; by default the files that the server is configured with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_certificate: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_key: Option<PathBuf>,
     /// Those that are not where the server is; the first that fits counts.
     #[serde(rename = "database", skip_serializing_if = "Vec::is_empty")]
     pub databases: Vec<DatabaseOf>,
@@ -234,9 +245,24 @@ impl Settings {
             principals: Vec::new(),
             policy: Policy::default(),
             enforce: Enforce::default(),
+            guard: Guard::default(),
             labels: Vec::new(),
             regions: Vec::new(),
             webhooks: Vec::new(),
+        }
+    }
+
+    /// What the guard needs of them, without what is not its business.
+    pub fn of_guard(&self) -> Self {
+        Self {
+            host: self.host.clone(),
+            servers: self.servers.clone(),
+            principals: self.principals.clone(),
+            policy: self.policy.clone(),
+            labels: self.labels.clone(),
+            regions: self.regions.clone(),
+            guard: self.guard.clone(),
+            ..Self::defaults(&self.host.name)
         }
     }
 
@@ -245,6 +271,17 @@ impl Settings {
         let defaults = Self::defaults(&host.name);
         let capture = defaults.capture;
         let page = host.page_bytes;
+        let policy = policy(file.policy)?;
+        let mut lanes = file.server.iter().filter_map(|server| server.get_ref().lane.as_ref());
+        if !policy.enabled
+            && let Some(lane) = lanes.find(|lane| *lane.get_ref() == LaneChoice::Guard)
+        {
+            return Err(Complaint::at(
+                lane.span(),
+                "[policy] is not enabled, so a guard would have nothing to judge by",
+            ));
+        }
+        let servers = servers(file.server)?;
         Ok(Self {
             host: Host {
                 name: file.host.name.map(host_name).transpose()?.unwrap_or(defaults.host.name),
@@ -290,9 +327,10 @@ impl Settings {
             ledger: ledger(file.ledger, defaults.ledger)?,
             telemetry: telemetry(file.telemetry, &host.environment)?,
             log: Log { level: file.log.level },
-            servers: servers(file.server)?,
+            guard: guard(file.guard, &servers)?,
+            servers,
             principals: principals(file.principal)?,
-            policy: policy(file.policy)?,
+            policy,
             enforce: enforce(file.enforce)?,
             labels: labels(file.label)?,
             regions: regions(file.region)?,
@@ -479,6 +517,13 @@ fn server(entry: Spanned<file::Server>) -> Result<Server, Complaint> {
     let path = |key: &str, path: Option<Spanned<PathBuf>>| {
         path.map(|path| absolute(key, path)).transpose()
     };
+    pair(&written.tls_certificate, &written.tls_key)?;
+    let lane = written.lane.as_ref().map(|lane| *lane.get_ref()).unwrap_or_default();
+    if let Some(lane) = written.lane.filter(|lane| !lane.get_ref().is_observe())
+        && written.exclude
+    {
+        return Err(Complaint::at(lane.span(), "[[server]] is excluded, so it can't be guarded"));
+    }
     let server = Server {
         name: written.name.map(|name| plain_name("name", name)).transpose()?,
         engine: written.engine,
@@ -489,6 +534,10 @@ fn server(entry: Spanned<file::Server>) -> Result<Server, Complaint> {
         environment: written.environment,
         region: written.region,
         exclude: written.exclude,
+        lane,
+        on_guard_down: written.on_guard_down.unwrap_or_default(),
+        tls_certificate: path("tls_certificate", written.tls_certificate)?,
+        tls_key: path("tls_key", written.tls_key)?,
         databases: databases(written.database)?,
     };
     if server.name.is_none() && !server.exclude {

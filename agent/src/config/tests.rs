@@ -71,10 +71,16 @@ fn every_key_arrives() {
         socket = "/run/postgresql/.s.PGSQL.5433"
         environment = "staging"
         region = "eu-west"
+        lane = "guard"
+        on_guard_down = "direct"
+        tls_certificate = "/srv/pg/server.crt"
+        tls_key = "/srv/pg/server.key"
         [[server.database]]
         name = "app_*"
         environment = "production"
         region = "eu-central-1"
+        [guard]
+        listen = "127.0.0.1:6432"
         [[server]]
         port = 5499
         exclude = true
@@ -147,6 +153,10 @@ fn every_key_arrives() {
         environment: Some("staging".into()),
         region: Some("eu-west".into()),
         exclude: false,
+        lane: LaneChoice::Guard,
+        on_guard_down: OnGuardDown::Direct,
+        tls_certificate: Some("/srv/pg/server.crt".into()),
+        tls_key: Some("/srv/pg/server.key".into()),
         databases: vec![DatabaseOf {
             name: "app_*".into(),
             environment: Some("production".into()),
@@ -163,6 +173,10 @@ fn every_key_arrives() {
         environment: None,
         region: None,
         exclude: true,
+        lane: LaneChoice::Observe,
+        on_guard_down: OnGuardDown::Refuse,
+        tls_certificate: None,
+        tls_key: None,
         databases: Vec::new(),
     };
     assert_eq!(settings.servers, [named, excluded]);
@@ -171,6 +185,9 @@ fn every_key_arrives() {
     assert_eq!(dba.uid, Some(Numbers(vec![26, 999])));
     assert_eq!(dba.claims.as_ref().and_then(|claims| claims.get("agent")), Some(&words(&["*"])));
     assert_eq!(bots.unit, Some(words(&["bot.service"])));
+
+    let listen = [("orders".to_owned(), "127.0.0.1:6432".parse().unwrap())];
+    assert_eq!(settings.guard.listen, listen.into());
 
     // What `--print-config` shows can be used as a file.
     assert_eq!(read(&toml::to_string(&settings).unwrap()), Ok(settings));
@@ -188,13 +205,13 @@ fn a_mistake_says_where_what_and_what_is_allowed() {
         (
             "[hosts]\nname = \"a\"",
             "c.toml:1: unknown key `hosts`; did you mean `host`? (allowed: host, control, capture, \
-             ledger, telemetry, principal, server, policy, enforce, label, region, webhook, log)\n    1 | [hosts]",
+             ledger, telemetry, principal, server, policy, enforce, guard, label, region, webhook, log)\n    1 | [hosts]",
         ),
         (
             "[[server]]\nname = \"a\"\nprot = 1",
             "c.toml:3: unknown key `prot` in [[server]]; did you mean `port`? (allowed: name, \
              engine, port, data_directory, executable, socket, environment, region, exclude, \
-             database)\n    3 | prot = 1",
+             lane, on_guard_down, tls_certificate, tls_key, database)\n    3 | prot = 1",
         ),
         (
             "[log]\ncolour = true",

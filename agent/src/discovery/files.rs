@@ -27,6 +27,13 @@ pub(super) fn open_in_root(root: impl AsFd, path: &Path) -> io::Result<File> {
     open_resolved(root, path, ResolveFlags::IN_ROOT)
 }
 
+/// Opens the regular file at `path` as that process would.
+pub fn open_as(pid: u32, path: &Path) -> io::Result<File> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open(format!("/proc/{pid}/root"), flags, Mode::empty())?;
+    open_in_root(root, path)
+}
+
 /// At most `max` bytes of a regular file directly in `directory`.
 pub(super) fn read_in(directory: impl AsFd, name: &str, max: u64) -> io::Result<Vec<u8>> {
     let mut content = Vec::new();

@@ -17,6 +17,7 @@ mod sockets;
 mod tests;
 mod watch;
 
+pub use files::open_as;
 pub use inspect::{Refusal, candidates, descendants, inspect, namespaces_of_agent};
 pub use libraries::{LibraryError, TlsLibrary};
 pub use residents::{Resident, Residents, residents};

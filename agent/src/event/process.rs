@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{BootTime, WallTime};
 
 /// What one process was when it connected. Shared by all its connections; never changed afterwards.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Process {
     pub pid: u32,
     /// Start on the boot clock: with `pid` it names a process for ever.
@@ -39,14 +39,14 @@ pub struct Process {
 }
 
 /// One ancestor.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Parent {
     pub pid: u32,
     pub comm: Arc<str>,
 }
 
 /// What a process ran.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Program {
     /// The path that was executed.
     pub exe: Option<Arc<str>>,
@@ -56,7 +56,7 @@ pub struct Program {
 
 /// How much a login uid proves: an unprivileged process whose login uid is unset may set it to
 /// anybody's, so it counts only with an agreeing login session in the cgroup.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LoginStrength {
     /// No login uid is set.

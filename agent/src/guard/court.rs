@@ -2,6 +2,8 @@
 
 use std::{borrow::Cow, sync::Arc};
 
+use serde::{Deserialize, Serialize};
+
 use super::report::{Report, Severity};
 use crate::event::{Claims, Facts};
 
@@ -52,9 +54,10 @@ impl Permit {
 }
 
 /// Why a statement doesn't go to the server.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Denial {
-    pub code: &'static str,
+    /// SQLSTATE.
+    pub code: Cow<'static, str>,
     pub rule: Arc<str>,
     pub message: Arc<str>,
     pub detail: Arc<str>,
@@ -70,7 +73,7 @@ impl Denial {
     /// The guard can't follow what the client wants.
     pub(super) fn limit(message: &str, hint: &'static str) -> Self {
         Self {
-            code: TOO_MUCH,
+            code: Cow::Borrowed(TOO_MUCH),
             rule: "guard:limit".into(),
             message: message.into(),
             detail: "rule guard:limit".into(),
@@ -82,7 +85,7 @@ impl Denial {
     pub(super) fn encode(&self) -> Vec<u8> {
         Report {
             severity: Severity::Error,
-            code: self.code,
+            code: &self.code,
             message: &self.message,
             detail: Some(&self.detail),
             hint: Some(&self.hint),

@@ -5,5 +5,17 @@
 //! hands its sockets.
 
 mod court;
+mod entry;
+mod judging;
+mod relay;
 mod report;
+mod rulebook;
+mod serve;
 pub mod session;
+mod stream;
+mod tls;
+pub mod wire;
+mod worker;
+
+pub use court::Denial;
+pub use serve::serve;

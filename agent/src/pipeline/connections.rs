@@ -26,6 +26,7 @@ use crate::{
         BootTime, Client, Clock, ConnectionId, Endpoint, Extent, Origin, Piece, ProcessEvent,
         ServerSocket, SocketId, SocketName,
     },
+    gate::{Gate, Identified, Way},
     identity::{Peer, ProcessTable},
     principal::Rules,
     protocol::postgres::{Title, cluster_name},
@@ -54,10 +55,18 @@ pub struct Shared {
     /// The connections' part of the status.
     pub totals: Totals,
     next_id: u32,
+    /// Where servers are guarded.
+    pub gate: Option<Arc<Gate>>,
 }
 
 impl Shared {
-    pub fn new(host: Arc<Origin>, rules: Rules, live: Arc<Hub>, outbox: Outbox) -> Self {
+    pub fn new(
+        host: Arc<Origin>,
+        rules: Rules,
+        live: Arc<Hub>,
+        outbox: Outbox,
+        gate: Option<Arc<Gate>>,
+    ) -> Self {
         Self {
             clock: Clock::default(),
             host,
@@ -67,10 +76,11 @@ impl Shared {
             poolers: Poolers::default(),
             totals: Totals::default(),
             next_id: 0,
+            gate,
         }
     }
 
-    fn new_id(&mut self, at: BootTime) -> ConnectionId {
+    pub fn new_id(&mut self, at: BootTime) -> ConnectionId {
         self.next_id = self.next_id.wrapping_add(1);
         let seconds = self.clock.wall(at).0 / 1_000_000;
         ConnectionId((seconds as u64) << 32 | u64::from(self.next_id))
@@ -170,17 +180,11 @@ impl Connections {
                 (client, Endpoint::Unix { path: None })
             }
             Some(ends) => {
+                if let Some(guarded) = self.guarded(opened.netns, ends) {
+                    return self.open_guarded(opened, server, guarded);
+                }
                 let (address, port) = ends.remote;
-                let client = (opened.netns, ends.mirrored());
-                let resident = self.residents.remove(&client);
-                let peer = self.clients.remove(&client).or(resident);
-                let here = peer.is_some() || address.is_loopback() || address == ends.local.0;
-                let process = peer.and_then(|peer| processes.resolve(peer, clock));
-                let client = match process {
-                    Some(process) => Client::Local(process),
-                    None if here => Client::LocalUnknown,
-                    None => Client::Remote { address, port },
-                };
+                let client = self.client_at(opened.netns, ends, processes);
                 (client, Endpoint::Ip { address, port })
             }
         };
@@ -188,6 +192,35 @@ impl Connections {
         // Whoever pretends to be a server may say anything of whoever connects to it.
         let socket = server.is_verified.then(|| server_socket(opened));
         let profile = Profile::new(id, server, opened.local.clone(), remote, client, socket);
+        self.insert(opened.socket, opened.pid, opened.time, profile);
+    }
+
+    /// Who is at the other end of a connection to this host, as its own end has it.
+    pub fn client_at(&mut self, netns: u32, ends: Ends, processes: &mut ProcessTable) -> Client {
+        let (address, port) = ends.remote;
+        let client = (netns, ends.mirrored());
+        let resident = self.residents.remove(&client);
+        let peer = self.clients.remove(&client).or(resident);
+        let here = peer.is_some() || address.is_loopback() || address == ends.local.0;
+        let process = peer.and_then(|peer| processes.resolve(peer, self.shared.clock));
+        match process {
+            Some(process) => Client::Local(process),
+            None if here => Client::LocalUnknown,
+            None => Client::Remote { address, port },
+        }
+    }
+
+    /// Who is behind a connection that the guard has made.
+    fn guarded(&self, netns: u32, ends: Ends) -> Option<Identified> {
+        let way = Way { netns, from: ends.remote, to: ends.local };
+        self.shared.gate.as_ref()?.expected(&way)
+    }
+
+    fn open_guarded(&mut self, opened: &Opened, server: Rc<ServerFacts>, guarded: Identified) {
+        let Identified { connection, client, remote } = guarded;
+        let socket = server.is_verified.then(|| server_socket(opened));
+        let local = opened.local.clone();
+        let profile = Profile::new(connection, server, local, remote, client, socket).guarded();
         self.insert(opened.socket, opened.pid, opened.time, profile);
     }
 

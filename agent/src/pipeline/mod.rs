@@ -11,20 +11,21 @@ mod dialogue;
 mod enforcing;
 mod episodes;
 mod figures;
+mod guarding;
 mod keeping;
 mod losses;
 mod outbox;
-mod places;
+pub(crate) mod places;
 mod policing;
 mod posting;
-mod profile;
+pub(crate) mod profile;
 mod record;
 mod recorder;
 mod scout;
-mod servers;
+pub(crate) mod servers;
 mod whois;
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{os::fd::AsFd as _, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use dbwarden_common::Drop;
@@ -48,6 +49,7 @@ use crate::{
     },
     config::{self, Settings},
     control::{self, Hub, Notice, Service, Snapshot},
+    gate::Gate,
     event::{BootTime, Clock, Entry, Occurrence, OccurrenceKind, Origin, WallTime},
     identity::{Limits, ProcessTable, Procfs, Users},
     ledger::root_log,
@@ -128,10 +130,11 @@ pub fn run(
     let webhooks = posting.as_ref().map(Posting::shared);
     let is_wanted = keeping.is_some() || feed.is_some() || posting.is_some();
     let (mut outbox, inbox) = outbox(live.clone(), is_wanted);
+    let (gate, gate_threads) = Gate::open(settings)?.unzip();
     let policing = match settings.policy.enabled {
         true => {
             let (reload, time) = (service.reload.clone(), clock().wall(now()));
-            let (policing, told) = Policing::new(settings, host.clone(), reload, time)?;
+            let (policing, told) = Policing::new(settings, host.clone(), reload, time, gate.clone())?;
             told.into_iter().for_each(|entry| outbox.push(entry));
             Some(policing)
         }
@@ -146,12 +149,12 @@ pub fn run(
         .transpose()
         .context("can't start the thread that ends connections")?;
     let recorder =
-        Recorder::new(live.clone(), host.clone(), keeping, policing, enforcing, feed, posting);
+        Recorder::new(live.clone(), host.clone(), keeping, policing, enforcing, feed, posting, gate.clone());
     let recording = recorder.start(inbox)?;
     let mut state = State {
         processes,
         servers: Servers::new(settings, procfs, live.clone()),
-        connections: Connections::new(Shared::new(host, rules, live.clone(), outbox)),
+        connections: Connections::new(Shared::new(host, rules, live.clone(), outbox, gate.clone())),
         reaching: Vec::new(),
         live,
         decode_errors: 0,
@@ -183,6 +186,12 @@ pub fn run(
             let who = whois::whois(asked.question, &mut state.connections, &mut state.processes);
             asked.answer(who);
         }
+        guarding::identify(
+            &mut state.connections,
+            &mut state.processes,
+            &service.quarantine,
+            |name| state.servers.named(name),
+        );
         if n > 0 || state.servers.is_looking() {
             idle = 0;
             std::thread::sleep(GATHER);
@@ -192,8 +201,13 @@ pub fn run(
         } else {
             let due = state.servers.next_due().0.saturating_sub(now().0);
             let wait = LONGEST_WAIT.min(Duration::from_nanos(due));
-            capture.sleep(std::os::fd::AsFd::as_fd(&service.shutdown), wait);
+            let waker = gate.as_ref().map(|gate| gate.as_fd());
+            capture.sleep([Some(service.shutdown.as_fd()), waker], wait);
         }
+    }
+    // While what its sessions end with is still observed.
+    if let Some(threads) = gate_threads {
+        threads.stop();
     }
     state.end(&mut capture).join()
 }
@@ -220,7 +234,7 @@ fn telemetry(settings: &Settings, service: &Arc<Service>, host: &Arc<Origin>) ->
 }
 
 /// What every record says of this host.
-fn host(settings: &config::Host) -> Origin {
+pub(crate) fn host(settings: &config::Host) -> Origin {
     let known = |text: &Option<String>| text.as_deref().map(Into::into);
     Origin {
         host: settings.name.as_str().into(),

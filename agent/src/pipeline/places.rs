@@ -81,6 +81,10 @@ mod tests {
             environment: Some("staging".into()),
             region: None,
             exclude: false,
+            lane: Default::default(),
+            on_guard_down: Default::default(),
+            tls_certificate: None,
+            tls_key: None,
             databases: vec![
                 database("app", "production", ""),
                 database("app*", "test", "us"),

@@ -15,9 +15,10 @@ use super::episodes::Episodes;
 use crate::{
     config::{self, Settings, UnreadablePolicies},
     event::{
-        Entry, Episode, EpisodeAction, Finding, Occurrence, OccurrenceKind, Origin, Record,
+        Entry, Episode, EpisodeAction, Finding, Judgement, Occurrence, OccurrenceKind, Origin, Record,
         Severity, Verdict, WallTime,
     },
+    gate::Gate,
     policy::{Circumstances, Complaints, Judge, Set, World},
 };
 
@@ -47,6 +48,8 @@ pub struct Policing {
     next_sweep: Instant,
     /// What the rows of the agent itself say of this host.
     host: Arc<Origin>,
+    /// Judges by the same rules.
+    gate: Option<Arc<Gate>>,
 }
 
 /// What tells that a file is another one.
@@ -72,6 +75,7 @@ impl Policing {
         host: Arc<Origin>,
         wanted: Arc<AtomicBool>,
         now: WallTime,
+        gate: Option<Arc<Gate>>,
     ) -> anyhow::Result<(Self, Vec<Entry>)> {
         let config::Policy { directory, starter_pack, .. } = settings.policy.clone();
         let world = settings.world();
@@ -103,16 +107,38 @@ impl Policing {
             next_look: at + LOOK,
             next_sweep: at + SWEEP,
             host,
+            gate,
         };
+        policing.tell_gate();
         Ok((policing, told))
     }
 
+    fn tell_gate(&self) {
+        if let Some(gate) = &self.gate {
+            let own = usize::from(self.starter_pack || self.trouble.is_some());
+            gate.policies(self.judge.set().sources().get(own..).unwrap_or_default());
+        }
+    }
+
     /// Judges a statement; gives the episodes that begin with it.
-    pub fn judge(&mut self, record: &mut Record, told: &mut Vec<Entry>) {
+    ///
+    /// `denied`: the guard's judgement, where it has let the server have something else.
+    pub fn judge(
+        &mut self,
+        record: &mut Record,
+        denied: Option<Arc<Judgement>>,
+        told: &mut Vec<Entry>,
+    ) {
         let claims = record.claims.as_ref().map_or(&[][..], |claims| &claims.tags);
         let circumstances = Circumstances { time: record.time, rows: record.rows, claims };
         let facts = record.facts.as_ref();
-        let judgement = self.judge.judge(&record.origin, facts, circumstances);
+        let judged = self.judge.judge(&record.origin, facts, circumstances);
+        let judgement = match denied {
+            // By the same rule, but with all that the rules of now have to say.
+            Some(denied) if judged.verdict > Verdict::Flag && judged.rule == denied.rule => judged,
+            Some(denied) => denied,
+            None => happened(judged),
+        };
         let has_findings = !judgement.findings.is_empty();
         record.judgement = Some(judgement);
         if has_findings {
@@ -188,8 +214,19 @@ impl Policing {
         told.extend(self.trouble.take().map(|known| over(known, now)));
         if set.version() != self.judge.set().version() {
             self.judge.replace(Arc::new(set));
+            self.tell_gate();
             told.push(in_force(self.judge.set(), &self.host, now));
         }
+    }
+}
+
+/// What can become of a statement that has been run already, whatever its rules would have wanted.
+fn happened(judged: Arc<Judgement>) -> Arc<Judgement> {
+    match judged.verdict {
+        Verdict::Mask | Verdict::Hold | Verdict::Ticket | Verdict::Deny => {
+            Arc::new(Judgement { verdict: Verdict::Flag, ..Judgement::clone(&judged) })
+        }
+        Verdict::Allow | Verdict::Flag | Verdict::Cut => judged,
     }
 }
 

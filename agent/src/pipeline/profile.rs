@@ -22,6 +22,7 @@ pub struct Profile {
     pub remote: Endpoint,
     client: Client,
     socket: Option<ServerSocket>,
+    lane: Lane,
     database: Option<Arc<str>>,
     db_user: Option<Arc<str>>,
     application: Option<Arc<str>>,
@@ -61,6 +62,7 @@ impl Profile {
             remote,
             client,
             socket,
+            lane: Lane::Observed,
             database: None,
             db_user: None,
             application: None,
@@ -73,6 +75,11 @@ impl Profile {
             senders: VecDeque::new(),
             unsent: None,
         }
+    }
+
+    /// The same for a connection that comes through the guard.
+    pub fn guarded(self) -> Self {
+        Self { lane: Lane::Guarded, ..self }
     }
 
     pub fn is_encrypted(&self) -> bool {
@@ -243,7 +250,7 @@ impl Profile {
                 (Endpoint::Unix { .. }, false) => Transport::Unix,
                 (Endpoint::Unix { .. }, true) => Transport::UnixTls,
             }),
-            lane: Some(Lane::Observed),
+            lane: Some(self.lane),
 
             connection: Some(self.id),
             database: self.database.clone(),

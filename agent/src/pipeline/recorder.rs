@@ -11,6 +11,7 @@ use anyhow::{Context, Result};
 
 use super::{
     enforcing::Enforcing,
+    guarding,
     keeping::{Alert, Keeping},
     outbox::{Inbox, Lost},
     policing::Policing,
@@ -24,6 +25,7 @@ use crate::{
         Effect, Effects, Entry, Episode, EpisodeAction, Facts, Finding, LOST_ROWS, Occurrence,
         OccurrenceKind, Origin, Record, StatementKind, WallTime,
     },
+    gate::Gate,
     statement::{self, Analysed, Lexing},
     telemetry::{Feed, Severity},
 };
@@ -41,6 +43,7 @@ pub struct Recorder {
     enforcing: Option<Enforcing>,
     telemetry: Option<Feed>,
     posting: Option<Posting>,
+    gate: Option<Arc<Gate>>,
     status: Arc<Mutex<Option<LedgerStatus>>>,
     next_look: Instant,
 }
@@ -72,6 +75,7 @@ impl Recorder {
         enforcing: Option<Enforcing>,
         telemetry: Option<Feed>,
         posting: Option<Posting>,
+        gate: Option<Arc<Gate>>,
     ) -> Self {
         let status = keeping.as_ref().map(Keeping::status);
         let status = Arc::new(Mutex::new(status));
@@ -83,6 +87,7 @@ impl Recorder {
             enforcing,
             telemetry,
             posting,
+            gate,
             status,
             next_look: Instant::now(),
         }
@@ -111,9 +116,11 @@ impl Recorder {
                     }
                     for mut entry in mem::take(&mut batch.entries) {
                         if let Entry::Statement(record) = &mut entry {
+                            let gate = self.gate.as_deref();
+                            let denied = gate.and_then(|gate| guarding::unveil(gate, record));
                             self.analyse(record, &mut analyst);
                             if let Some(policing) = &mut self.policing {
-                                policing.judge(record, &mut told);
+                                policing.judge(record, denied, &mut told);
                             }
                         }
                         if let Some(enforcing) = &mut self.enforcing {

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::{
         fd::{AsRawFd, OwnedFd},
         unix::fs::MetadataExt,
@@ -24,10 +25,11 @@ use super::{
 };
 use crate::{
     capture::{Capture, MAX_SERVERS, Opened, TableError, TlsLibrary},
-    config::{self, Settings, TlsCapture},
+    config::{self, LaneChoice, Settings, TlsCapture},
     control::{AbsentServer, Hub, Notice, ServerStatus},
     discovery::{self, Listener, Look, Names, Server, ServerKind, ServerRule, Trust, Watcher},
     event::{BootTime, Endpoint, Engine, Entry, Origin, ProcessEvent, WallTime},
+    gate::{Gate, Target},
     identity::{Peer, ProcessTable, Procfs},
     policy::{Whereabouts, World},
 };
@@ -54,6 +56,12 @@ pub struct ServerFacts {
 }
 
 impl ServerFacts {
+    /// For whoever tells of a connection to it, and counts nothing.
+    pub fn named(name: Arc<str>, engine: Engine, places: Places) -> Self {
+        let coverage = Coverage::default();
+        Self { name, engine, places, coverage, is_verified: true, pooler: None }
+    }
+
     /// What is said of the server where no client is known.
     fn origin(&self, host: &Origin) -> Arc<Origin> {
         let (environment, region) = self.places.of(None, host);
@@ -96,6 +104,9 @@ pub struct Servers {
     /// Processes that opened a port and may be servers.
     listeners: HashSet<u32>,
     live: Arc<Hub>,
+    lanes: Vec<LaneChoice>,
+    /// Servers were found, have changed or are gone.
+    have_changed: bool,
 }
 
 impl Servers {
@@ -116,6 +127,8 @@ impl Servers {
             places: settings.servers.iter().map(Places::new).collect(),
             world: settings.world(),
             destinations: Destinations::default(),
+            lanes: settings.servers.iter().map(|server| server.lane).collect(),
+            have_changed: true,
             rules,
             live,
         }
@@ -160,6 +173,12 @@ impl Servers {
     pub fn facts(&self, server: u32) -> Option<Rc<ServerFacts>> {
         let watched = self.watched.get(server as usize)?.as_ref()?;
         Some(watched.facts.clone())
+    }
+
+    /// The same of the server that is called so.
+    pub fn named(&self, name: &str) -> Option<Rc<ServerFacts>> {
+        let mut watched = self.watched.iter().flatten();
+        Some(watched.find(|watched| *watched.facts.name == *name)?.facts.clone())
     }
 
     pub fn process(&mut self, event: &ProcessEvent<'_>) {
@@ -297,6 +316,52 @@ impl Servers {
         while let Some(answer) = self.scout.answer() {
             self.take(answer, capture, now, connections, processes);
         }
+        if std::mem::take(&mut self.have_changed)
+            && let Some(gate) = &connections.shared.gate
+        {
+            self.lead(gate, capture);
+        }
+    }
+
+    /// Tells the gate where the guarded servers are now, and the kernel side where the gate is: who connects
+    /// there is told as of a server's own port.
+    fn lead(&self, gate: &Gate, capture: &mut Capture) {
+        let targets = self.rules.iter().zip(&self.lanes).map(|(rule, lane)| match lane {
+            LaneChoice::Observe => Err("it is not guarded".to_owned()),
+            LaneChoice::Guard => self.target(rule),
+        });
+        let targets: Vec<Result<Target, String>> = targets.collect();
+        for (target, port) in gate.ports(&targets) {
+            if let Err(error) = capture.listen(target.netns, port, u32::MAX) {
+                tracing::warn!(port, %error, "can't tell the kernel side of the guard's port");
+            }
+        }
+        gate.targets(targets);
+    }
+
+    /// How the guard gets to a server, or why it doesn't.
+    fn target(&self, rule: &ServerRule) -> Result<Target, String> {
+        let mut found = self.watched.iter().flatten().filter(|watched| {
+            watched.facts.pooler.is_none() && rule.matches(&watched.server)
+        });
+        let watched = found.next().ok_or("the server was not found")?;
+        let server = &watched.server;
+        if let Trust::Unverified(doubts) = &server.trust {
+            let doubts: Vec<String> = doubts.iter().map(ToString::to_string).collect();
+            return Err(format!("the server is not verified: {}", doubts.join("; ")));
+        }
+        let own = crate::gate::own_netns();
+        let netns = server.namespaces.net as u32;
+        if netns != own {
+            return Err("the server is in another network namespace".to_owned());
+        }
+        let address = server.listeners.iter().find_map(|listener| match listener {
+            Listener::Tcp { address, .. } => Some(near(*address)),
+            Listener::Unix { .. } => None,
+        });
+        let address = address.ok_or("the server listens on no TCP port")?;
+        let (name, pid) = (watched.facts.name.clone(), server.pid);
+        Ok(Target { name, pid, netns, address, data_directory: server.data_directory.clone() })
     }
 
     /// Servers whose tracking began since the last time.
@@ -427,6 +492,7 @@ impl Servers {
         {
             watched.server = server;
             watched.tls = tls;
+            self.have_changed = true;
             return Some(index);
         }
         let name = self.names.assign(&server, &self.rules);
@@ -446,6 +512,7 @@ impl Servers {
         let engine = Engine::Postgresql;
         let facts = ServerFacts { name, engine, places, coverage, is_verified, pooler };
         let watched = Watched { server, facts: Rc::new(facts), tls };
+        self.have_changed = true;
         if let Some(slot) = self.watched.get_mut(index) {
             *slot = Some(watched);
         }
@@ -545,6 +612,7 @@ impl Servers {
             }
         }
         let name = watched.facts.name.clone();
+        self.have_changed = true;
         self.names.release(&name);
         tracing::info!(server = %name, pid, "the server has gone");
         self.live.notice(|| Notice {
@@ -619,6 +687,16 @@ impl Servers {
             })
             .collect()
     }
+}
+
+/// The address by which a listener is reached from its own host.
+fn near(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
 }
 
 fn rule(server: &config::Server) -> ServerRule {

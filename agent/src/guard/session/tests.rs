@@ -18,7 +18,7 @@ struct Stern {
 
 fn denial() -> Denial {
     Denial {
-        code: "42501",
+        code: Cow::Borrowed("42501"),
         rule: "test:drop".into(),
         message: "no DROP".into(),
         detail: "rule test:drop".into(),

@@ -1,0 +1,104 @@
+//! Which servers are guarded, where their clients may come in, and what happens without a guard.
+
+use std::{collections::BTreeMap, net::SocketAddr};
+
+use serde::{Deserialize, Serialize};
+use toml::Spanned;
+
+use super::{error::Complaint, file, settings::Server};
+
+/// The guard, as far as it isn't a matter of one server.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Guard {
+    /// Where clients may come in by themselves, by server.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub listen: BTreeMap<String, SocketAddr>,
+}
+
+/// Which way to a server is watched how.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LaneChoice {
+    /// Nothing stands between clients and server.
+    #[default]
+    Observe,
+    /// Every statement is judged before the server gets it.
+    Guard,
+}
+
+impl LaneChoice {
+    pub(super) fn is_observe(&self) -> bool {
+        *self == Self::Observe
+    }
+}
+
+/// What becomes of new connections to a guarded server while there is no guard.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnGuardDown {
+    #[default]
+    Refuse,
+    /// They go straight on to the server.
+    Direct,
+}
+
+impl OnGuardDown {
+    pub(super) fn is_refuse(&self) -> bool {
+        *self == Self::Refuse
+    }
+}
+
+pub(super) fn guard(written: file::Guard, servers: &[Server]) -> Result<Guard, Complaint> {
+    let Some(listen) = written.listen else { return Ok(Guard::default()) };
+    let span = listen.span();
+    let guarded: Vec<&str> = servers
+        .iter()
+        .filter(|server| server.lane == LaneChoice::Guard)
+        .filter_map(|server| server.name.as_deref())
+        .collect();
+    let listen = match listen.into_inner() {
+        file::Listen::One(address) => match guarded.as_slice() {
+            [only] => BTreeMap::from([((*only).to_owned(), address)]),
+            [] => {
+                return Err(Complaint::at(
+                    span,
+                    "`listen`: no server is guarded: set `lane = \"guard\"` in its [[server]]",
+                ));
+            }
+            several => {
+                let each: Vec<String> =
+                    several.iter().map(|name| format!("{name} = \"127.0.0.1:…\"")).collect();
+                return Err(Complaint::at(
+                    span,
+                    format!(
+                        "`listen`: several servers are guarded, so say which is meant: listen = {{ {} }}",
+                        each.join(", ")
+                    ),
+                ));
+            }
+        },
+        file::Listen::Each(listen) => {
+            if let Some(name) = listen.keys().find(|name| !guarded.contains(&name.as_str())) {
+                return Err(Complaint::at(
+                    span,
+                    format!("`listen`: \"{name}\" is no guarded [[server]]"),
+                ));
+            }
+            listen
+        }
+    };
+    Ok(Guard { listen })
+}
+
+/// Both, or none where they are found by what the server is configured with.
+pub(super) fn pair(
+    certificate: &Option<Spanned<std::path::PathBuf>>,
+    key: &Option<Spanned<std::path::PathBuf>>,
+) -> Result<(), Complaint> {
+    let (given, missing) = match (certificate, key) {
+        (Some(given), None) => (given, "`tls_key`"),
+        (None, Some(given)) => (given, "`tls_certificate`"),
+        _ => return Ok(()),
+    };
+    Err(Complaint::at(given.span(), format!("[[server]] needs {missing} too")))
+}

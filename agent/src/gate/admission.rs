@@ -1,0 +1,97 @@
+//! Everything that the guard is told: its rules, and what becomes of those who want to get through.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpStream},
+    os::fd::AsFd,
+    sync::{
+        Arc,
+        atomic::Ordering,
+        mpsc::{Receiver, RecvTimeoutError},
+    },
+    thread,
+    time::Duration,
+};
+
+use super::{Asked, Gate, Identified, Way, certificate::Certificates, own_netns};
+use crate::{
+    event::Endpoint,
+    guard::wire::{Admission, Number, Order, Refusal, Rules, Wants},
+};
+
+pub(super) enum Job {
+    /// Something that the guard judges by has changed, or the guard is new.
+    Rules,
+    Admit { asked: Asked, identified: Box<Identified> },
+    Refuse { number: Number, refusal: Refusal },
+    Stop,
+}
+
+/// For a server on this host to take a connection.
+const CONNECT: Duration = Duration::from_secs(2);
+/// How often the files of the servers' certificates are looked at.
+const LOOK: Duration = Duration::from_secs(2);
+
+pub(super) fn start(gate: Arc<Gate>, jobs: Receiver<Job>) -> io::Result<thread::JoinHandle<()>> {
+    thread::Builder::new().name("gate-admit".into()).spawn(move || {
+        let mut certificates = Certificates::default();
+        loop {
+            match jobs.recv_timeout(LOOK) {
+                Ok(Job::Rules) => rules(&gate, &mut certificates),
+                Ok(Job::Admit { asked, identified }) => admit(&gate, asked, *identified),
+                Ok(Job::Refuse { number, refusal }) => refuse(&gate, number, refusal),
+                Err(RecvTimeoutError::Timeout) if certificates.have_changed(&gate) => {
+                    tracing::info!("a guarded server's certificate has changed");
+                    rules(&gate, &mut certificates);
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Ok(Job::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    })
+}
+
+fn rules(gate: &Gate, certificates: &mut Certificates) {
+    let certificates = certificates.read(gate);
+    let (channel, policies) = {
+        let state = gate.state();
+        (state.channel.clone(), state.policies.clone())
+    };
+    let (Some(channel), Some(policies)) = (channel, policies) else { return };
+    let rules = Rules { settings: gate.settings.clone(), policies, certificates };
+    if let Err(error) = channel.send(&Order::Rules(Box::new(rules)), None) {
+        tracing::error!(%error, "the guard's rules");
+    }
+}
+
+fn refuse(gate: &Gate, number: Number, refusal: Refusal) {
+    gate.figures.refused.fetch_add(1, Ordering::Relaxed);
+    let channel = gate.state().channel.clone();
+    if let Some(channel) = channel {
+        // Without the guard, its client is gone as well.
+        let _ = channel.send(&Order::Refused { number, refusal }, None);
+    }
+}
+
+fn admit(gate: &Gate, asked: Asked, identified: Identified) {
+    let Asked { number, target, wants, .. } = asked;
+    let server = match TcpStream::connect_timeout(&target.address, CONNECT) {
+        Ok(server) => server,
+        Err(error) => return refuse(gate, number, Refusal::unreachable(&error.to_string())),
+    };
+    let (Ok(from), Ok(to)) = (server.local_addr(), server.peer_addr()) else {
+        return refuse(gate, number, Refusal::unreachable("it has hung up"));
+    };
+    let end = |at: SocketAddr| (at.ip(), at.port());
+    let Identified { connection, client, remote } = identified.clone();
+    if matches!(wants, Wants::Session { .. }) {
+        // Before anything is said on it: the server's first look at it tells the observer.
+        gate.expect(Way { netns: own_netns(), from: end(from), to: end(to) }, identified);
+    }
+    let channel = gate.state().channel.clone();
+    let Some(channel) = channel else { return };
+    let local = Endpoint::Ip { address: to.ip(), port: to.port() };
+    let admission = Admission { connection, server_name: target.name, local, remote, client };
+    let admitted = Order::Admitted { number, admission: Box::new(admission) };
+    let _ = channel.send(&admitted, Some(server.as_fd()));
+}

@@ -1,0 +1,375 @@
+//! The service's side of the guard: its process, the listeners in front of guarded servers, and who may go on.
+//!
+//! The guard reads what strangers wrote and holds keys of TLS; here are the rights that it doesn't have. A client is
+//! accepted here and handed to the guard; when it has said what it wants, the pipeline says who it is, and the
+//! socket that leads to the server is made here as well.
+
+mod admission;
+mod certificate;
+mod listeners;
+mod process;
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    io,
+    net::{IpAddr, SocketAddr},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::PathBuf,
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc::{Sender, channel},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use rustix::event::{EventfdFlags, eventfd};
+
+use crate::{
+    config::{LaneChoice, Settings},
+    event::{Client, ConnectionId, Endpoint},
+    guard::wire::{Channel, Denied, Number, Refusal, Wants},
+    policy::Source,
+};
+use admission::Job;
+
+/// Denied statements that the observer has not seen yet, or saw a moment ago.
+const MAX_DENIED: usize = 10_000;
+/// For the guard's word on a statement whose end has been observed already.
+const DENIED_PATIENCE: Duration = Duration::from_millis(500);
+/// Clients in the guard at a time.
+const MAX_CLIENTS: usize = 20_000;
+/// Sockets to servers on which nobody has spoken yet.
+const MAX_EXPECTED: usize = 20_000;
+
+type End = (IpAddr, u16);
+
+/// A TCP connection in a network namespace, as the client's socket has it: its own end, the other one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Way {
+    pub netns: u32,
+    pub from: End,
+    pub to: End,
+}
+
+/// A guarded server, as it was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    pub name: Arc<str>,
+    pub pid: u32,
+    pub netns: u32,
+    /// Where the guard reaches it.
+    pub address: SocketAddr,
+    pub data_directory: PathBuf,
+}
+
+/// Somebody who wants to get to a server, to be identified.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    pub number: Number,
+    /// The server's place in the settings.
+    pub server: usize,
+    pub target: Target,
+    pub way: Way,
+    pub wants: Wants,
+}
+
+/// Who somebody is that comes through the guard.
+#[derive(Clone, Debug)]
+pub struct Identified {
+    pub connection: ConnectionId,
+    pub client: Client,
+    pub remote: Endpoint,
+}
+
+/// Shared by the pipeline, the recorder and the gate's own threads.
+pub struct Gate {
+    /// What the guard is given of the settings.
+    settings: String,
+    servers: Vec<crate::config::Server>,
+    /// By the server's place in the settings.
+    listen: Vec<(usize, SocketAddr)>,
+    state: Mutex<State>,
+    denied: Mutex<DeniedTexts>,
+    was_denied: Condvar,
+    asked: Mutex<Vec<Asked>>,
+    is_asked: AtomicBool,
+    /// Readable while somebody is asked about.
+    wake: OwnedFd,
+    jobs: Mutex<Sender<Job>>,
+    stopping: AtomicBool,
+    figures: Figures,
+}
+
+#[derive(Default)]
+struct State {
+    /// `None` until they have been loaded.
+    policies: Option<Vec<(Arc<str>, Arc<str>)>>,
+    /// By the server's place in the settings; why there is none, where there is none.
+    targets: Vec<Result<Target, String>>,
+    clients: HashMap<Number, Arrived>,
+    expected: HashMap<Way, Identified>,
+    expected_order: VecDeque<Way>,
+    /// To the guard that runs.
+    channel: Option<Arc<Channel>>,
+}
+
+/// A client between its arrival and its end.
+#[derive(Clone, Copy, Debug)]
+struct Arrived {
+    server: usize,
+    way: Way,
+}
+
+#[derive(Default)]
+struct DeniedTexts {
+    by_token: HashMap<String, Arc<Denied>>,
+    order: VecDeque<String>,
+}
+
+/// Counts since the start.
+#[derive(Default)]
+struct Figures {
+    starts: AtomicU64,
+    clients: AtomicU64,
+    refused: AtomicU64,
+    passed: AtomicU64,
+    denied: AtomicU64,
+}
+
+/// The same, to be shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Counts {
+    /// Guards that were started.
+    pub starts: u64,
+    pub clients: u64,
+    pub clients_open: u64,
+    pub refused: u64,
+    pub passed: u64,
+    pub denied: u64,
+}
+
+/// The gate's threads.
+pub struct Threads {
+    gate: Arc<Gate>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum GateError {
+    #[error("[guard] listen: can't listen on {address}")]
+    Listen { address: SocketAddr, source: io::Error },
+    #[error("can't start the guard")]
+    Start(#[from] io::Error),
+    #[error("can't write the settings for the guard")]
+    Settings(#[from] toml::ser::Error),
+}
+
+impl Gate {
+    /// `None` where no server is guarded.
+    ///
+    /// # Errors
+    /// An address that can't be listened on, or what the host refuses.
+    pub fn open(settings: &Settings) -> Result<Option<(Arc<Self>, Threads)>, GateError> {
+        let guarded = |server: &crate::config::Server| server.lane == LaneChoice::Guard;
+        if !settings.servers.iter().any(guarded) {
+            return Ok(None);
+        }
+        let listen = listen(settings);
+        // Whoever has written the addresses is told at once.
+        for (_, address) in &listen {
+            let failed = |source| GateError::Listen { address: *address, source };
+            listeners::listen(*address).map_err(failed)?;
+        }
+        let (jobs, inbox) = channel();
+        let gate = Arc::new(Self {
+            settings: toml::to_string(&settings.of_guard())?,
+            servers: settings.servers.clone(),
+            listen,
+            state: Mutex::default(),
+            denied: Mutex::default(),
+            was_denied: Condvar::new(),
+            asked: Mutex::default(),
+            is_asked: AtomicBool::new(false),
+            wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+                .map_err(io::Error::from)?,
+            jobs: Mutex::new(jobs),
+            stopping: AtomicBool::new(false),
+            figures: Figures::default(),
+        });
+        let not_yet = || Err("the server was not found".to_owned());
+        gate.state().targets = settings.servers.iter().map(|_| not_yet()).collect();
+        let threads = vec![admission::start(gate.clone(), inbox)?, process::start(gate.clone())?];
+        Ok(Some((gate.clone(), Threads { gate, threads })))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn job(&self, job: Job) {
+        // Its reader ends with the service.
+        let _ = self.jobs.lock().unwrap_or_else(PoisonError::into_inner).send(job);
+    }
+
+    /// The policies that apply from now on, without those that dbwarden brings along.
+    pub fn policies(&self, sources: &[Source]) {
+        let policies = sources.iter().map(|source| {
+            let (name, text): (&str, &str) = (&source.name, &source.text);
+            (name.into(), text.into())
+        });
+        self.state().policies = Some(policies.collect());
+        self.job(Job::Rules);
+    }
+
+    /// Where the guarded servers are now, by their places in the settings.
+    pub fn targets(&self, targets: Vec<Result<Target, String>>) {
+        let mut state = self.state();
+        if state.targets != targets {
+            state.targets = targets;
+            drop(state);
+            self.job(Job::Rules);
+        }
+    }
+
+    /// Ports in front of these servers.
+    pub fn ports<'a>(
+        &'a self,
+        targets: &'a [Result<Target, String>],
+    ) -> impl Iterator<Item = (&'a Target, u16)> {
+        self.listen.iter().filter_map(|(server, at)| {
+            Some((targets.get(*server)?.as_ref().ok()?, at.port()))
+        })
+    }
+
+    /// Those who wait to be identified.
+    pub fn take_asked(&self) -> Vec<Asked> {
+        if !self.is_asked.swap(false, Ordering::AcqRel) {
+            return Vec::new();
+        }
+        let mut count = [0; 8];
+        // It isn't readable any more, or was not yet.
+        let _ = rustix::io::read(&self.wake, &mut count);
+        std::mem::take(&mut *self.asked.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn ask(&self, asked: Asked) {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).push(asked);
+        self.is_asked.store(true, Ordering::Release);
+        let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
+    }
+
+    /// What becomes of somebody who was asked about. Never waits.
+    pub fn answer(&self, asked: Asked, outcome: Result<Identified, Refusal>) {
+        self.job(match outcome {
+            Ok(identified) => Job::Admit { asked, identified: Box::new(identified) },
+            Err(refusal) => Job::Refuse { number: asked.number, refusal },
+        });
+    }
+
+    /// Who is behind a connection that a server has got, if it comes from the guard.
+    pub fn expected(&self, way: &Way) -> Option<Identified> {
+        let mut state = self.state();
+        match state.expected.is_empty() {
+            true => None,
+            false => state.expected.remove(way),
+        }
+    }
+
+    fn expect(&self, way: Way, identified: Identified) {
+        let mut state = self.state();
+        if state.expected_order.len() >= MAX_EXPECTED
+            && let Some(old) = state.expected_order.pop_front()
+        {
+            state.expected.remove(&old);
+        }
+        state.expected.insert(way, identified);
+        state.expected_order.push_back(way);
+    }
+
+    /// The statement that was denied where the server has got `token`.
+    pub fn denied(&self, token: &str) -> Option<Arc<Denied>> {
+        let until = Instant::now() + DENIED_PATIENCE;
+        let mut denied = self.denied.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if let Some(found) = denied.by_token.get(token) {
+                return Some(found.clone());
+            }
+            let left = until.checked_duration_since(Instant::now())?;
+            let waited = self.was_denied.wait_timeout(denied, left);
+            denied = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn deny(&self, told: Denied) {
+        let mut denied = self.denied.lock().unwrap_or_else(PoisonError::into_inner);
+        if denied.order.len() >= MAX_DENIED
+            && let Some(old) = denied.order.pop_front()
+        {
+            denied.by_token.remove(&old);
+        }
+        denied.order.push_back(told.token.clone());
+        denied.by_token.insert(told.token.clone(), Arc::new(told));
+        self.was_denied.notify_all();
+    }
+
+    pub fn counts(&self) -> Counts {
+        let Figures { starts, clients, refused, passed, denied } = &self.figures;
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        Counts {
+            starts: read(starts),
+            clients: read(clients),
+            clients_open: self.state().clients.len() as u64,
+            refused: read(refused),
+            passed: read(passed),
+            denied: read(denied),
+        }
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+}
+
+/// Readable while somebody waits to be identified.
+impl AsFd for Gate {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.wake.as_fd()
+    }
+}
+
+impl Threads {
+    /// Ends the guard, and with it the sessions that go through it.
+    pub fn stop(self) {
+        self.gate.stopping.store(true, Ordering::Release);
+        let channel = self.gate.state().channel.take();
+        if let Some(channel) = channel {
+            channel.close();
+        }
+        self.gate.job(Job::Stop);
+        for thread in self.threads {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the gate panicked");
+            }
+        }
+    }
+}
+
+/// Addresses by the servers' places in the settings.
+fn listen(settings: &Settings) -> Vec<(usize, SocketAddr)> {
+    let places: BTreeMap<&str, usize> = settings
+        .servers
+        .iter()
+        .enumerate()
+        .filter_map(|(place, server)| Some((server.name.as_deref()?, place)))
+        .collect();
+    let listen = settings.guard.listen.iter();
+    listen.filter_map(|(name, at)| Some((*places.get(name.as_str())?, *at))).collect()
+}
+
+/// The inode of the network namespace that the service is in.
+pub fn own_netns() -> u32 {
+    use std::os::unix::fs::MetadataExt as _;
+    std::fs::metadata("/proc/self/ns/net").map_or(0, |place| place.ino() as u32)
+}

@@ -1,0 +1,124 @@
+//! The guard's process: started, listened to, started again.
+
+use std::{
+    io,
+    os::{fd::OwnedFd, unix::net::UnixStream},
+    process::{Child, Command, Stdio},
+    sync::{Arc, atomic::Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::{Asked, Gate, admission::Job, listeners::Listeners};
+use crate::guard::wire::{Channel, Refusal, Wants, Word};
+
+/// Between a guard's end and the next one's start; doubles with each that fails, up to the longest.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// A guard that has lived so long did not fail at its start.
+const PROVEN: Duration = Duration::from_secs(30);
+/// For a guard whose channel is closed to end by itself.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// The guard dies with the thread that starts it, so this one lives as long as the service.
+pub(super) fn start(gate: Arc<Gate>) -> io::Result<thread::JoinHandle<()>> {
+    thread::Builder::new().name("gate-guard".into()).spawn(move || {
+        let mut pause = SHORTEST_PAUSE;
+        while !gate.is_stopping() {
+            let started = Instant::now();
+            if let Err(error) = keep_one(&gate) {
+                tracing::error!(%error, "the guard");
+            }
+            gate.state().channel = None;
+            if gate.is_stopping() {
+                return;
+            }
+            if started.elapsed() > PROVEN {
+                pause = SHORTEST_PAUSE;
+            }
+            tracing::error!("the guard has ended: nobody gets to a guarded server until the next one stands");
+            thread::sleep(pause);
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    })
+}
+
+/// Starts a guard and serves it until it ends.
+fn keep_one(gate: &Arc<Gate>) -> io::Result<()> {
+    let (ours, theirs) = UnixStream::pair()?;
+    let mut child = Command::new("/proc/self/exe")
+        .arg("guard")
+        .stdin(Stdio::from(OwnedFd::from(theirs)))
+        .stdout(Stdio::null())
+        .spawn()?;
+    gate.figures.starts.fetch_add(1, Ordering::Relaxed);
+    let channel = Arc::new(Channel::new(ours));
+    gate.state().channel = Some(channel.clone());
+    // Between the look above and here somebody may have asked for the end.
+    if gate.is_stopping() {
+        channel.close();
+    }
+    gate.job(Job::Rules);
+    let outcome = listen(gate, &channel);
+    channel.close();
+    gate.state().clients.clear();
+    end(&mut child)?;
+    outcome
+}
+
+fn listen(gate: &Arc<Gate>, channel: &Arc<Channel>) -> io::Result<()> {
+    let mut listeners = None;
+    while let Some((word, _)) = channel.receive::<Word>()? {
+        match word {
+            Word::Ready { problem: None } if listeners.is_none() => {
+                listeners = Some(Listeners::open(gate, channel.clone())?);
+                tracing::info!("the guard stands");
+            }
+            Word::Ready { problem: None } => {}
+            Word::Ready { problem: Some(problem) } => {
+                tracing::error!("the guard can't take its rules, those of before stay: {problem}");
+            }
+            Word::Arrived { number, wants } => arrived(gate, number, wants),
+            Word::Denied(denied) => {
+                gate.figures.denied.fetch_add(1, Ordering::Relaxed);
+                gate.deny(*denied);
+            }
+            Word::Ended { number, passed, broken, .. } => {
+                gate.figures.passed.fetch_add(passed, Ordering::Relaxed);
+                let client = gate.state().clients.remove(&number);
+                if let (Some(why), Some(client)) = (broken, client) {
+                    let (address, port) = client.way.from;
+                    tracing::warn!(%address, port, "a guarded session broke off: {why}");
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn arrived(gate: &Gate, number: u64, wants: Wants) {
+    let state = gate.state();
+    let Some(client) = state.clients.get(&number).copied() else { return };
+    let target = state.targets.get(client.server).cloned();
+    drop(state);
+    match target.unwrap_or_else(|| Err("no such server".to_owned())) {
+        Ok(target) => {
+            gate.ask(Asked { number, server: client.server, target, way: client.way, wants });
+        }
+        Err(why) => gate.job(Job::Refuse { number, refusal: Refusal::unreachable(&why) }),
+    }
+}
+
+/// It ends by itself when its channel is closed; one that doesn't is ended.
+fn end(child: &mut Child) -> io::Result<()> {
+    let until = Instant::now() + GRACE;
+    while child.try_wait()?.is_none() {
+        if Instant::now() >= until {
+            child.kill()?;
+            child.wait()?;
+            return Ok(());
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}

@@ -1,0 +1,169 @@
+//! Judges what clients want: the same analysis, principals and policies as the observer's.
+
+use std::{
+    borrow::Cow,
+    cell::RefCell,
+    rc::Rc,
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use super::{
+    court::{Court, DENIED, Denial, Permit, Reading},
+    wire::{Channel, Denied, Word},
+};
+use crate::{
+    analyst::{Analyst, Bounds},
+    event::{BootTime, Facts, Judgement, Origin, Verdict, WallTime},
+    pipeline::profile::Profile,
+    policy::{Circumstances, Judge, Set},
+    principal::{self, claims},
+    statement::{self, Analysed, MAX_TEXT_BYTES},
+};
+
+/// Of one worker, for all of its sessions.
+pub(super) struct Judging {
+    analyst: Analyst,
+    judge: Judge,
+    host: Arc<Origin>,
+    principals: principal::Rules,
+    channel: Arc<Channel>,
+}
+
+impl Judging {
+    pub(super) fn new(
+        set: Arc<Set>,
+        host: Arc<Origin>,
+        principals: principal::Rules,
+        channel: Arc<Channel>,
+    ) -> Self {
+        let bounds = Bounds { text_bytes: MAX_TEXT_BYTES, ..Bounds::default() };
+        Self { analyst: Analyst::new(bounds), judge: Judge::new(set), host, principals, channel }
+    }
+
+    /// Judges by other rules from now on.
+    pub(super) fn replace(&mut self, set: Arc<Set>, host: Arc<Origin>, principals: principal::Rules) {
+        self.judge.replace(set);
+        self.host = host;
+        self.principals = principals;
+    }
+}
+
+/// One client before its judge.
+pub(super) struct ClientCourt {
+    pub profile: Profile,
+    pub judging: Rc<RefCell<Judging>>,
+}
+
+impl Court for ClientCourt {
+    fn read(&mut self, text: Option<&str>, conforming_strings: Option<bool>) -> Arc<Reading> {
+        let Some(text) = text else {
+            let unread = Analysed::unparsed("", Default::default(), crate::event::Analysis::TooLong);
+            return Arc::new(Reading { text: None, statements: vec![unread.whole], claims: None });
+        };
+        let analysed = match statement::lexing(text, conforming_strings, false) {
+            Some(lexing) => self.judging.borrow_mut().analyst.analysed(text, lexing),
+            None => Arc::new(Analysed::ambiguous(text)),
+        };
+        let statements = match analysed.statements.len() {
+            0 | 1 => vec![analysed.whole.clone()],
+            _ => analysed.statements.clone(),
+        };
+        let claims = claims::read(Some(text), self.profile.application()).map(Arc::new);
+        Arc::new(Reading { text: Some(text.into()), statements, claims })
+    }
+
+    fn judge(&mut self, reading: &Reading) -> Result<Permit, Denial> {
+        let Self { profile, judging } = self;
+        let Judging { judge, host, principals, .. } = &mut *judging.borrow_mut();
+        let claims = reading.claims.as_deref();
+        let origin = profile.origin_claiming(host, principals, claims);
+        let circumstances = Circumstances {
+            time: now(),
+            rows: None,
+            claims: claims.map_or(&[], |claims| &claims.tags),
+        };
+        for facts in &reading.statements {
+            let judgement = judge.judge(&origin, Some(facts), circumstances);
+            if judgement.verdict > Verdict::Flag {
+                return Err(denial(&judgement, Some(facts)));
+            }
+        }
+        Ok(Permit::given())
+    }
+
+    fn judge_call(&mut self) -> Result<Permit, Denial> {
+        let Self { profile, judging } = self;
+        let Judging { judge, host, principals, .. } = &mut *judging.borrow_mut();
+        let origin = profile.origin(host, principals);
+        let circumstances = Circumstances { time: now(), ..Circumstances::default() };
+        let judgement = judge.judge(&origin, None, circumstances);
+        match judgement.verdict > Verdict::Flag {
+            true => Err(denial(&judgement, None)),
+            false => Ok(Permit::given()),
+        }
+    }
+
+    fn denied(&mut self, token: &str, denial: &Denial, text: Option<&str>) {
+        let denied = Denied {
+            connection: self.profile.id,
+            token: token.to_owned(),
+            text: text.map(str::to_owned),
+            denial: denial.clone(),
+        };
+        // Without the service, which has started this process, there is nobody to tell, and its end is near.
+        if let Err(error) = self.judging.borrow().channel.send(&Word::Denied(Box::new(denied)), None) {
+            tracing::error!(%error, "a denied statement can't be told to the service");
+        }
+    }
+
+    fn authenticated(&mut self, method: &'static str) {
+        self.profile.authenticated(method);
+    }
+
+    fn renamed(&mut self, application: &str) {
+        self.profile.calls_itself(application);
+    }
+}
+
+/// What the client is told of a judgement.
+fn denial(judgement: &Judgement, facts: Option<&Arc<Facts>>) -> Denial {
+    let rule = judgement.rule.clone().unwrap_or_else(|| "?".into());
+    let finding = judgement.findings.iter().find(|finding| finding.rule == rule);
+    let message = finding.map_or("denied by policy", |finding| &*finding.message);
+    let mut detail = format!("rule {rule}");
+    if let Some(facts) = facts {
+        let effects: Vec<&str> = facts.effects.iter().map(|effect| effect.name()).collect();
+        detail += &format!("; effects: {}", effects.join(", "));
+        let mut tables: Vec<&str> = facts.tables.iter().map(|table| &*table.name).collect();
+        tables.dedup();
+        if !tables.is_empty() {
+            detail += &format!("; tables: {}", tables.join(", "));
+        }
+        if !facts.analysis.is_complete() {
+            detail += &format!("; analysis: {}", facts.analysis.name());
+        }
+    }
+    let hint = match judgement.verdict {
+        Verdict::Mask => "The rule wants values masked, which this guard can't do yet.",
+        Verdict::Hold | Verdict::Ticket => "The rule wants an approval, which this guard can't ask for yet.",
+        _ => "Ask whoever keeps dbwarden's policies for an exception; `dbwarden policy explain` shows what it takes.",
+    };
+    Denial {
+        code: Cow::Borrowed(DENIED),
+        rule,
+        message: format!("dbwarden: {message}").into(),
+        detail: detail.into(),
+        hint: Cow::Borrowed(hint),
+    }
+}
+
+fn now() -> WallTime {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    WallTime(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
+}
+
+/// The log-in of a session begins now.
+pub(super) fn started(profile: &mut Profile, user: &str, database: &str, application: &str) {
+    profile.started(BootTime(0), user, database, application);
+}

@@ -1,0 +1,197 @@
+//! Moves the bytes of a session: reads from one side no more than the other takes.
+
+use std::{
+    cell::RefCell,
+    future::poll_fn,
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
+
+use super::{
+    court::Court,
+    session::{Broken, Output, Session},
+    stream::Stream,
+};
+
+/// Read at a time.
+const CHUNK: usize = 64 << 10;
+/// What waits for one side before the other is read again.
+const MOST_WAITING: usize = 256 << 10;
+/// An idle session holds less than this for either direction.
+const SPARE: usize = 4 << 10;
+
+thread_local! {
+    /// Shared by all sessions of a worker: between two reads nothing is left in it.
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; CHUNK].into_boxed_slice());
+}
+
+/// How a session ended.
+#[derive(Debug)]
+pub(super) enum End {
+    Closed,
+    Client,
+    Server(io::Error),
+    Broken(Broken),
+}
+
+/// Until both sides are done, or one of them breaks off.
+pub(super) async fn relay(
+    client: &mut Stream,
+    server: &mut Stream,
+    session: &mut Session,
+    court: &mut dyn Court,
+) -> End {
+    let mut relay = Relay {
+        client,
+        server,
+        session,
+        court,
+        out: Output::default(),
+        to_server: Direction::default(),
+        to_client: Direction::default(),
+    };
+    match poll_fn(|cx| relay.poll(cx)).await {
+        Ok(()) => End::Closed,
+        Err(end) => end,
+    }
+}
+
+/// Of what one side says.
+#[derive(Debug, Default)]
+struct Direction {
+    /// Sent of what waits.
+    sent: usize,
+    /// Something was written that may still stand in a buffer of TLS.
+    unflushed: bool,
+    /// The side that speaks has said that it says no more …
+    ended: bool,
+    /// … and the other side was told.
+    told: bool,
+}
+
+struct Relay<'a> {
+    client: &'a mut Stream,
+    server: &'a mut Stream,
+    session: &'a mut Session,
+    court: &'a mut dyn Court,
+    out: Output,
+    to_server: Direction,
+    to_client: Direction,
+}
+
+impl Relay<'_> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
+        loop {
+            let mut moved = false;
+            let waiting = &mut self.out.to_server;
+            moved |= self.to_server.write(waiting, self.server, cx).map_err(End::Server)?;
+            let waiting = &mut self.out.to_client;
+            moved |= self.to_client.write(waiting, self.client, cx).map_err(|_| End::Client)?;
+            if self.to_client.told {
+                // The server has ended the session.
+                return Poll::Ready(Ok(()));
+            }
+            moved |= self.hear_client(cx)?;
+            moved |= self.hear_server(cx)?;
+            if !moved {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    fn hear_client(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        if self.to_server.ended || self.out.to_server.len() > MOST_WAITING {
+            return Ok(false);
+        }
+        SCRATCH.with_borrow_mut(|scratch| {
+            let heard = match read(self.client, cx, scratch) {
+                Poll::Pending => return Ok(false),
+                Poll::Ready(heard) => heard.map_err(|_| End::Client)?,
+            };
+            match heard {
+                [] => self.to_server.ended = true,
+                bytes => self
+                    .session
+                    .client_bytes(bytes, self.court, &mut self.out)
+                    .map_err(End::Broken)?,
+            }
+            Ok(true)
+        })
+    }
+
+    fn hear_server(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        if self.to_client.ended || self.out.to_client.len() > MOST_WAITING {
+            return Ok(false);
+        }
+        SCRATCH.with_borrow_mut(|scratch| {
+            let heard = match read(self.server, cx, scratch) {
+                Poll::Pending => return Ok(false),
+                Poll::Ready(heard) => heard.map_err(End::Server)?,
+            };
+            match heard {
+                [] => self.to_client.ended = true,
+                bytes => self
+                    .session
+                    .server_bytes(bytes, self.court, &mut self.out)
+                    .map_err(End::Broken)?,
+            }
+            Ok(true)
+        })
+    }
+}
+
+fn read<'s>(
+    stream: &mut Stream,
+    cx: &mut Context<'_>,
+    scratch: &'s mut [u8],
+) -> Poll<io::Result<&'s [u8]>> {
+    let mut buffer = ReadBuf::new(scratch);
+    ready!(Pin::new(stream).poll_read(cx, &mut buffer))?;
+    let n = buffer.filled().len();
+    Poll::Ready(Ok(scratch.get(..n).unwrap_or_default()))
+}
+
+impl Direction {
+    /// Writes what waits, as far as it is taken; whether anything moved.
+    fn write(
+        &mut self,
+        waiting: &mut Vec<u8>,
+        stream: &mut Stream,
+        cx: &mut Context<'_>,
+    ) -> io::Result<bool> {
+        let mut moved = false;
+        while let Some(bytes @ [_, ..]) = waiting.get(self.sent..) {
+            match Pin::new(&mut *stream).poll_write(cx, bytes) {
+                Poll::Pending => return Ok(moved),
+                Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
+                Poll::Ready(written) => self.sent += written?,
+            }
+            moved = true;
+            self.unflushed = true;
+        }
+        self.sent = 0;
+        waiting.clear();
+        if waiting.capacity() > SPARE {
+            *waiting = Vec::new();
+        }
+        if self.unflushed {
+            match Pin::new(&mut *stream).poll_flush(cx) {
+                Poll::Pending => return Ok(moved),
+                Poll::Ready(flushed) => flushed?,
+            }
+            self.unflushed = false;
+        }
+        if self.ended && !self.told {
+            match Pin::new(&mut *stream).poll_shutdown(cx) {
+                Poll::Pending => return Ok(moved),
+                // Whoever has gone already doesn't mind.
+                Poll::Ready(_) => self.told = true,
+            }
+            moved = true;
+        }
+        Ok(moved)
+    }
+}

@@ -1,0 +1,82 @@
+//! What the guard judges by, as the service has sent it.
+
+use std::{sync::Arc, thread};
+
+use super::{
+    judging::Judging,
+    tls::{Tls, TlsError},
+    wire::{Channel, Rules},
+};
+use crate::{
+    config::{self, Settings},
+    event::Origin,
+    pipeline::{self, places::Places},
+    policy::{Complaints, Set, Source},
+    principal::{self, RuleError},
+};
+
+/// Never changed: another one takes its place as a whole.
+pub(super) struct Rulebook {
+    pub set: Arc<Set>,
+    pub host: Arc<Origin>,
+    /// By the places of the servers in the settings.
+    pub places: Vec<Places>,
+    pub tls: Vec<Option<Tls>>,
+    settings: Settings,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unusable {
+    #[error("the settings can't be read back: {0}")]
+    Settings(#[from] config::Error),
+    #[error("{0}")]
+    Policies(#[from] Complaints),
+    #[error("the rules for principals: {0}")]
+    Principals(#[from] RuleError),
+    #[error("TLS for {server}: {}", crate::event::in_full(.source))]
+    Tls { server: String, source: TlsError },
+    #[error("the policies can't be loaded: no thread could be started for them")]
+    Thread,
+}
+
+/// Checking policies recurses.
+const STACK_BYTES: usize = 8 << 20;
+
+impl Rulebook {
+    pub(super) fn new(rules: Rules) -> Result<Self, Unusable> {
+        let settings = config::read_back(&rules.settings)?;
+        principal::Rules::new(&settings.principals)?;
+        let mut tls = Vec::with_capacity(rules.certificates.len());
+        for (server, certificate) in settings.servers.iter().zip(&rules.certificates) {
+            let name = || server.name.clone().unwrap_or_default();
+            let made = certificate.as_ref().map(Tls::new).transpose();
+            tls.push(made.map_err(|source| Unusable::Tls { server: name(), source })?);
+        }
+        let (world, starter_pack) = (settings.world(), settings.policy.starter_pack);
+        let sources: Vec<Source> = rules
+            .policies
+            .into_iter()
+            .map(|(name, text)| Source { name: name.as_ref().into(), text: text.as_ref().into() })
+            .collect();
+        let loading = thread::Builder::new()
+            .stack_size(STACK_BYTES)
+            .spawn(move || Set::load(&sources, starter_pack, world))
+            .map_err(|_| Unusable::Thread)?;
+        let set = loading.join().map_err(|_| Unusable::Thread)??;
+        Ok(Self {
+            set: Arc::new(set),
+            host: Arc::new(pipeline::host(&settings.host)),
+            places: settings.servers.iter().map(Places::new).collect(),
+            tls,
+            settings,
+        })
+    }
+
+    pub(super) fn principals(&self) -> Result<principal::Rules, RuleError> {
+        principal::Rules::new(&self.settings.principals)
+    }
+
+    pub(super) fn judging(&self, channel: Arc<Channel>) -> Result<Judging, RuleError> {
+        Ok(Judging::new(self.set.clone(), self.host.clone(), self.principals()?, channel))
+    }
+}

@@ -1,0 +1,100 @@
+//! The guard's process: takes orders on its standard input, which is a socket, until the service ends it.
+
+use std::{
+    io,
+    sync::Arc,
+    thread::{self, available_parallelism},
+};
+
+use nix::sys::resource::{Resource, getrlimit};
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+
+use super::{
+    rulebook::Rulebook,
+    wire::{Channel, Number, Order, Word},
+    worker::{self, Answer, Task},
+};
+use crate::confine;
+
+/// More would only share the same sessions among more analysts.
+const MAX_WORKERS: usize = 4;
+
+/// # Errors
+///
+/// The process can't be confined, or the channel to the service broke.
+pub fn serve() -> io::Result<()> {
+    let (_, most_files) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    confine::give_up_rights(&[
+        (Resource::RLIMIT_NOFILE, most_files),
+        (Resource::RLIMIT_FSIZE, 0),
+        (Resource::RLIMIT_CORE, 0),
+    ])?;
+    let channel = Arc::new(Channel::new(confine::standard_input()?));
+    let mut workers = Workers { channel: channel.clone(), tasks: Vec::new() };
+    while let Some((order, socket)) = channel.receive::<Order>()? {
+        match (order, socket) {
+            (Order::Rules(rules), _) => {
+                let problem = match Rulebook::new(*rules) {
+                    Ok(rules) => workers.take(Arc::new(rules)).err().map(|e| e.to_string()),
+                    Err(unusable) => Some(unusable.to_string()),
+                };
+                channel.send(&Word::Ready { problem }, None)?;
+            }
+            (Order::Client { number, server }, Some(socket)) => {
+                workers.tell(number, Task::Client { number, server, socket });
+            }
+            (Order::Admitted { number, admission }, Some(socket)) => {
+                let answer = Answer::Admitted(admission, socket);
+                workers.tell(number, Task::Answer { number, answer });
+            }
+            (Order::Refused { number, refusal }, _) => {
+                let answer = Answer::Refused(refusal);
+                workers.tell(number, Task::Answer { number, answer });
+            }
+            // The kernel had no descriptor left for it: the client is gone with it.
+            (Order::Client { .. } | Order::Admitted { .. }, None) => {
+                tracing::error!("a client's socket did not come along");
+            }
+        }
+    }
+    Ok(())
+}
+
+struct Workers {
+    channel: Arc<Channel>,
+    tasks: Vec<UnboundedSender<Task>>,
+}
+
+impl Workers {
+    /// Starts them with the first rules, gives them those after that.
+    fn take(&mut self, rules: Arc<Rulebook>) -> io::Result<()> {
+        if !self.tasks.is_empty() {
+            for worker in &self.tasks {
+                let _ = worker.send(Task::Rules(rules.clone()));
+            }
+            return Ok(());
+        }
+        let n = available_parallelism().map_or(1, usize::from).min(MAX_WORKERS);
+        for _ in 0..n {
+            let (sender, tasks) = unbounded_channel();
+            let (rules, channel) = (rules.clone(), self.channel.clone());
+            thread::Builder::new().name("sessions".into()).spawn(move || {
+                if let Err(error) = worker::work(rules, channel, tasks) {
+                    tracing::error!(%error, "a thread of the guard can't work");
+                    // Without it its share of the clients would wait for ever.
+                    std::process::exit(1);
+                }
+            })?;
+            self.tasks.push(sender);
+        }
+        Ok(())
+    }
+
+    fn tell(&self, number: Number, task: Task) {
+        let worker = self.tasks.get(number as usize % self.tasks.len().max(1));
+        // Without rules there is no worker yet, and the client's socket closes.
+        if let Some(worker) = worker {
+            let _ = worker.send(task);
+        }
+    }
+}

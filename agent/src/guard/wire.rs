@@ -1,0 +1,238 @@
+//! What the service and the guard say to each other, and the sockets that they hand over.
+//!
+//! Frames of JSON behind their length on a stream socket; a frame's descriptor comes with its first byte. Either
+//! side is trusted to write no nonsense, not to be alive.
+
+use std::{
+    io::{self, IoSlice, IoSliceMut, Read, Write},
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use super::court::Denial;
+use crate::event::{Client, ConnectionId, Endpoint};
+
+/// A text that was denied fits, and a set of policies.
+const MAX_FRAME_BYTES: u32 = 64 << 20;
+
+/// Numbers a client's connection to the guard; never used again by one guard.
+pub type Number = u64;
+
+/// What the service says.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Order {
+    /// Before anything else, and whenever something of it changes.
+    Rules(Box<Rules>),
+    /// With the client's socket.
+    Client { number: Number, server: usize },
+    /// It may go on to the server; with a socket that leads there.
+    Admitted { number: Number, admission: Box<Admission> },
+    Refused { number: Number, refusal: Refusal },
+}
+
+/// What the guard judges by.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Rules {
+    /// The service's settings, as TOML.
+    pub settings: String,
+    /// Names and texts of the policies.
+    pub policies: Vec<(Arc<str>, Arc<str>)>,
+    /// By the place of the server in the settings.
+    pub certificates: Vec<Option<Certificate>>,
+}
+
+/// PEM, as in the files. Never shown.
+#[derive(Serialize, Deserialize)]
+pub struct Certificate {
+    pub chain: String,
+    pub key: String,
+}
+
+impl std::fmt::Debug for Certificate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Certificate { .. }")
+    }
+}
+
+/// Who the client is, as far as the host knows.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Admission {
+    pub connection: ConnectionId,
+    /// As the server's rows call it.
+    pub server_name: Arc<str>,
+    pub local: Endpoint,
+    pub remote: Endpoint,
+    pub client: Client,
+}
+
+/// What a client is told that doesn't get to the server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// SQLSTATE.
+    pub code: String,
+    pub message: String,
+    pub detail: Option<String>,
+    pub hint: Option<String>,
+}
+
+/// What the guard says.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Word {
+    /// It judges by the newest rules now, or why it can't.
+    Ready { problem: Option<String> },
+    /// A client has said what it wants.
+    Arrived { number: Number, wants: Wants },
+    /// Told before anything of it is sent.
+    Denied(Box<Denied>),
+    Ended { number: Number, passed: u64, denied: u64, broken: Option<String> },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Wants {
+    Session { user: String, database: String, application: String, encrypted: bool },
+    /// To cancel what another session runs.
+    Cancel,
+}
+
+/// A statement that did not go to the server.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Denied {
+    pub connection: ConnectionId,
+    /// What the server got instead begins with this.
+    pub token: String,
+    /// `None` where it was too long to be kept.
+    pub text: Option<String>,
+    pub denial: Denial,
+}
+
+/// One end.
+#[derive(Debug)]
+pub struct Channel {
+    stream: UnixStream,
+    writing: Mutex<()>,
+}
+
+impl Channel {
+    pub fn new(stream: UnixStream) -> Self {
+        Self { stream, writing: Mutex::new(()) }
+    }
+
+    /// Waits while the other side is slow.
+    pub fn send<T: Serialize>(&self, what: &T, descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        let body = serde_json::to_vec(what)?;
+        let len = u32::try_from(body.len()).ok().filter(|len| *len <= MAX_FRAME_BYTES);
+        let len = len.ok_or_else(|| io::Error::other("a frame of the guard's is too long"))?;
+        let header = len.to_be_bytes();
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let descriptors: Vec<_> = descriptor.iter().map(|fd| fd.as_raw_fd()).collect();
+        let rights = [ControlMessage::ScmRights(&descriptors)];
+        let rights = if descriptors.is_empty() { &[][..] } else { &rights[..] };
+        let parts = [IoSlice::new(&header)];
+        let flags = MsgFlags::MSG_NOSIGNAL;
+        let sent = loop {
+            match sendmsg::<()>(self.stream.as_raw_fd(), &parts, rights, flags, None) {
+                Err(nix::errno::Errno::EINTR) => {}
+                outcome => break outcome?,
+            }
+        };
+        let mut stream = &self.stream;
+        stream.write_all(header.get(sent..).unwrap_or_default())?;
+        stream.write_all(&body)
+    }
+
+    /// The next frame; `None` at the end. For one thread only.
+    pub fn receive<T: DeserializeOwned>(&self) -> io::Result<Option<(T, Option<OwnedFd>)>> {
+        let mut header = [0; 4];
+        let mut space = nix::cmsg_space!([i32; 1]);
+        let mut parts = [IoSliceMut::new(&mut header)];
+        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+        let (bytes, descriptor) = loop {
+            match recvmsg::<()>(self.stream.as_raw_fd(), &mut parts, Some(&mut space), flags) {
+                Err(nix::errno::Errno::EINTR) => {}
+                Err(error) => return Err(error.into()),
+                Ok(message) => {
+                    let mut descriptor = None;
+                    for part in message.cmsgs()? {
+                        if let ControlMessageOwned::ScmRights(given) = part {
+                            // SAFETY: the kernel has just made them for us.
+                            let mut given =
+                                given.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
+                            descriptor = given.next();
+                        }
+                    }
+                    break (message.bytes, descriptor);
+                }
+            }
+        };
+        if bytes == 0 {
+            return Ok(None);
+        }
+        let mut stream = &self.stream;
+        stream.read_exact(header.get_mut(bytes..).unwrap_or_default())?;
+        let len = u32::from_be_bytes(header);
+        if len > MAX_FRAME_BYTES {
+            return Err(io::Error::other("a frame of the guard's is too long"));
+        }
+        let mut body = vec![0; len as usize];
+        stream.read_exact(&mut body)?;
+        Ok(Some((serde_json::from_slice(&body)?, descriptor)))
+    }
+
+    /// Ends it for both sides.
+    pub fn close(&self) {
+        let _ = self.stream.shutdown(std::net::Shutdown::Both);
+    }
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read, Write},
+        os::{fd::AsFd, unix::net::UnixStream},
+    };
+
+    use super::{Channel, Order, Refusal};
+
+    #[test]
+    fn a_frame_comes_with_its_descriptor() {
+        let (here, there) = UnixStream::pair().unwrap();
+        let (here, there) = (Channel::new(here), Channel::new(there));
+        let (mut mine, theirs) = UnixStream::pair().unwrap();
+        let refusal = Refusal {
+            code: "28000".into(),
+            message: "no".into(),
+            detail: None,
+            hint: Some("x".repeat(10_000)),
+        };
+        here.send(&Order::Refused { number: 7, refusal: refusal.clone() }, None).unwrap();
+        here.send(&Order::Client { number: 8, server: 0 }, Some(theirs.as_fd())).unwrap();
+        here.send(&Order::Client { number: 9, server: 1 }, None).unwrap();
+        here.close();
+
+        let (order, none) = there.receive().unwrap().unwrap();
+        assert!(matches!(order, Order::Refused { number: 7, refusal: told } if told == refusal));
+        assert!(none.is_none());
+        let (order, given) = there.receive().unwrap().unwrap();
+        assert!(matches!(order, Order::Client { number: 8, server: 0 }));
+        drop(theirs);
+        UnixStream::from(given.unwrap()).write_all(b"hello").unwrap();
+        let mut heard = String::new();
+        mine.read_to_string(&mut heard).unwrap();
+        assert_eq!(heard, "hello");
+        let (order, none) = there.receive().unwrap().unwrap();
+        assert!(matches!(order, Order::Client { number: 9, server: 1 }) && none.is_none());
+        assert!(there.receive::<Order>().unwrap().is_none());
+    }
+}

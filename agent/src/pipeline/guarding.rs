@@ -1,0 +1,113 @@
+//! What the pipeline knows that the guard needs: who a client is, where the servers are, what a denied row means.
+
+use std::sync::Arc;
+
+use super::{
+    connections::Connections,
+    now,
+    profile::Profile,
+    servers::ServerFacts,
+};
+use crate::{
+    capture::Ends,
+    enforce::Quarantine,
+    event::{Client, Endpoint, Finding, Judgement, Lane, Record, Severity, Verdict},
+    gate::{Asked, Gate, Identified},
+    guard::{
+        session::POISON,
+        wire::{Refusal, Wants},
+    },
+    identity::ProcessTable,
+};
+
+/// Says of everybody who waits at the gate who it is.
+pub fn identify(
+    connections: &mut Connections,
+    processes: &mut ProcessTable,
+    quarantine: &Quarantine,
+    facts: impl Fn(&str) -> Option<std::rc::Rc<ServerFacts>>,
+) {
+    let Some(gate) = connections.shared.gate.clone() else { return };
+    for asked in gate.take_asked() {
+        let outcome = match facts(&asked.target.name) {
+            Some(server) => who(&asked, server, connections, processes, quarantine),
+            None => Err(Refusal::unreachable("it has gone")),
+        };
+        gate.answer(asked, outcome);
+    }
+}
+
+fn who(
+    asked: &Asked,
+    server: std::rc::Rc<ServerFacts>,
+    connections: &mut Connections,
+    processes: &mut ProcessTable,
+    quarantine: &Quarantine,
+) -> Result<Identified, Refusal> {
+    let way = asked.way;
+    // As the guard's end has it.
+    let ends = Ends { local: way.to, remote: way.from };
+    let client = connections.client_at(way.netns, ends, processes);
+    if matches!(client, Client::Remote { .. }) {
+        // The server would take it for somebody of its own host, and trust it like one.
+        return Err(Refusal {
+            code: "28000".to_owned(),
+            message: "dbwarden: the guard takes no clients from the network here".to_owned(),
+            detail: Some("The server would see a client of its own host.".to_owned()),
+            hint: Some("Connect to the server's own address.".to_owned()),
+        });
+    }
+    let (address, port) = way.from;
+    let remote = Endpoint::Ip { address, port };
+    let shared = &mut connections.shared;
+    let connection = shared.new_id(now());
+    let Wants::Session { user, database, application, encrypted } = &asked.wants else {
+        return Ok(Identified { connection, client, remote });
+    };
+    let local = Endpoint::Ip { address: asked.target.address.ip(), port: asked.target.address.port() };
+    let mut profile =
+        Profile::new(connection, server, local, remote.clone(), client.clone(), None).guarded();
+    profile.started(now(), user, database, application);
+    if *encrypted {
+        profile.encryption_started();
+    }
+    let origin = profile.origin(&shared.host, &shared.rules);
+    match quarantine.holds(&origin, shared.clock.wall(now())) {
+        None => Ok(Identified { connection, client, remote }),
+        Some(held) => Err(Refusal {
+            code: "28000".to_owned(),
+            message: format!("dbwarden: {} is in quarantine until {}", held.who, held.until),
+            detail: Some(format!("Quarantine {}: {}", held.number, held.reason)),
+            hint: Some(format!(
+                "Ask whoever runs dbwarden on this host: `dbwarden quarantine release {}`.",
+                held.number
+            )),
+        }),
+    }
+}
+
+/// A statement that the guard has denied, in the place of what the server got for it.
+pub fn unveil(gate: &Gate, record: &mut Record) -> Option<Arc<Judgement>> {
+    let text = record.text.as_deref().filter(|text| text.starts_with(POISON))?;
+    if record.origin.lane != Some(Lane::Guarded) {
+        return None;
+    }
+    let denied = gate.denied(text.split(' ').next().unwrap_or_default())?;
+    let denial = &denied.denial;
+    record.text = denied.text.as_deref().map(Into::into);
+    if record.error_code.is_some() {
+        record.error_code = Some(denial.code.to_string());
+        record.error_message = Some(denial.message.to_string());
+    }
+    Some(Arc::new(Judgement {
+        verdict: Verdict::Deny,
+        rule: Some(denial.rule.clone()),
+        findings: vec![Finding {
+            rule: denial.rule.clone(),
+            verdict: Verdict::Deny,
+            severity: Severity::High,
+            message: denial.message.clone(),
+            dry_run: false,
+        }],
+    }))
+}
