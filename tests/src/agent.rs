@@ -232,6 +232,16 @@ impl Agent {
         })
     }
 
+    /// Waits until the guard takes clients in for every server that is guarded.
+    pub fn await_guard(&self) -> Result<()> {
+        await_until("the guard", || {
+            let guard = &self.status()?["guard"];
+            let servers = guard["servers"].as_array().context("no server is guarded")?;
+            let ready = servers.iter().all(|server| server["problem"].is_null());
+            Ok((guard["stands"] == true && ready).then_some(()))
+        })
+    }
+
     /// SIGTERM, and its exit status.
     pub fn stop(&mut self) -> Result<ExitStatus> {
         self.process.stop()

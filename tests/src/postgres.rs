@@ -33,6 +33,9 @@ pub enum Via {
     Tcp6,
     /// IPv4 on loopback, encrypted, certificate checked.
     Tls,
+    /// Through the guard, to a server that is [`PostgresBuilder::guarded`]; in the clear, or encrypted.
+    Guard,
+    GuardTls,
     /// To an address of the host's, in the clear: from a [`crate::Netns`].
     Network(IpAddr),
 }
@@ -48,6 +51,7 @@ pub struct PostgresBuilder {
     account: Option<String>,
     program: Option<PathBuf>,
     wrapper: Vec<String>,
+    guarded: bool,
 }
 
 impl PostgresBuilder {
@@ -66,6 +70,12 @@ impl PostgresBuilder {
     /// Loads a library at start, as in `pg_stat_statements` or `pgaudit`.
     pub fn preload(mut self, library: &str) -> Self {
         self.preload.push(library.to_owned());
+        self
+    }
+
+    /// Has a port for a guard, for which [`Postgres::guarded`] is the agent's configuration.
+    pub fn guarded(mut self) -> Self {
+        self.guarded = true;
         self
     }
 
@@ -161,6 +171,7 @@ impl PostgresBuilder {
             password: self.password,
             server_program: self.program,
             wrapper: self.wrapper,
+            guard_port: if self.guarded { Some(free_port()?) } else { None },
             folder,
         };
         postgres.start()?;
@@ -209,6 +220,7 @@ pub struct Postgres {
     password: Option<String>,
     server_program: Option<PathBuf>,
     wrapper: Vec<String>,
+    guard_port: Option<u16>,
     folder: TempDir,
 }
 
@@ -322,14 +334,37 @@ impl Postgres {
                 "host=127.0.0.1 sslmode=verify-full sslrootcert={}",
                 tls.authority.display()
             ),
+            (Via::Guard, _) => "host=127.0.0.1 sslmode=disable".to_owned(),
+            (Via::GuardTls, Some(tls)) => format!(
+                "host=127.0.0.1 sslmode=verify-full sslrootcert={}",
+                tls.authority.display()
+            ),
             (Via::Network(host), _) => format!("host={host} sslmode=disable"),
             // The server has no TLS: libpq says so better than a panic here would.
-            (Via::Tls, None) => "host=127.0.0.1 sslmode=require".to_owned(),
+            (Via::Tls | Via::GuardTls, None) => "host=127.0.0.1 sslmode=require".to_owned(),
         };
         let escaped = |word: &String| word.replace('\\', r"\\").replace('\'', r"\'");
         let password = self.password.as_ref().map(|word| format!(" password='{}'", escaped(word)));
         let password = password.unwrap_or_default();
-        format!("{way} port={} user={user} dbname={database}{password}", self.port)
+        let port = match via {
+            Via::Guard | Via::GuardTls => self.guard_port.unwrap_or_default(),
+            _ => self.port,
+        };
+        format!("{way} port={port} user={user} dbname={database}{password}")
+    }
+
+    /// The agent's configuration for a guard in front of this server; `more` belongs to the server.
+    pub fn guarded(&self, more: &str) -> String {
+        let (name, port) = (self.name(), self.port);
+        let guard = self.guard_port.unwrap_or_default();
+        format!(
+            "[[server]]\nname = \"{name}\"\nport = {port}\nlane = \"guard\"\n{more}\n\
+             [guard]\nlisten = \"127.0.0.1:{guard}\""
+        )
+    }
+
+    pub fn guard_port(&self) -> Option<u16> {
+        self.guard_port
     }
 
     /// One of the programs that belong to this server's version, as in `psql`.

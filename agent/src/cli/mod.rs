@@ -31,9 +31,9 @@ use std::{io, io::IsTerminal, path::PathBuf, process::ExitCode};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use analyst::analyst;
-pub use guard::guard;
 pub use doctor::doctor;
 pub use findings::{Findings, findings};
+pub use guard::guard;
 pub use keys::{KeysArguments, keys};
 pub use policy::{PolicyArguments, policy};
 pub use quarantine::{QuarantineArguments, quarantine};

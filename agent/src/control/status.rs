@@ -56,8 +56,40 @@ pub struct Snapshot {
     pub telemetry: Option<TelemetryStatus>,
     /// Where findings are posted.
     pub webhooks: Vec<WebhookStatus>,
+    /// Null where no server is guarded.
+    pub guard: Option<GuardStatus>,
     /// Processes whose lineage is remembered.
     pub processes: u64,
+}
+
+/// What stands between clients and guarded servers. Counts are since the start.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct GuardStatus {
+    /// Clients are taken in.
+    pub stands: bool,
+    /// Why its newest rules are not taken: those of before stay.
+    pub problem: Option<String>,
+    pub servers: Vec<GuardedServer>,
+    /// Guards that were started: more than one where one has failed.
+    pub starts: u64,
+    pub clients: u64,
+    pub clients_open: u64,
+    /// Clients that did not get to their server.
+    pub refused: u64,
+    /// Statements of sessions that are over.
+    pub passed: u64,
+    pub denied: u64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct GuardedServer {
+    pub name: String,
+    /// Where clients may come in by themselves.
+    pub listens: Option<String>,
+    /// Why nobody gets to it through the guard.
+    pub problem: Option<String>,
 }
 
 /// Which hooks see the socket calls, and why these.

@@ -22,8 +22,14 @@ use crate::{
 pub(super) enum Job {
     /// Something that the guard judges by has changed, or the guard is new.
     Rules,
-    Admit { asked: Asked, identified: Box<Identified> },
-    Refuse { number: Number, refusal: Refusal },
+    Admit {
+        asked: Asked,
+        identified: Box<Identified>,
+    },
+    Refuse {
+        number: Number,
+        refusal: Refusal,
+    },
     Stop,
 }
 

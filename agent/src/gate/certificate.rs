@@ -75,13 +75,13 @@ fn place(server: &Server, target: &Target) -> Option<Place> {
             settings.extend(parse(&text));
         }
     }
-    let is_on = |value: &String| matches!(value.to_ascii_lowercase().as_str(), "on" | "true" | "yes" | "1");
+    let is_on =
+        |value: &String| matches!(value.to_ascii_lowercase().as_str(), "on" | "true" | "yes" | "1");
     if !settings.get("ssl").is_some_and(is_on) {
         return None;
     }
-    let path = |name: &str, default: &str| {
-        data.join(settings.get(name).map_or(default, String::as_str))
-    };
+    let path =
+        |name: &str, default: &str| data.join(settings.get(name).map_or(default, String::as_str));
     Some(Place {
         pid,
         certificate: path("ssl_cert_file", "server.crt"),
@@ -90,7 +90,8 @@ fn place(server: &Server, target: &Target) -> Option<Place> {
 }
 
 fn look(place: &Place) -> Look {
-    let changed = |path: &Path| open_as(place.pid, path).and_then(|f| f.metadata()?.modified()).ok();
+    let changed =
+        |path: &Path| open_as(place.pid, path).and_then(|f| f.metadata()?.modified()).ok();
     [&place.certificate, &place.key].map(|path| (path.clone(), changed(path)))
 }
 
@@ -151,8 +152,10 @@ mod tests {
             ("port", "5433"),
             ("ssl_ca_file", ""),
         ];
-        let expected: Vec<_> =
-            expected.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let expected: Vec<_> = expected
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
         assert_eq!(read, expected);
     }
 }

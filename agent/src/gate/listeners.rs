@@ -12,8 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::{
     event::{EventfdFlags, eventfd},
     net::{
-        AddressFamily, SocketFlags, SocketType, bind, socket_with,
-        sockopt::{set_socket_reuseaddr},
+        AddressFamily, SocketFlags, SocketType, bind, socket_with, sockopt::set_socket_reuseaddr,
     },
 };
 

@@ -28,6 +28,7 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use crate::{
     config::{LaneChoice, Settings},
+    control::{GuardStatus, GuardedServer},
     event::{Client, ConnectionId, Endpoint},
     guard::wire::{Channel, Denied, Number, Refusal, Wants},
     policy::Source,
@@ -113,6 +114,10 @@ struct State {
     expected_order: VecDeque<Way>,
     /// To the guard that runs.
     channel: Option<Arc<Channel>>,
+    /// It takes clients in.
+    stands: bool,
+    /// Why it judges by older rules than it should.
+    problem: Option<String>,
 }
 
 /// A client between its arrival and its end.
@@ -136,18 +141,6 @@ struct Figures {
     refused: AtomicU64,
     passed: AtomicU64,
     denied: AtomicU64,
-}
-
-/// The same, to be shown.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Counts {
-    /// Guards that were started.
-    pub starts: u64,
-    pub clients: u64,
-    pub clients_open: u64,
-    pub refused: u64,
-    pub passed: u64,
-    pub denied: u64,
 }
 
 /// The gate's threads.
@@ -238,9 +231,9 @@ impl Gate {
         &'a self,
         targets: &'a [Result<Target, String>],
     ) -> impl Iterator<Item = (&'a Target, u16)> {
-        self.listen.iter().filter_map(|(server, at)| {
-            Some((targets.get(*server)?.as_ref().ok()?, at.port()))
-        })
+        self.listen
+            .iter()
+            .filter_map(|(server, at)| Some((targets.get(*server)?.as_ref().ok()?, at.port())))
     }
 
     /// Those who wait to be identified.
@@ -314,13 +307,24 @@ impl Gate {
         self.was_denied.notify_all();
     }
 
-    pub fn counts(&self) -> Counts {
+    pub fn status(&self) -> GuardStatus {
         let Figures { starts, clients, refused, passed, denied } = &self.figures;
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        Counts {
+        let state = self.state();
+        let servers = self.servers.iter().zip(&state.targets).enumerate();
+        let guarded = servers.filter(|(_, (server, _))| server.lane == LaneChoice::Guard);
+        let servers = guarded.map(|(place, (server, target))| GuardedServer {
+            name: server.name.clone().unwrap_or_default(),
+            listens: self.listen.iter().find(|(at, _)| *at == place).map(|(_, at)| at.to_string()),
+            problem: target.as_ref().err().cloned(),
+        });
+        GuardStatus {
+            stands: state.stands,
+            problem: state.problem.clone(),
+            servers: servers.collect(),
             starts: read(starts),
             clients: read(clients),
-            clients_open: self.state().clients.len() as u64,
+            clients_open: state.clients.len() as u64,
             refused: read(refused),
             passed: read(passed),
             denied: read(denied),

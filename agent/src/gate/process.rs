@@ -29,14 +29,18 @@ pub(super) fn start(gate: Arc<Gate>) -> io::Result<thread::JoinHandle<()>> {
             if let Err(error) = keep_one(&gate) {
                 tracing::error!(%error, "the guard");
             }
-            gate.state().channel = None;
+            let mut state = gate.state();
+            (state.channel, state.stands) = (None, false);
+            drop(state);
             if gate.is_stopping() {
                 return;
             }
             if started.elapsed() > PROVEN {
                 pause = SHORTEST_PAUSE;
             }
-            tracing::error!("the guard has ended: nobody gets to a guarded server until the next one stands");
+            tracing::error!(
+                "the guard has ended: nobody gets to a guarded server until the next one stands"
+            );
             thread::sleep(pause);
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
@@ -72,10 +76,13 @@ fn listen(gate: &Arc<Gate>, channel: &Arc<Channel>) -> io::Result<()> {
         match word {
             Word::Ready { problem: None } if listeners.is_none() => {
                 listeners = Some(Listeners::open(gate, channel.clone())?);
+                let mut state = gate.state();
+                (state.stands, state.problem) = (true, None);
                 tracing::info!("the guard stands");
             }
-            Word::Ready { problem: None } => {}
+            Word::Ready { problem: None } => gate.state().problem = None,
             Word::Ready { problem: Some(problem) } => {
+                gate.state().problem = Some(problem.clone());
                 tracing::error!("the guard can't take its rules, those of before stay: {problem}");
             }
             Word::Arrived { number, wants } => arrived(gate, number, wants),

@@ -42,7 +42,12 @@ impl Judging {
     }
 
     /// Judges by other rules from now on.
-    pub(super) fn replace(&mut self, set: Arc<Set>, host: Arc<Origin>, principals: principal::Rules) {
+    pub(super) fn replace(
+        &mut self,
+        set: Arc<Set>,
+        host: Arc<Origin>,
+        principals: principal::Rules,
+    ) {
         self.judge.replace(set);
         self.host = host;
         self.principals = principals;
@@ -58,7 +63,8 @@ pub(super) struct ClientCourt {
 impl Court for ClientCourt {
     fn read(&mut self, text: Option<&str>, conforming_strings: Option<bool>) -> Arc<Reading> {
         let Some(text) = text else {
-            let unread = Analysed::unparsed("", Default::default(), crate::event::Analysis::TooLong);
+            let unread =
+                Analysed::unparsed("", Default::default(), crate::event::Analysis::TooLong);
             return Arc::new(Reading { text: None, statements: vec![unread.whole], claims: None });
         };
         let analysed = match statement::lexing(text, conforming_strings, false) {
@@ -112,7 +118,9 @@ impl Court for ClientCourt {
             denial: denial.clone(),
         };
         // Without the service, which has started this process, there is nobody to tell, and its end is near.
-        if let Err(error) = self.judging.borrow().channel.send(&Word::Denied(Box::new(denied)), None) {
+        if let Err(error) =
+            self.judging.borrow().channel.send(&Word::Denied(Box::new(denied)), None)
+        {
             tracing::error!(%error, "a denied statement can't be told to the service");
         }
     }
@@ -146,8 +154,12 @@ fn denial(judgement: &Judgement, facts: Option<&Arc<Facts>>) -> Denial {
     }
     let hint = match judgement.verdict {
         Verdict::Mask => "The rule wants values masked, which this guard can't do yet.",
-        Verdict::Hold | Verdict::Ticket => "The rule wants an approval, which this guard can't ask for yet.",
-        _ => "Ask whoever keeps dbwarden's policies for an exception; `dbwarden policy explain` shows what it takes.",
+        Verdict::Hold | Verdict::Ticket => {
+            "The rule wants an approval, which this guard can't ask for yet."
+        }
+        _ => {
+            "Ask whoever keeps dbwarden's policies for an exception; `dbwarden policy explain` shows what it takes."
+        }
     };
     Denial {
         code: Cow::Borrowed(DENIED),

@@ -32,9 +32,7 @@ impl Socket {
     pub(super) fn given(socket: OwnedFd) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&socket, true)?;
         Ok(match socket_domain(socket.as_fd())? {
-            AddressFamily::UNIX => {
-                Self::Unix(UnixStream::from_std(StdUnixStream::from(socket))?)
-            }
+            AddressFamily::UNIX => Self::Unix(UnixStream::from_std(StdUnixStream::from(socket))?),
             _ => {
                 let stream = TcpStream::from_std(std::net::TcpStream::from(socket))?;
                 stream.set_nodelay(true)?;

@@ -55,10 +55,7 @@ impl Tls {
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(Pinned { own, provider }))
             .with_no_client_auth();
-        Ok(Self {
-            acceptor: Arc::new(server).into(),
-            connector: Arc::new(client).into(),
-        })
+        Ok(Self { acceptor: Arc::new(server).into(), connector: Arc::new(client).into() })
     }
 
     pub(super) async fn accept(&self, client: Socket) -> io::Result<Box<TlsStream<Socket>>> {

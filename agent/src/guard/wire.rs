@@ -30,10 +30,19 @@ pub enum Order {
     /// Before anything else, and whenever something of it changes.
     Rules(Box<Rules>),
     /// With the client's socket.
-    Client { number: Number, server: usize },
+    Client {
+        number: Number,
+        server: usize,
+    },
     /// It may go on to the server; with a socket that leads there.
-    Admitted { number: Number, admission: Box<Admission> },
-    Refused { number: Number, refusal: Refusal },
+    Admitted {
+        number: Number,
+        admission: Box<Admission>,
+    },
+    Refused {
+        number: Number,
+        refusal: Refusal,
+    },
 }
 
 /// What the guard judges by.
@@ -85,17 +94,32 @@ pub struct Refusal {
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Word {
     /// It judges by the newest rules now, or why it can't.
-    Ready { problem: Option<String> },
+    Ready {
+        problem: Option<String>,
+    },
     /// A client has said what it wants.
-    Arrived { number: Number, wants: Wants },
+    Arrived {
+        number: Number,
+        wants: Wants,
+    },
     /// Told before anything of it is sent.
     Denied(Box<Denied>),
-    Ended { number: Number, passed: u64, denied: u64, broken: Option<String> },
+    Ended {
+        number: Number,
+        passed: u64,
+        denied: u64,
+        broken: Option<String>,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Wants {
-    Session { user: String, database: String, application: String, encrypted: bool },
+    Session {
+        user: String,
+        database: String,
+        application: String,
+        encrypted: bool,
+    },
     /// To cancel what another session runs.
     Cancel,
 }
@@ -124,7 +148,11 @@ impl Channel {
     }
 
     /// Waits while the other side is slow.
-    pub fn send<T: Serialize>(&self, what: &T, descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    pub fn send<T: Serialize>(
+        &self,
+        what: &T,
+        descriptor: Option<BorrowedFd<'_>>,
+    ) -> io::Result<()> {
         let body = serde_json::to_vec(what)?;
         let len = u32::try_from(body.len()).ok().filter(|len| *len <= MAX_FRAME_BYTES);
         let len = len.ok_or_else(|| io::Error::other("a frame of the guard's is too long"))?;

@@ -1,13 +1,7 @@
 //! One of the guard's threads: its clients from their arrival to their end.
 
 use std::{
-    cell::RefCell,
-    collections::HashMap,
-    io,
-    os::fd::OwnedFd,
-    rc::Rc,
-    sync::Arc,
-    time::Duration,
+    cell::RefCell, collections::HashMap, io, os::fd::OwnedFd, rc::Rc, sync::Arc, time::Duration,
 };
 
 use tokio::{

@@ -2,12 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{
-    connections::Connections,
-    now,
-    profile::Profile,
-    servers::ServerFacts,
-};
+use super::{connections::Connections, now, profile::Profile, servers::ServerFacts};
 use crate::{
     capture::Ends,
     enforce::Quarantine,
@@ -64,7 +59,8 @@ fn who(
     let Wants::Session { user, database, application, encrypted } = &asked.wants else {
         return Ok(Identified { connection, client, remote });
     };
-    let local = Endpoint::Ip { address: asked.target.address.ip(), port: asked.target.address.port() };
+    let local =
+        Endpoint::Ip { address: asked.target.address.ip(), port: asked.target.address.port() };
     let mut profile =
         Profile::new(connection, server, local, remote.clone(), client.clone(), None).guarded();
     profile.started(now(), user, database, application);

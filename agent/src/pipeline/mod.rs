@@ -49,8 +49,8 @@ use crate::{
     },
     config::{self, Settings},
     control::{self, Hub, Notice, Service, Snapshot},
-    gate::Gate,
     event::{BootTime, Clock, Entry, Occurrence, OccurrenceKind, Origin, WallTime},
+    gate::Gate,
     identity::{Limits, ProcessTable, Procfs, Users},
     ledger::root_log,
     principal::Rules,
@@ -134,7 +134,8 @@ pub fn run(
     let policing = match settings.policy.enabled {
         true => {
             let (reload, time) = (service.reload.clone(), clock().wall(now()));
-            let (policing, told) = Policing::new(settings, host.clone(), reload, time, gate.clone())?;
+            let (policing, told) =
+                Policing::new(settings, host.clone(), reload, time, gate.clone())?;
             told.into_iter().for_each(|entry| outbox.push(entry));
             Some(policing)
         }
@@ -148,8 +149,16 @@ pub fn run(
         })
         .transpose()
         .context("can't start the thread that ends connections")?;
-    let recorder =
-        Recorder::new(live.clone(), host.clone(), keeping, policing, enforcing, feed, posting, gate.clone());
+    let recorder = Recorder::new(
+        live.clone(),
+        host.clone(),
+        keeping,
+        policing,
+        enforcing,
+        feed,
+        posting,
+        gate.clone(),
+    );
     let recording = recorder.start(inbox)?;
     let mut state = State {
         processes,
@@ -499,6 +508,7 @@ impl State {
                 ring("data", self.capture_settings.ring_bytes, self.data_peak),
                 ring("control", self.capture_settings.control_ring_bytes, self.control_peak),
             ],
+            guard: self.connections.shared.gate.as_ref().map(|gate| gate.status()),
             processes: (live + exited) as u64,
             ledger: self.recording.status(),
             telemetry: self.telemetry.as_ref().map(|told| figures::status(&told.status())),

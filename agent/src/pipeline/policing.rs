@@ -15,8 +15,8 @@ use super::episodes::Episodes;
 use crate::{
     config::{self, Settings, UnreadablePolicies},
     event::{
-        Entry, Episode, EpisodeAction, Finding, Judgement, Occurrence, OccurrenceKind, Origin, Record,
-        Severity, Verdict, WallTime,
+        Entry, Episode, EpisodeAction, Finding, Judgement, Occurrence, OccurrenceKind, Origin,
+        Record, Severity, Verdict, WallTime,
     },
     gate::Gate,
     policy::{Circumstances, Complaints, Judge, Set, World},

@@ -341,9 +341,11 @@ impl Servers {
 
     /// How the guard gets to a server, or why it doesn't.
     fn target(&self, rule: &ServerRule) -> Result<Target, String> {
-        let mut found = self.watched.iter().flatten().filter(|watched| {
-            watched.facts.pooler.is_none() && rule.matches(&watched.server)
-        });
+        let mut found = self
+            .watched
+            .iter()
+            .flatten()
+            .filter(|watched| watched.facts.pooler.is_none() && rule.matches(&watched.server));
         let watched = found.next().ok_or("the server was not found")?;
         let server = &watched.server;
         if let Trust::Unverified(doubts) = &server.trust {

@@ -69,7 +69,10 @@ impl Answers {
                 None => {
                     let may_be_denial = shared.poisons.are_waiting()
                         && self.waiting.len() + at.len() <= ERROR_BYTES
-                        && self.deframer.tag_under_way().is_none_or(|tag| tag == backend::ERROR_RESPONSE);
+                        && self
+                            .deframer
+                            .tag_under_way()
+                            .is_none_or(|tag| tag == backend::ERROR_RESPONSE);
                     match may_be_denial {
                         true => {
                             out.extend_from_slice(between(from, at));
@@ -101,16 +104,14 @@ fn hear(
     court: &mut dyn Court,
 ) -> Option<Vec<u8>> {
     match message.tag {
-        backend::AUTHENTICATION if !*authenticated => {
-            match backend::authentication(message.body) {
-                Some(Authentication::Ok) => {
-                    *authenticated = true;
-                    court.authenticated(authentication);
-                }
-                Some(Authentication::Asks(method)) => *authentication = method,
-                Some(Authentication::Continues) | None => {}
+        backend::AUTHENTICATION if !*authenticated => match backend::authentication(message.body) {
+            Some(Authentication::Ok) => {
+                *authenticated = true;
+                court.authenticated(authentication);
             }
-        }
+            Some(Authentication::Asks(method)) => *authentication = method,
+            Some(Authentication::Continues) | None => {}
+        },
         backend::PARAMETER_STATUS => {
             let mut reader = Reader::new(message.body);
             let (name, value) = (reader.cstr()?, reader.cstr()?);

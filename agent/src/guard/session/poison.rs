@@ -58,7 +58,8 @@ impl Poisons {
     pub(super) fn behind(&mut self, error: &[u8]) -> Option<Denial> {
         let prefix = self.prefix.as_bytes();
         let at = error.windows(prefix.len()).position(|window| window == prefix)?;
-        let digits = error.get(at + prefix.len()..)?.iter().take_while(|byte| byte.is_ascii_digit());
+        let digits =
+            error.get(at + prefix.len()..)?.iter().take_while(|byte| byte.is_ascii_digit());
         let number = digits
             .take(20)
             .try_fold(0_u64, |n, digit| n.checked_mul(10)?.checked_add(u64::from(digit - b'0')))?;

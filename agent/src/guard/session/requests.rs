@@ -2,7 +2,12 @@
 
 use std::sync::Arc;
 
-use super::{Broken, LIMITS, Shared, is_passed_on, names::{Found, Meaning}, poison, progress::TooMany};
+use super::{
+    Broken, LIMITS, Shared, is_passed_on,
+    names::{Found, Meaning},
+    poison,
+    progress::TooMany,
+};
 use crate::{
     event::{BootTime, SyncLoss},
     guard::court::{Court, Denial, Reading},
@@ -276,12 +281,7 @@ fn settle(judged: Result<(), Denied>, shared: &mut Shared, court: &mut dyn Court
 }
 
 /// Gives the text that is sent for a denied statement.
-fn deny(
-    denial: Denial,
-    text: Option<&str>,
-    shared: &mut Shared,
-    court: &mut dyn Court,
-) -> String {
+fn deny(denial: Denial, text: Option<&str>, shared: &mut Shared, court: &mut dyn Court) -> String {
     shared.counts.denied += 1;
     let poison = shared.poisons.text(denial.clone());
     court.denied(&shared.poisons.token(), &denial, text);

@@ -148,10 +148,20 @@ fn what_is_allowed_passes_byte_for_byte() {
         "allowed",
         &[
             client(&[message(b'p', b"SCRAM\0secret")]),
-            server(&[message(b'R', b"\0\0\0\0"), message(b'S', b"client_encoding\0UTF8\0"), ready()]),
+            server(&[
+                message(b'R', b"\0\0\0\0"),
+                message(b'S', b"client_encoding\0UTF8\0"),
+                ready(),
+            ]),
             client(&[query("SELECT 1")]),
             server(&[message(b'T', b"\0\0"), row.clone(), message(b'C', b"SELECT 1\0"), ready()]),
-            client(&[parse("s", "SELECT 2"), bind("", "s"), message(b'D', b"P\0"), execute(""), sync()]),
+            client(&[
+                parse("s", "SELECT 2"),
+                bind("", "s"),
+                message(b'D', b"P\0"),
+                execute(""),
+                sync(),
+            ]),
             server(&[message(b'1', b""), message(b'2', b""), row, ready()]),
             client(&[message(b'd', &[7; 70_000]), message(b'c', b""), message(b'X', b"")]),
         ],

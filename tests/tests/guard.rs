@@ -1,0 +1,256 @@
+//! The guard in front of a real server: what it lets pass is the server's own, what it denies never gets there.
+
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+use dbwarden_tests::{Agent, Postgres, PostgresBuilder, Via, need_root};
+use serde_json::Value;
+use tempfile::TempDir;
+
+const NO_DROP: &str = r#"@id("no-drop") @verdict("deny") @severity("high") @message("nothing is dropped here")
+    forbid (principal, action in [Action::"drop", Action::"truncate"], resource)
+    when { context.lane == "guarded" };"#;
+
+/// A server, the agent that guards it by these rules alone, and their folder.
+struct Guarded {
+    postgres: Postgres,
+    agent: Agent,
+    policies: TempDir,
+}
+
+impl Guarded {
+    fn start(server: PostgresBuilder, rules: &str) -> Result<Self> {
+        let postgres = server.guarded().start()?;
+        let policies = tempfile::tempdir()?;
+        fs::write(policies.path().join("own.cedar"), rules)?;
+        let agent = Agent::builder()
+            .configuration(&format!(
+                "[policy]\ndirectory = \"{}\"\nstarter_pack = false",
+                policies.path().display()
+            ))
+            .configuration(&postgres.guarded("environment = \"production\""))
+            .start()?;
+        agent.await_server(postgres.port())?;
+        agent.await_guard()?;
+        Ok(Self { postgres, agent, policies })
+    }
+}
+
+fn psql_fails(postgres: &Postgres, via: Via, text: &str) -> Result<String> {
+    let mut command = postgres.psql_command(via);
+    let output = command.args(["-v", "VERBOSITY=verbose", "-c", text]).output()?;
+    ensure!(!output.status.success(), "{text} went through");
+    Ok(String::from_utf8(output.stderr)?)
+}
+
+#[test]
+fn what_is_denied_never_gets_to_the_server_and_the_client_is_told_why() -> Result<()> {
+    need_root!();
+    let Guarded { mut postgres, agent, policies: _policies } =
+        Guarded::start(Postgres::builder().tls().password("secret").log_statements(), NO_DROP)?;
+    postgres.psql(Via::Tcp, "CREATE TABLE precious AS SELECT 1 AS n")?;
+    for via in [Via::Guard, Via::GuardTls] {
+        ensure!(postgres.psql(via, "SELECT n FROM precious")? == "1");
+        let told = psql_fails(&postgres, via, "DROP TABLE precious")?;
+        for expected in [
+            "ERROR:  42501: dbwarden: nothing is dropped here",
+            "DETAIL:  rule no-drop; effects: drop; tables: precious",
+            "HINT:  Ask whoever",
+        ] {
+            ensure!(told.contains(expected), "{via:?}: {told}");
+        }
+    }
+    ensure!(postgres.psql(Via::Tcp, "SELECT n FROM precious")? == "1");
+    let texts: Vec<String> = postgres.logged()?.into_iter().map(|line| line.text).collect();
+    ensure!(!texts.iter().any(|text| text.contains("DROP")), "{texts:?}");
+
+    // The rows name the real client, and what it wanted.
+    let of = |text: &str| {
+        format!(
+            "SELECT lane, text, verdict, rule, error_code, exe, transport, db_user FROM statements \
+             WHERE text LIKE '{text}' AND lane = 'guarded' ORDER BY time"
+        )
+    };
+    let passed = agent.await_rows(2, &of("SELECT n FROM precious"))?;
+    let denied = agent.await_rows(2, &of("DROP TABLE precious"))?;
+    for (row, verdict) in
+        passed.iter().map(|row| (row, "allow")).chain(denied.iter().map(|row| (row, "deny")))
+    {
+        let exe = row["exe"].as_str().context("no program")?;
+        ensure!(row["verdict"] == verdict && exe.ends_with("/psql"), "{row}");
+        ensure!(row["db_user"] == "postgres", "{row}");
+    }
+    for row in &denied {
+        ensure!(row["rule"] == "no-drop" && row["error_code"] == "42501", "{row}");
+    }
+    ensure!(denied[0]["transport"] == "tcp" && denied[1]["transport"] == "tls", "{denied:?}");
+    let poison = agent.rows("SELECT text FROM statements WHERE text LIKE 'dbwarden_%'")?;
+    ensure!(poison.is_empty(), "{poison:?}");
+    Ok(())
+}
+
+const SESSIONS: &str = r#"
+import psycopg, sys
+from psycopg import errors
+
+with psycopg.connect(sys.argv[1], autocommit=True) as c:
+    # A transaction is aborted as by an error of the server's own.
+    c.execute("BEGIN")
+    try:
+        c.execute("DROP TABLE t", prepare=False)
+        sys.exit("dropped")
+    except errors.InsufficientPrivilege as e:
+        assert e.diag.message_detail.startswith("rule no-drop"), e.diag.message_detail
+    assert c.info.transaction_status.name == "INERROR"
+    try:
+        c.execute("SELECT 1")
+        sys.exit("an aborted transaction went on")
+    except errors.InFailedSqlTransaction:
+        pass
+    c.execute("ROLLBACK")
+    assert c.info.transaction_status.name == "IDLE"
+
+    # Prepared, by the extended protocol.
+    try:
+        c.execute("TRUNCATE t", prepare=True)
+        sys.exit("truncated")
+    except errors.InsufficientPrivilege:
+        pass
+    for n in range(10):
+        assert c.execute("SELECT %s::int + 1", (n,)).fetchone() == (n + 1,)
+
+    # One bad statement among good ones fails the pipeline from there on.
+    try:
+        with c.pipeline():
+            c.execute("INSERT INTO t VALUES (2)")
+            c.execute("DROP TABLE t")
+            c.execute("INSERT INTO t VALUES (3)")
+        sys.exit("the pipeline went through")
+    except errors.InsufficientPrivilege:
+        pass
+    assert c.info.transaction_status.name == "IDLE"
+    assert c.execute("SELECT count(*) FROM t").fetchone() == (1,)
+
+    # COPY both ways, a server-side cursor, a notification.
+    with c.cursor().copy("COPY t FROM STDIN") as copy:
+        for n in range(1000):
+            copy.write_row((n,))
+    with c.cursor().copy("COPY t TO STDOUT") as copy:
+        assert sum(1 for _ in copy.rows()) == 1001
+    with c.transaction(), c.cursor("big") as big:
+        big.execute("SELECT generate_series(1, 50000)")
+        assert sum(1 for _ in big) == 50000
+    c.execute("LISTEN here")
+    c.execute("NOTIFY here, 'word'")
+    assert next(c.notifies(timeout=10, stop_after=1)).payload == "word"
+    assert len(c.execute("SELECT repeat('x', 10000000)").fetchone()[0]) == 10000000
+    assert c.execute("SELECT length(%s)", ("x" * 3000000,)).fetchone() == (3000000,)
+    try:
+        c.execute("SET statement_timeout = 100")
+        c.execute("SELECT pg_sleep(60)")
+        sys.exit("slept")
+    except errors.QueryCanceled:
+        c.execute("RESET statement_timeout")
+
+import threading
+with psycopg.connect(sys.argv[1], autocommit=True) as c:
+    # A cancel request finds its session.
+    started = threading.Event()
+    def cancel():
+        with psycopg.connect(sys.argv[1], autocommit=True) as other:
+            pid = c.info.backend_pid
+            while other.execute("SELECT wait_event FROM pg_stat_activity WHERE pid = %s", (pid,)).fetchone() != ("PgSleep",):
+                pass
+        c.cancel()
+    thread = threading.Thread(target=cancel)
+    thread.start()
+    try:
+        c.execute("SELECT pg_sleep(60)")
+        sys.exit("not cancelled")
+    except errors.QueryCanceled:
+        pass
+    thread.join()
+    assert c.execute("SELECT 1").fetchone() == (1,)
+"#;
+
+#[test]
+fn after_a_denial_a_session_goes_on_as_after_an_error_of_the_servers_own() -> Result<()> {
+    need_root!();
+    let Guarded { postgres, agent: _agent, policies: _policies } =
+        Guarded::start(Postgres::builder().tls().password("secret"), NO_DROP)?;
+    postgres.psql(Via::Tcp, "CREATE TABLE t AS SELECT 1 AS n")?;
+    for via in [Via::Guard, Via::GuardTls] {
+        postgres.python(via, SESSIONS)?;
+        postgres.psql(Via::Tcp, "DELETE FROM t WHERE ctid <> (SELECT min(ctid) FROM t)")?;
+    }
+    Ok(())
+}
+
+#[test]
+fn pgbench_runs_through_it_and_every_statement_is_a_row() -> Result<()> {
+    need_root!();
+    let Guarded { postgres, agent, policies: _policies } =
+        Guarded::start(Postgres::builder().preload("pg_stat_statements"), NO_DROP)?;
+    postgres.psql(Via::Unix, "CREATE EXTENSION pg_stat_statements")?;
+    postgres.pgbench(Via::Unix, &["-i", "-q", "-s", "1"])?;
+    for mode in ["simple", "extended", "prepared"] {
+        postgres.psql(Via::Unix, "SELECT pg_stat_statements_reset()")?;
+        let arguments = ["-n", "-S", "-M", mode, "-c", "4", "-t", "250"];
+        postgres.pgbench(Via::Guard, &arguments)?;
+        let counted = postgres.psql(
+            Via::Unix,
+            "SELECT sum(calls) FROM pg_stat_statements WHERE query LIKE 'SELECT abalance%'",
+        )?;
+        ensure!(counted == "1000", "{mode}: {counted}");
+    }
+    let rows = "SELECT 1 FROM statements WHERE text LIKE 'SELECT abalance%' AND lane = 'guarded' \
+                AND exe LIKE '%/pgbench'";
+    agent.await_rows(3_000, rows)?;
+    let guard = &agent.status()?["guard"];
+    ensure!(guard["denied"] == 0 && guard["starts"] == 1, "{guard}");
+    Ok(())
+}
+
+#[test]
+fn the_next_connection_from_quarantine_is_refused_in_words() -> Result<()> {
+    need_root!();
+    let Guarded { postgres, agent, policies: _policies } =
+        Guarded::start(Postgres::builder(), NO_DROP)?;
+    let address =
+        ["quarantine", "add", "--address", "127.0.0.1", "--for", "1h", "--reason", "a drill"];
+    dbwarden_tests::said(&mut agent.command(&address))?;
+    let told = psql_fails(&postgres, Via::Guard, "SELECT 1")?;
+    for expected in
+        ["is in quarantine until", "Quarantine 1: a drill", "dbwarden quarantine release 1"]
+    {
+        ensure!(told.contains(expected), "{told}");
+    }
+    dbwarden_tests::said(&mut agent.command(&["quarantine", "release", "1"]))?;
+    ensure!(postgres.psql(Via::Guard, "SELECT 1")? == "1");
+    Ok(())
+}
+
+#[test]
+fn a_guard_that_is_killed_takes_its_sessions_along_and_the_next_one_stands_soon() -> Result<()> {
+    need_root!();
+    let Guarded { postgres, agent, policies: _policies } =
+        Guarded::start(Postgres::builder(), NO_DROP)?;
+    ensure!(postgres.psql(Via::Guard, "SELECT 1")? == "1");
+    let mut children = String::new();
+    for thread in fs::read_dir(format!("/proc/{}/task", agent.pid()))? {
+        children += &fs::read_to_string(thread?.path().join("children")).unwrap_or_default();
+    }
+    let mut guards = children.split_whitespace().filter(|pid| {
+        fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.ends_with(b"\0guard\0"))
+    });
+    let guard: i32 = guards.next().context("there is no guard")?.parse()?;
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(guard), nix::sys::signal::Signal::SIGKILL)?;
+    dbwarden_tests::await_until("the next guard", || {
+        let guard: &Value = &agent.status()?["guard"];
+        Ok((guard["starts"] == 2 && guard["stands"] == true).then_some(()))
+    })?;
+    ensure!(postgres.psql(Via::Guard, "SELECT 1")? == "1");
+    // The server and the agent never noticed.
+    ensure!(postgres.psql(Via::Tcp, "SELECT 1")? == "1");
+    Ok(())
+}
