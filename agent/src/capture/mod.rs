@@ -7,6 +7,7 @@ mod load;
 mod offsets;
 mod records;
 mod refusal;
+pub mod steer;
 mod tls;
 mod trial;
 
