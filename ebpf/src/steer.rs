@@ -32,7 +32,8 @@ use dbwarden_common::{
 #[map]
 static STEERED: HashMap<SteerKey, Steered> = HashMap::with_max_entries(4096, 0);
 
-/// Addresses by which a server that listens on all of them can be reached.
+/// Addresses of a namespace: by which a server that listens on all of them can be reached, and from which
+/// clients are none from the network.
 #[map]
 static LOCAL: LpmTrie<LocalKey, u32> = LpmTrie::with_max_entries(16 * 1024, BPF_F_NO_PREALLOC);
 
@@ -362,17 +363,25 @@ pub fn steer_network(ctx: SkLookupContext) -> u32 {
         return SK_PASS;
     }
     // SAFETY: as above; each family has its own.
-    let (address, any) = unsafe {
+    let (address, remote, any) = unsafe {
         if family == AF_INET6 {
-            let address = [
+            let local = [
                 (&raw const (*lookup).local_ip6[0]).read_volatile(),
                 (&raw const (*lookup).local_ip6[1]).read_volatile(),
                 (&raw const (*lookup).local_ip6[2]).read_volatile(),
                 (&raw const (*lookup).local_ip6[3]).read_volatile(),
             ];
-            (address, ANY_IPV6)
+            let remote = [
+                (&raw const (*lookup).remote_ip6[0]).read_volatile(),
+                (&raw const (*lookup).remote_ip6[1]).read_volatile(),
+                (&raw const (*lookup).remote_ip6[2]).read_volatile(),
+                (&raw const (*lookup).remote_ip6[3]).read_volatile(),
+            ];
+            (local, remote, ANY_IPV6)
         } else {
-            (mapped((&raw const (*lookup).local_ip4).read_volatile()), ANY_IPV4)
+            let local = (&raw const (*lookup).local_ip4).read_volatile();
+            let remote = (&raw const (*lookup).remote_ip4).read_volatile();
+            (mapped(local), mapped(remote), ANY_IPV4)
         }
     };
     let mut key = SteerKey { netns: 0, address, port, reserved: 0 };
@@ -384,6 +393,11 @@ pub fn steer_network(ctx: SkLookupContext) -> u32 {
         found = unsafe { LISTENERS.get(key) }.copied();
     }
     let Some(listener) = found else { return SK_PASS };
+    // What this host sends to an address of one of its devices counts as that device's. Nobody out there can
+    // be connected from an address of this host.
+    if remote == address || is_local(0, &remote) {
+        return SK_PASS;
+    }
     if SOCKETS.redirect_sk_lookup(&ctx, listener.index, 0).is_ok() {
         count(SteerCount::Steered);
         return SK_PASS;

@@ -49,6 +49,12 @@ impl Dial {
         owned(fd).with_context(|| format!("a socket for {self:?}"))
     }
 
+    /// Connects a socket of its own, and sends one byte.
+    pub fn dial(self, to: SocketAddr) -> Result<TcpStream> {
+        let stream = self.socket(to).and_then(|socket| self.open(socket, to, b"?"));
+        stream.with_context(|| format!("{self:?} to {to}"))
+    }
+
     /// Connects, and sends `first`.
     pub fn open(self, socket: OwnedFd, to: SocketAddr, first: &[u8]) -> Result<TcpStream> {
         let fd = socket.as_raw_fd();

@@ -81,10 +81,12 @@ pub struct SteerCounts {
 /// The steering of this host. Dropping it detaches what isn't pinned.
 pub struct Steering {
     steered: HashMap<MapData, SteerKey, Steered>,
-    local: LpmTrie<MapData, LocalKey, u32>,
+    local: LocalMap,
     exempt: HashMap<MapData, u64, u32>,
     counts: PerCpuArray<MapData, u64>,
     networks: BTreeMap<u64, Network>,
+    /// Of namespaces, by cookie.
+    addresses: BTreeMap<u64, Vec<Prefix>>,
     /// What this process has asked for, unlike what it has found.
     wanted: HashSet<SteerKey>,
     pins: Option<Pins>,
@@ -114,6 +116,7 @@ impl Steering {
             exempt: object::take(&mut ebpf, "EXEMPT", HashMap::try_from)?,
             counts: object::take(&mut ebpf, "COUNTS", PerCpuArray::try_from)?,
             networks: BTreeMap::new(),
+            addresses: BTreeMap::new(),
             wanted: HashSet::new(),
             _links: object::attach_connects(&mut ebpf, &cgroup, pins.as_ref())?,
             pins,
@@ -224,21 +227,12 @@ impl Steering {
     /// # Errors
     /// A full map.
     pub fn set_local(&mut self, netns: u64, prefixes: &[Prefix]) -> Result<(), SteerError> {
-        let failed = SteerError::map("LOCAL");
-        let now: HashSet<(u32, LocalKey)> =
-            prefixes.iter().map(|prefix| local_key(netns, *prefix)).collect();
-        let known = self.local.keys().filter_map(Result::ok);
-        let known: HashSet<_> = known
-            .map(|key| (key.prefix_len(), key.data()))
-            .filter(|(_, key)| key.netns == netns.to_ne_bytes())
-            .collect();
-        for (len, key) in now.difference(&known) {
-            self.local.insert(&Key::new(*len, *key), 1, 0).map_err(failed)?;
+        self.addresses.insert(netns, prefixes.to_vec());
+        set_local(&mut self.local, netns, prefixes)?;
+        match self.networks.get_mut(&netns) {
+            Some(network) => network.set_local(prefixes),
+            None => Ok(()),
         }
-        for (len, key) in known.difference(&now) {
-            super::ignore_missing(self.local.remove(&Key::new(*len, *key))).map_err(failed)?;
-        }
-        Ok(())
     }
 
     /// The socket with this cookie (`SO_COOKIE`) is a guard's own: its connects are left alone.
@@ -259,7 +253,8 @@ impl Steering {
 
     /// From now on new connections that come to `original` from the network, in the namespace `netns`,
     /// arrive at `listener`: a listening socket of that namespace. It sees both ends' true addresses.
-    /// Clients of this host (whatever comes by `lo`) are not touched.
+    /// Clients of this host are not touched: whatever comes by `lo`, or from an address that
+    /// [`Steering::set_local`] names.
     ///
     /// # Errors
     /// Why this kernel can't do it.
@@ -275,7 +270,10 @@ impl Steering {
             std::collections::btree_map::Entry::Occupied(known) => known.into_mut(),
             std::collections::btree_map::Entry::Vacant(place) => {
                 let pins = self.pins.as_ref().map(|pins| pins.network(cookie)).transpose()?;
-                place.insert(Network::attach(netns, pins)?)
+                let network = place.insert(Network::attach(netns, pins)?);
+                let addresses = self.addresses.get(&cookie).map_or(&[][..], Vec::as_slice);
+                network.set_local(addresses)?;
+                network
             }
         };
         network.lead(key(0, original), listener, down.flags())
@@ -303,6 +301,27 @@ impl Steering {
         }
         counts
     }
+}
+
+type LocalMap = LpmTrie<MapData, LocalKey, u32>;
+
+fn set_local(map: &mut LocalMap, netns: u64, prefixes: &[Prefix]) -> Result<(), SteerError> {
+    let failed = SteerError::map("LOCAL");
+    let now: HashSet<(u32, LocalKey)> =
+        prefixes.iter().map(|prefix| local_key(netns, *prefix)).collect();
+    let known: HashSet<(u32, LocalKey)> = map
+        .keys()
+        .filter_map(Result::ok)
+        .map(|key| (key.prefix_len(), key.data()))
+        .filter(|(_, key)| key.netns == netns.to_ne_bytes())
+        .collect();
+    for (len, key) in now.difference(&known) {
+        map.insert(&Key::new(*len, *key), 1, 0).map_err(failed)?;
+    }
+    for (len, key) in known.difference(&now) {
+        super::ignore_missing(map.remove(&Key::new(*len, *key))).map_err(failed)?;
+    }
+    Ok(())
 }
 
 fn counts(map: &PerCpuArray<MapData, u64>) -> SteerCounts {

@@ -7,12 +7,12 @@ use std::{
 
 use aya::{
     Ebpf,
-    maps::{HashMap, MapData, PerCpuArray, SockMap},
+    maps::{HashMap, LpmTrie, MapData, PerCpuArray, SockMap},
     programs::links::FdLink,
 };
 use dbwarden_common::{Listener, SteerKey};
 
-use super::{SteerCounts, SteerError, object, pins::Pins};
+use super::{LocalMap, Prefix, SteerCounts, SteerError, object, pins::Pins};
 
 /// The size of the kernel side's maps.
 const MOST_LISTENERS: u32 = 256;
@@ -20,6 +20,7 @@ const MOST_LISTENERS: u32 = 256;
 pub(super) struct Network {
     listeners: HashMap<MapData, SteerKey, Listener>,
     sockets: SockMap<MapData>,
+    local: LocalMap,
     counts: PerCpuArray<MapData, u64>,
     /// What this process has asked for.
     wanted: Vec<SteerKey>,
@@ -41,11 +42,16 @@ impl Network {
         Ok(Self {
             listeners: object::take(&mut ebpf, "LISTENERS", HashMap::try_from)?,
             sockets: object::take(&mut ebpf, "SOCKETS", SockMap::try_from)?,
+            local: object::take(&mut ebpf, "LOCAL", LpmTrie::try_from)?,
             counts: object::take(&mut ebpf, "COUNTS", PerCpuArray::try_from)?,
             wanted: Vec::new(),
             _link: link,
             _ebpf: ebpf,
         })
+    }
+
+    pub(super) fn set_local(&mut self, prefixes: &[Prefix]) -> Result<(), SteerError> {
+        super::set_local(&mut self.local, 0, prefixes)
     }
 
     pub(super) fn lead(

@@ -17,7 +17,7 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("DBWARDEN_STEER_OBJECT")
 /// Maps of the programs for connects, and of those for clients from the network. Each loading of the object
 /// makes all of them; the others' are as small as can be.
 const CONNECT_MAPS: [&str; 5] = ["STEERED", "LOCAL", "EXEMPT", "ORIGINALS", "COUNTS"];
-const NETWORK_MAPS: [&str; 3] = ["LISTENERS", "SOCKETS", "COUNTS"];
+const NETWORK_MAPS: [&str; 4] = ["LISTENERS", "SOCKETS", "LOCAL", "COUNTS"];
 
 /// What answers for a connection is attached before what makes it: names of programs and of their links.
 const CONNECTS: [(&str, &str); 4] = [
