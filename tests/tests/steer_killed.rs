@@ -12,7 +12,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, ensure};
-use dbwarden::capture::steer::{GuardDown, SteerError, SteerOptions, Steering, own_netns_cookie};
+use dbwarden::capture::steer::{GuardDown, SteerOptions, Steering, own_netns_cookie};
 use dbwarden_tests::{
     Dial, Netns, await_until,
     greeter::{Greeter, answers, heard, is_refused, server_and_guard},
@@ -256,17 +256,4 @@ fn what_an_earlier_start_wanted_is_let_go() -> Result<()> {
         assert_eq!(answers(server_six.at)?, "server");
         Ok(())
     })
-}
-
-#[test]
-fn pins_need_a_bpf_file_system() -> Result<()> {
-    need_root!();
-    let folder = tempfile::tempdir()?;
-    let options = SteerOptions { pins: Some(folder.path().join("a/b")), ..SteerOptions::default() };
-    let refused = Steering::attach(&options).err().context("it is attached")?;
-    ensure!(refused.to_string().contains("is not on a BPF file system"), "{refused}");
-    let options = SteerOptions { cgroup: Some(folder.path().into()), ..SteerOptions::default() };
-    let refused = Steering::attach(&options).err().context("it is attached")?;
-    ensure!(matches!(refused, SteerError::Cgroup { .. }), "{refused}");
-    Ok(())
 }

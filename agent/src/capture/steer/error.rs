@@ -8,7 +8,7 @@ use aya::{
     programs::{ProgramError, links::LinkError},
 };
 
-use crate::capture::refusal::explained;
+use crate::capture::refusal::{Refusal, steering_explained};
 
 #[derive(Debug, thiserror::Error)]
 pub enum SteerError {
@@ -32,6 +32,11 @@ pub enum SteerError {
     Object { why: String, source: Box<EbpfError> },
     #[error("BPF program `{name}` cannot be loaded or attached{why}")]
     Program { name: &'static str, why: String, source: Box<ProgramError> },
+    #[error(
+        "another program is alone at the root of the cgroup v2 tree, for `{hook}`, and suffers no second; \
+         `bpftool cgroup show` names it: its owner can attach it with the flag `multi`"
+    )]
+    Occupied { hook: &'static str, source: Box<ProgramError> },
     #[error("BPF program `{name}` is attached in a way that can't be kept")]
     Link { name: &'static str, source: LinkError },
     #[error(
@@ -67,11 +72,19 @@ fn old_netns(source: &io::Error) -> &'static str {
 
 impl SteerError {
     pub(super) fn program(name: &'static str, source: ProgramError) -> Self {
-        Self::Program { name, why: explained(&source), source: Box::new(source) }
+        Self::Program { name, why: steering_explained(&source), source: Box::new(source) }
+    }
+
+    pub(super) fn at_cgroup(name: &'static str, hook: &'static str, source: ProgramError) -> Self {
+        // A lack of rights would have shown when it was loaded.
+        match Refusal::of(&source).is_about_rights() {
+            true => Self::Occupied { hook, source: Box::new(source) },
+            false => Self::program(name, source),
+        }
     }
 
     pub(super) fn object(source: EbpfError) -> Self {
-        Self::Object { why: explained(&source), source: Box::new(source) }
+        Self::Object { why: steering_explained(&source), source: Box::new(source) }
     }
 
     pub(super) fn map(name: &'static str) -> impl Fn(MapError) -> Self + Copy {

@@ -75,7 +75,8 @@ pub(super) fn attach_connects(
         let failed = |error| SteerError::program(name, error);
         let program: &mut CgroupSockAddr = program(ebpf, name)?;
         // The mode is one of older kernels: links stand beside each other always.
-        let id = program.attach(cgroup, CgroupAttachMode::Single).map_err(failed)?;
+        let attached = program.attach(cgroup, CgroupAttachMode::Single);
+        let id = attached.map_err(|error| SteerError::at_cgroup(name, link_name, error))?;
         let link = program.take_link(id).map_err(failed)?;
         let link = FdLink::try_from(link).map_err(|source| SteerError::Link { name, source })?;
         match pins {
