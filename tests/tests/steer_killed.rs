@@ -12,7 +12,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, ensure};
-use dbwarden::capture::steer::{GuardDown, SteerOptions, Steering, own_netns_cookie};
+use dbwarden::capture::steer::{GuardDown, SteerOptions, Steering, own_netns_cookie, remove_pins};
 use dbwarden_tests::{
     Dial, Netns, await_until,
     greeter::{Greeter, answers, heard, is_refused, server_and_guard},
@@ -255,5 +255,25 @@ fn what_an_earlier_start_wanted_is_let_go() -> Result<()> {
         steering.stop()?;
         assert_eq!(answers(server_six.at)?, "server");
         Ok(())
+    })
+}
+
+/// A configuration that guards nothing any more.
+#[test]
+fn pins_of_before_can_be_removed_without_steering() -> Result<()> {
+    need_root!();
+    in_own_network(|| {
+        let bpffs = Bpffs::mount()?;
+        let [(server, guard), _] = server_and_guard()?;
+        let pair = [server.at, guard.at];
+        Agent::start("local", "refuse", Some(&bpffs.folder()), pair)?.kill()?;
+        guard.stop();
+        ensure!(is_refused(server.at));
+        remove_pins(&bpffs.folder())?;
+        await_until("a server without steering", || {
+            Ok(answers(server.at).ok().filter(|name| name == "server"))
+        })?;
+        assert_eq!(fs::read_dir(bpffs.folder())?.count(), 0);
+        Ok(remove_pins(&bpffs.folder().join("not there"))?)
     })
 }

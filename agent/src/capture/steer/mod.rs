@@ -32,6 +32,7 @@ pub use self::{
     error::SteerError,
     local::{Prefix, local_prefixes, netns_cookie, own_netns_cookie},
     object::{SteerTrial, trial},
+    pins::remove_pins,
 };
 
 /// What becomes of a new connection while no guard listens.

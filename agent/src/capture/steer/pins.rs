@@ -78,7 +78,19 @@ impl Pins {
 
     /// Removes all of them.
     pub(super) fn remove(&self) -> Result<(), SteerError> {
-        folders(&self.root, PREFIX)?.iter().try_for_each(|folder| remove_folder(folder))
+        remove_pins(&self.root)
+    }
+}
+
+/// Takes off what any process has pinned in this folder: for a start that steers nothing, or nothing that
+/// outlives it. The kernel detaches it a moment later.
+///
+/// # Errors
+/// A pin can't be removed.
+pub fn remove_pins(root: &Path) -> Result<(), SteerError> {
+    match root.is_dir() {
+        true => folders(root, PREFIX)?.iter().try_for_each(|folder| remove_folder(folder)),
+        false => Ok(()),
     }
 }
 
