@@ -233,7 +233,7 @@ fn no_connection_is_lost_or_touched_by_a_change() -> Result<()> {
                 steering.steer(netns, server.at, guard.at, GuardDown::Direct)?;
                 let late = Dial::Connect.dial(server.at)?;
                 assert_eq!(heard(&late)?.0, "guard");
-                drop(steering);
+                steering.stop()?;
                 // What was led goes on.
                 (&late).write_all(b"?")?;
                 assert_eq!(heard(&late)?.0, "guard");

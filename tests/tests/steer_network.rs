@@ -98,7 +98,7 @@ fn clients_from_the_network_are_led_and_local_ones_are_not() -> Result<()> {
     let late = Dial::Connect.dial(six)?;
     steering.release_network(netns, ([0; 4], PORT).into())?;
     assert_eq!((answers(four)?, answers(six)?), ("server".to_owned(), "guard".to_owned()));
-    drop(steering);
+    steering.stop()?;
     assert_eq!(answers(six)?, "server");
     assert_eq!(heard(&late)?.0, "guard");
     Ok(())

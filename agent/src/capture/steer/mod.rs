@@ -214,7 +214,8 @@ impl Steering {
     /// # Errors
     /// A map or a pin can't be changed.
     pub fn stop(mut self) -> Result<(), SteerError> {
-        // The kernel detaches what was pinned some time later; empty maps lead nobody.
+        // The kernel detaches what was pinned a moment later, and the rest when no child that is just being
+        // started has a copy of the link. Empty maps lead nobody.
         self.wanted.clear();
         for key in self.keys() {
             self.remove(key)?;
