@@ -7,24 +7,25 @@
 
 #[allow(dead_code)] // the other object uses all of it
 mod atomic;
+mod lookup;
 mod object;
 
 use core::ffi::c_void;
 
 use aya_ebpf::{
     EbpfContext,
-    bindings::{bpf_sock, bpf_sock_addr, bpf_sock_tuple, sk_action::SK_DROP, sk_action::SK_PASS},
+    bindings::{bpf_sock, bpf_sock_addr, bpf_sock_tuple},
     btf_maps::SkStorage,
     helpers::generated::{
         bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_sk_lookup_tcp, bpf_sk_release,
         bpf_sk_storage_get, bpf_skc_to_mptcp_sock,
     },
-    macros::{btf_map, cgroup_sock_addr, map, sk_lookup},
-    maps::{HashMap, LpmTrie, PerCpuArray, SockMap, lpm_trie::Key},
-    programs::{SkLookupContext, SockAddrContext},
+    macros::{btf_map, cgroup_sock_addr, map},
+    maps::{HashMap, LpmTrie, PerCpuArray, lpm_trie::Key},
+    programs::SockAddrContext,
 };
 use dbwarden_common::{
-    ANY_IPV4, ANY_IPV6, Address, Listener, LocalKey, N_STEER_COUNTS, Original, SOME_ADDRESS,
+    ANY_IPV4, ANY_IPV6, Address, LocalKey, N_STEER_COUNTS, Original, SOME_ADDRESS,
     STEER_ELSE_DIRECT, SteerCount, SteerKey, Steered,
 };
 
@@ -49,14 +50,6 @@ static ORIGINALS: SkStorage<Original> = SkStorage::new();
 #[map]
 static COUNTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(N_STEER_COUNTS as u32, 0);
 
-/// For clients from the network: which guard's socket takes what arrives for an address, in the one
-/// namespace that the program is attached to.
-#[map]
-static LISTENERS: HashMap<SteerKey, Listener> = HashMap::with_max_entries(256, 0);
-
-#[map]
-static SOCKETS: SockMap = SockMap::with_max_entries(256, 0);
-
 /// Set by the loader where the kernel can name the MPTCP socket that a TCP socket is a path of (5.19).
 #[unsafe(no_mangle)]
 static FOLLOW_MPTCP: u32 = 0;
@@ -68,8 +61,6 @@ const TCP_LISTEN: u32 = 10;
 const SOCK_STREAM: u32 = 1;
 const IPPROTO_TCP: u32 = 6;
 const IPPROTO_MPTCP: u32 = 262;
-/// The same in every namespace.
-const LOOPBACK_IFINDEX: u32 = 1;
 const LOOPBACK_IPV4: Address = [0, 0, 0x0000_ffff_u32.to_be(), 0x7f00_0001_u32.to_be()];
 const LOOPBACK_IPV6: Address = [0, 0, 0, 1_u32.to_be()];
 
@@ -344,71 +335,6 @@ fn original(ctx: &SockAddrContext, peer: Address) -> Option<(Address, u32)> {
     };
     let same = original.guard == peer && original.guard_port == port_of(ctx.sock_addr);
     same.then_some((original.address, original.port))
-}
-
-/// Clients from the network. Those of this host have been led, or exempted, when they connected.
-#[sk_lookup]
-pub fn steer_network(ctx: SkLookupContext) -> u32 {
-    let lookup = ctx.lookup;
-    // SAFETY: fields of the context.
-    let (device, protocol, family, port) = unsafe {
-        (
-            (&raw const (*lookup).ingress_ifindex).read_volatile(),
-            (&raw const (*lookup).protocol).read_volatile(),
-            (&raw const (*lookup).family).read_volatile(),
-            (&raw const (*lookup).local_port).read_volatile(),
-        )
-    };
-    if device == LOOPBACK_IFINDEX || protocol != IPPROTO_TCP {
-        return SK_PASS;
-    }
-    // SAFETY: as above; each family has its own.
-    let (address, remote, any) = unsafe {
-        if family == AF_INET6 {
-            let local = [
-                (&raw const (*lookup).local_ip6[0]).read_volatile(),
-                (&raw const (*lookup).local_ip6[1]).read_volatile(),
-                (&raw const (*lookup).local_ip6[2]).read_volatile(),
-                (&raw const (*lookup).local_ip6[3]).read_volatile(),
-            ];
-            let remote = [
-                (&raw const (*lookup).remote_ip6[0]).read_volatile(),
-                (&raw const (*lookup).remote_ip6[1]).read_volatile(),
-                (&raw const (*lookup).remote_ip6[2]).read_volatile(),
-                (&raw const (*lookup).remote_ip6[3]).read_volatile(),
-            ];
-            (local, remote, ANY_IPV6)
-        } else {
-            let local = (&raw const (*lookup).local_ip4).read_volatile();
-            let remote = (&raw const (*lookup).remote_ip4).read_volatile();
-            (mapped(local), mapped(remote), ANY_IPV4)
-        }
-    };
-    let mut key = SteerKey { netns: 0, address, port, reserved: 0 };
-    // SAFETY: copied at once.
-    let mut found = unsafe { LISTENERS.get(key) }.copied();
-    if found.is_none() {
-        key.address = any;
-        // SAFETY: as above.
-        found = unsafe { LISTENERS.get(key) }.copied();
-    }
-    let Some(listener) = found else { return SK_PASS };
-    // What this host sends to an address of one of its devices counts as that device's. Nobody out there can
-    // be connected from an address of this host.
-    if remote == address || is_local(0, &remote) {
-        return SK_PASS;
-    }
-    if SOCKETS.redirect_sk_lookup(&ctx, listener.index, 0).is_ok() {
-        count(SteerCount::Steered);
-        return SK_PASS;
-    }
-    if listener.flags & STEER_ELSE_DIRECT != 0 {
-        count(SteerCount::Direct);
-        return SK_PASS;
-    }
-    // The client is told at once, as by any port that nobody listens on.
-    count(SteerCount::Refused);
-    SK_DROP
 }
 
 #[inline(always)]

@@ -13,7 +13,7 @@ use dbwarden_common::STEER_ABI;
 
 use super::SteerError;
 
-const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
+const BPF_FS_MAGIC: rustix::fs::FsWord = 0xcafe_4a11;
 /// Folders of all versions begin so; the file system doesn't like dots.
 const PREFIX: &str = "steer-";
 const NETWORK: &str = "network-";
@@ -30,8 +30,7 @@ impl Pins {
         let existing = root.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
         let system = rustix::fs::statfs(existing)
             .map_err(|error| SteerError::pin(existing)(error.into()))?;
-        // The type of the field differs between architectures.
-        if i64::try_from(system.f_type).ok() != Some(BPF_FS_MAGIC) {
+        if system.f_type != BPF_FS_MAGIC {
             return Err(SteerError::NoBpffs { path: root.to_owned() });
         }
         let folder = root.join(format!("{PREFIX}{STEER_ABI}"));
