@@ -81,11 +81,15 @@ impl Analysed {
     }
 
     fn only(facts: Facts) -> Self {
-        let whole = Arc::new(facts);
+        Self { is_literal_sensitive: true, ..Self::of(Arc::new(facts)) }
+    }
+
+    /// Facts that come from elsewhere than from a text.
+    pub fn of(whole: Arc<Facts>) -> Self {
         Self {
             statements: vec![whole.clone()],
             whole,
-            is_literal_sensitive: true,
+            is_literal_sensitive: false,
             is_parameter_sensitive: false,
             is_session_sensitive: false,
             says: Vec::new(),
