@@ -109,21 +109,16 @@ impl Bench {
         let before = ask(&mut session)?;
         let mut failures = Vec::new();
         for (n, step) in case.steps.iter().enumerate() {
-            match self.step(&mut session, step, database, &fill)?.failure {
-                Some(failure) => failures.push((n, failure)),
-                None => {}
-            }
+            let answer = self.step(&mut session, step, database, &fill)?;
+            failures.extend(answer.failure.map(|failure| (n, failure)));
         }
         let mut after = ask(&mut session)?;
         let start = Instant::now();
         // A signal may be on its way; where there was an error, nothing is.
-        while after == before && failures.is_empty() && start.elapsed() < PATIENCE {
-            if case.probe.contains("pg_stat") {
-                std::thread::yield_now();
-                after = ask(&mut session)?;
-            } else {
-                break;
-            }
+        let may_come = failures.is_empty() && probe.contains("pg_stat_activity");
+        while may_come && after == before && start.elapsed() < PATIENCE {
+            std::thread::yield_now();
+            after = ask(&mut session)?;
         }
         Ok(Report { before, after, failures })
     }
