@@ -1,4 +1,5 @@
-//! The rules in force: loaded, replaced when their files change, asked about every statement.
+//! The rules in force: loaded, replaced when their files change, asked about every statement and about every
+//! connection that a database opens.
 
 use std::{
     path::{Path, PathBuf},
@@ -11,12 +12,12 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use super::episodes::Episodes;
+use super::episodes::{Episodes, Occasion};
 use crate::{
     config::{self, Settings, UnreadablePolicies},
     event::{
-        Entry, Episode, EpisodeAction, Finding, Occurrence, OccurrenceKind, Origin, Record,
-        Severity, Verdict, WallTime,
+        Entry, Episode, EpisodeAction, Finding, Judgement, Occurrence, OccurrenceKind, Origin,
+        Outbound, Record, Severity, Verdict, WallTime,
     },
     policy::{Circumstances, Complaints, Judge, Set, World},
 };
@@ -107,8 +108,16 @@ impl Policing {
         Ok((policing, told))
     }
 
-    /// Judges a statement; gives the episodes that begin with it.
-    pub fn judge(&mut self, record: &mut Record, told: &mut Vec<Entry>) {
+    /// Judges a statement or a connection that a database opens; gives the episodes that begin with it.
+    pub fn take(&mut self, entry: &mut Entry, told: &mut Vec<Entry>) {
+        match entry {
+            Entry::Statement(record) => self.statement(record, told),
+            Entry::Outbound(outbound) => self.outbound(outbound, told),
+            Entry::Occurrence(_) | Entry::Finding(_) => {}
+        }
+    }
+
+    fn statement(&mut self, record: &mut Record, told: &mut Vec<Entry>) {
         let claims = record.claims.as_ref().map_or(&[][..], |claims| &claims.tags);
         let circumstances = Circumstances { time: record.time, rows: record.rows, claims };
         let facts = record.facts.as_ref();
@@ -116,7 +125,21 @@ impl Policing {
         let has_findings = !judgement.findings.is_empty();
         record.judgement = Some(judgement);
         if has_findings {
-            self.episodes.take(record, told);
+            self.episodes.take(Occasion::of_statement(record), told);
+        }
+    }
+
+    fn outbound(&mut self, outbound: &mut Outbound, told: &mut Vec<Entry>) {
+        let Outbound { origin, destination, time, .. } = outbound;
+        let mut judgement = self.judge.judge_outbound(origin, destination, *time);
+        // Of the server itself there is no client whose connection could be ended.
+        if judgement.verdict == Verdict::Cut && origin.socket.is_none() {
+            judgement = Arc::new(Judgement { verdict: Verdict::Flag, ..(*judgement).clone() });
+        }
+        let has_findings = !judgement.findings.is_empty();
+        outbound.judgement = Some(judgement);
+        if has_findings {
+            self.episodes.take(Occasion::of_outbound(outbound), told);
         }
     }
 
@@ -235,6 +258,7 @@ fn refusal(refused: &Refused, consequence: &str, host: &Arc<Origin>, now: WallTi
         origin: host.clone(),
         sequence: 0,
         facts: None,
+        destination: None,
         counts: Vec::new(),
     }
 }
