@@ -453,7 +453,7 @@ fn a_slow_backend_delays_neither_statements_nor_the_ledger() -> Result<()> {
     let mut agent = Agent::builder()
         .configuration(&format!(
             "[telemetry]\ntraces.ratio = 1.0\nmetrics.enabled = false\nlogs.enabled = false\n\
-             otlp = {{ endpoint = \"http://127.0.0.1:{port}\", protocol = \"http\" }}"
+             otlp = {{ endpoint = \"http://127.0.0.1:{port}\", protocol = \"http/protobuf\" }}"
         ))
         .start()?;
     agent.await_server(postgres.port())?;
@@ -476,9 +476,7 @@ fn a_slow_backend_delays_neither_statements_nor_the_ledger() -> Result<()> {
     let (mut sent, mut full) = (0, 0);
     for _ in 0..2 {
         let before = answered.load(Ordering::Relaxed);
-        await_until("an export", || {
-            Ok((answered.load(Ordering::Relaxed) > before).then_some(()))
-        })?;
+        await_until("an export", || Ok((answered.load(Ordering::Relaxed) > before).then_some(())))?;
         (sent, full) = await_until("all accounted for", || {
             let traces = signal(&agent, "traces")?;
             ensure!(traces["trouble"].is_null(), "{traces}");
