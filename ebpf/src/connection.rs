@@ -88,6 +88,11 @@ pub fn open(seen: &Transfer) -> bool {
             role = if unsafe { LISTENERS.get(key) }.is_some() { INBOUND } else { OUTBOUND };
         }
     }
+    // TCP sockets are told when they connect. A client's socket that a program has inherited is the server's.
+    let is_program = seen.tracked.flags & TRACKED_PROGRAM != 0;
+    if is_program && (role != OUTBOUND || family != AF_UNIX) {
+        return false;
+    }
     let connection = unmoved(seen.cookie, seen.tracked.server, role);
     const BPF_NOEXIST: u64 = 1;
     if CONNECTIONS.insert(sock, connection, BPF_NOEXIST).is_err() {

@@ -94,17 +94,23 @@ fn reaches(hooks: &str) -> Result<()> {
     // Another database: it is no part of the first burst.
     send(&from, &group, "secret", &texts)?;
     send(&from, &group, "plain", &[&program(&to)])?;
+    let psql = from.program("psql").get_program().display().to_string();
+    let there = to.conninfo(Via::Unix);
+    let by_psql =
+        format!("COPY (SELECT 1) TO PROGRAM '{psql} -XAtq -d \"{there}\" -c \"SELECT 1\"'");
+    send(&from, &group, "plain", &[&by_psql])?;
 
-    let rows = agent.await_rows(4, DESTINATIONS)?;
+    let rows = agent.await_rows(5, DESTINATIONS)?;
     let path = to.socket_dir().join(format!(".s.PGSQL.{}", to.port())).display().to_string();
     let (tcp, unix) =
         ((Value::from("127.0.0.1"), Value::from(to.port())), (path.into(), Value::Null));
     let [us, eu] = ["us-east-1", "eu-central-1"];
     for (row, (database, (address, port), region, by_server, exe)) in rows.iter().zip([
         ("plain", tcp.clone(), us, true, "/postgres"),
-        ("plain", unix, eu, true, "/postgres"),
+        ("plain", unix.clone(), eu, true, "/postgres"),
         ("secret", tcp.clone(), us, true, "/postgres"),
         ("plain", tcp, us, false, "/bash"),
+        ("plain", unix, eu, false, "/psql"),
     ]) {
         let expected = [
             ("server", from.name().into()),
