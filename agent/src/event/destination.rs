@@ -7,7 +7,7 @@ use super::{EpisodeAction, Judgement, Origin, WallTime};
 /// Where such a connection leads, and what opened it. Two that are the same make one burst.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Destination {
-    pub to: Target,
+    pub to: Remote,
     /// Where that is.
     pub region: Option<Arc<str>>,
     /// Which watched server of this host it is.
@@ -19,7 +19,7 @@ pub struct Destination {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Target {
+pub enum Remote {
     Ip(IpAddr, u16),
     /// The path of a unix socket, `@…` of an abstract one; `None` where it has no name.
     Unix(Option<Arc<str>>),
@@ -55,15 +55,15 @@ impl Destination {
     /// An address, or the path of a unix socket.
     pub fn address(&self) -> Option<String> {
         match &self.to {
-            Target::Ip(address, _) => Some(address.to_string()),
-            Target::Unix(path) => path.as_ref().map(ToString::to_string),
+            Remote::Ip(address, _) => Some(address.to_string()),
+            Remote::Unix(path) => path.as_ref().map(ToString::to_string),
         }
     }
 
     pub fn port(&self) -> Option<u16> {
         match self.to {
-            Target::Ip(_, port) => Some(port),
-            Target::Unix(_) => None,
+            Remote::Ip(_, port) => Some(port),
+            Remote::Unix(_) => None,
         }
     }
 }
@@ -71,9 +71,9 @@ impl Destination {
 impl fmt::Display for Destination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.to {
-            Target::Ip(address, port) => write!(f, "{address} port {port}")?,
-            Target::Unix(Some(path)) => f.write_str(path)?,
-            Target::Unix(None) => f.write_str("a unix socket without a name")?,
+            Remote::Ip(address, port) => write!(f, "{address} port {port}")?,
+            Remote::Unix(Some(path)) => f.write_str(path)?,
+            Remote::Unix(None) => f.write_str("a unix socket without a name")?,
         }
         if let Some(region) = &self.region {
             write!(f, ", region {region}")?;
@@ -89,7 +89,7 @@ impl fmt::Display for Destination {
 mod tests {
     use std::sync::Arc;
 
-    use super::{Destination, Outbound, Target};
+    use super::{Destination, Outbound, Remote};
     use crate::event::{EpisodeAction, Origin, WallTime};
 
     #[test]
@@ -114,12 +114,12 @@ mod tests {
             outbound.message()
         };
         assert_eq!(
-            message(Target::Ip([10, 0, 0, 1].into(), 443), false, None),
+            message(Remote::Ip([10, 0, 0, 1].into(), 443), false, None),
             "process 7 (/usr/bin/curl) started by the database connects to 10.0.0.1 port 443, \
              region us"
         );
         assert_eq!(
-            message(Target::Unix(Some("/run/x".into())), true, Some("orders")),
+            message(Remote::Unix(Some("/run/x".into())), true, Some("orders")),
             "process 7 (/usr/bin/curl) of the database itself connects to /run/x, region us, \
              server orders"
         );

@@ -19,7 +19,7 @@ mod time;
 
 pub use claims::{Claims, Tag as ClaimTag, Trace};
 pub use connection::{Client, ConnectionId, Endpoint, SocketId};
-pub use destination::{Destination, Outbound, Target};
+pub use destination::{Destination, Outbound, Remote};
 pub use facts::{Access, Analysis, Effect, Effects, Facts, KeyPredicate, KeyValue, TableAccess};
 pub use in_full::in_full;
 pub use judgement::{Episode, EpisodeAction, Finding, Judgement, Severity, Verdict};

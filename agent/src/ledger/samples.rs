@@ -5,8 +5,8 @@ use std::sync::Arc;
 use crate::event::{
     Access, Analysis, Certainty, ClaimTag, Claims, ConnectionId, Destination, Effect, Effects,
     Engine, Entry, Episode, EpisodeAction, Facts, Finding, Judgement, Lane, LoginStrength,
-    Occurrence, OccurrenceKind, Origin, Outbound, Parameter, Parent, PrincipalKind, Record,
-    Severity, StatementKind, TableAccess, Target, Trace, Transport, Verdict, WallTime,
+    Occurrence, OccurrenceKind, Origin, Outbound, Parameter, Parent, PrincipalKind, Record, Remote,
+    Severity, StatementKind, TableAccess, Trace, Transport, Verdict, WallTime,
 };
 
 pub fn full_origin() -> Origin {
@@ -217,7 +217,7 @@ pub fn outbound() -> Outbound {
         origin: Arc::new(Origin { host: "db-1".into(), ..Origin::default() }),
         pid: 4711,
         destination: Arc::new(Destination {
-            to: Target::Ip([10, 0, 0, 1].into(), 443),
+            to: Remote::Ip([10, 0, 0, 1].into(), 443),
             region: Some("us-east-1".into()),
             server: Some("archive".into()),
             program: Some("/usr/bin/curl".into()),
@@ -357,8 +357,8 @@ impl Entries {
     fn destination(&mut self) -> Destination {
         Destination {
             to: match self.below(2) {
-                0 => Target::Ip((self.draw() as u32).to_be_bytes().into(), self.draw() as u16),
-                _ => Target::Unix(self.text()),
+                0 => Remote::Ip((self.draw() as u32).to_be_bytes().into(), self.draw() as u16),
+                _ => Remote::Unix(self.text()),
             },
             region: self.text(),
             server: self.text(),

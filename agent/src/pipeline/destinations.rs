@@ -97,12 +97,12 @@ mod tests {
     use std::sync::Arc;
 
     use super::{Destinations, MAX_GOING_ON, QUIET_US};
-    use crate::event::{Destination, Entry, EpisodeAction, Origin, Outbound, Target, WallTime};
+    use crate::event::{Destination, Entry, EpisodeAction, Origin, Outbound, Remote, WallTime};
 
     fn outbound(principal: &str, target: &str, second: i64) -> Outbound {
         let origin = Origin { principal: Some(principal.into()), ..Origin::default() };
         let destination = Destination {
-            to: Target::Unix(Some(target.into())),
+            to: Remote::Unix(Some(target.into())),
             region: Some("us".into()),
             server: None,
             program: Some("/usr/bin/curl".into()),

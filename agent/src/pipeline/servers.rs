@@ -27,7 +27,7 @@ use crate::{
     discovery::{self, Listener, Look, Names, Server, ServerKind, ServerRule, Trust, Watcher},
     event::{
         BootTime, Destination, Endpoint, Engine, Entry, EpisodeAction, Origin, Outbound,
-        ProcessEvent, Target, WallTime,
+        ProcessEvent, Remote, WallTime,
     },
     identity::{Peer, ProcessTable, Procfs},
     policy::{Whereabouts, World},
@@ -207,9 +207,9 @@ impl Servers {
         let server = self.reached(opened);
         let region = self.region_of(opened, server.as_deref(), &connections.shared.host);
         let to = match (opened.ends, &opened.local) {
-            (Some(ends), _) => Target::Ip(ends.remote.0, ends.remote.1),
-            (None, Endpoint::Unix { path }) => Target::Unix(path.clone()),
-            (None, Endpoint::Ip { .. }) => Target::Unix(None),
+            (Some(ends), _) => Remote::Ip(ends.remote.0, ends.remote.1),
+            (None, Endpoint::Unix { path }) => Remote::Unix(path.clone()),
+            (None, Endpoint::Ip { .. }) => Remote::Unix(None),
         };
         let destination = Destination {
             to,

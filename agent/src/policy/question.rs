@@ -18,7 +18,7 @@ use super::{
     schema::Names,
 };
 use crate::event::{
-    Access, Analysis, ClaimTag, Destination, Effect, Effects, Facts, Lane, PrincipalKind, Target,
+    Access, Analysis, ClaimTag, Destination, Effect, Effects, Facts, Lane, PrincipalKind, Remote,
     WallTime,
 };
 
@@ -338,11 +338,11 @@ impl Record {
     fn outbound(&mut self, destination: &Destination) {
         let Destination { to, region, server, program, by_server } = destination;
         match to {
-            Target::Ip(address, port) => {
+            Remote::Ip(address, port) => {
                 self.address("address", *address);
                 self.put("port", Value::new_long((*port).into()));
             }
-            Target::Unix(path) => self.text("path", path.as_ref()),
+            Remote::Unix(path) => self.text("path", path.as_ref()),
         }
         self.regions("destination_regions", region.as_deref());
         self.text("destination_server", server.as_ref());

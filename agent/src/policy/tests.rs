@@ -6,7 +6,7 @@ use super::{Caller, Case, Circumstances, Judge, Label, Region, Set, Source, Subj
 use crate::{
     event::{
         Analysis, ClaimTag, Destination, Effects, Facts, Judgement, Lane, Origin, PrincipalKind,
-        Target, Verdict, WallTime,
+        Remote, Verdict, WallTime,
     },
     statement::{Lexing, analyse},
 };
@@ -90,8 +90,8 @@ fn judge(set: &Set, caller: &Caller, text: &str, rows: u64) -> Judgement {
 fn destination(to: &str, region: Option<&str>, program: Option<&str>) -> Destination {
     Destination {
         to: match to.split_once(' ') {
-            Some((address, port)) => Target::Ip(address.parse().unwrap(), port.parse().unwrap()),
-            None => Target::Unix(Some(to.into())),
+            Some((address, port)) => Remote::Ip(address.parse().unwrap(), port.parse().unwrap()),
+            None => Remote::Unix(Some(to.into())),
         },
         region: region.map(Into::into),
         server: None,

@@ -4,7 +4,7 @@
 use std::{sync::Arc, thread};
 
 use dbwarden::{
-    event::{Destination, Origin, Target, Verdict},
+    event::{Destination, Origin, Remote, Verdict},
     policy::{Caller, Case, Circumstances, Set, Source, Subject, World},
     statement::{Lexing, analyse},
 };
@@ -31,7 +31,7 @@ fn load(text: &str) {
     let origin = Origin { host: Arc::from("db1"), ..Origin::default() };
     let facts = analyse("DROP TABLE orders", Lexing::default()).whole;
     let destination = Destination {
-        to: Target::Ip([10, 0, 0, 1].into(), 443),
+        to: Remote::Ip([10, 0, 0, 1].into(), 443),
         region: Some("us-east-1".into()),
         server: None,
         program: None,

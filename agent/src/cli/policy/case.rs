@@ -9,7 +9,7 @@ use crate::{
     analyst::Analyst,
     config::Settings,
     event::{
-        ClaimTag, Destination, Facts, Lane, LoginStrength, Origin, PrincipalKind, Target, WallTime,
+        ClaimTag, Destination, Facts, Lane, LoginStrength, Origin, PrincipalKind, Remote, WallTime,
     },
     policy::{Caller, Case, Circumstances, Subject, Whereabouts, World},
     statement::Lexing,
@@ -233,17 +233,17 @@ impl ConnectOut {
     fn destination(&self, origin: &Origin, world: &World) -> Result<Destination, String> {
         let known = |text: &Option<String>| text.as_deref().map(Arc::<str>::from);
         let to = match self.to.as_deref().unwrap_or_default() {
-            path if path.starts_with(['/', '@']) => Target::Unix(Some(path.into())),
+            path if path.starts_with(['/', '@']) => Remote::Unix(Some(path.into())),
             text => {
                 let to: SocketAddr = text.parse().map_err(|_| {
                     format!("connect-out: {text:?}: write 10.0.0.1:5432, [::1]:5432 or a path")
                 })?;
-                Target::Ip(to.ip(), to.port())
+                Remote::Ip(to.ip(), to.port())
             }
         };
         let address = match &to {
-            Target::Ip(address, _) => Some(*address),
-            Target::Unix(_) => None,
+            Remote::Ip(address, _) => Some(*address),
+            Remote::Unix(_) => None,
         };
         let is_local = address.is_none_or(|address| address.is_loopback());
         let place = Whereabouts { address, is_local, ..Whereabouts::default() };
