@@ -359,7 +359,7 @@ impl Postgres {
         let guard = self.guard_port.unwrap_or_default();
         format!(
             "[[server]]\nname = \"{name}\"\nport = {port}\nlane = \"guard\"\n{more}\n\
-             [guard]\nlisten = \"127.0.0.1:{guard}\""
+             [guard]\nlisten = \"127.0.0.1:{guard}\"\n"
         )
     }
 

@@ -24,6 +24,7 @@ mod timeline;
 mod verify;
 mod watch;
 mod webhook;
+mod who;
 mod whois;
 
 use std::{io, io::IsTerminal, path::PathBuf, process::ExitCode};

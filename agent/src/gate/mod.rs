@@ -92,6 +92,7 @@ pub struct Identified {
 pub struct Gate {
     /// What the guard is given of the settings.
     settings: String,
+    steer: bool,
     servers: Vec<crate::config::Server>,
     /// By the server's place in the settings.
     listen: Vec<(usize, SocketAddr)>,
@@ -112,7 +113,7 @@ pub struct Gate {
 #[derive(Default)]
 struct State {
     /// `None` until they have been loaded.
-    policies: Option<Vec<(Arc<str>, Arc<str>)>>,
+    policies: Option<(Vec<(Arc<str>, Arc<str>)>, bool)>,
     /// By the server's place in the settings; why there is none, where there is none.
     targets: Vec<Result<Target, String>>,
     clients: HashMap<Number, Arrived>,
@@ -126,7 +127,7 @@ struct State {
     problem: Option<String>,
     /// Where the guard takes in those who are led to it; by the server's place in the settings.
     ports: Vec<Ports>,
-    /// Why clients aren't led to the guard.
+    /// Whether clients are led to the guard, or why not.
     steering: Option<String>,
 }
 
@@ -197,6 +198,7 @@ impl Gate {
         let (jobs, inbox) = channel();
         let gate = Arc::new(Self {
             settings: toml::to_string(&settings.of_guard())?,
+            steer: settings.guard.steer,
             servers: settings.servers.clone(),
             listen,
             state: Mutex::default(),
@@ -229,13 +231,13 @@ impl Gate {
         let _ = self.jobs.lock().unwrap_or_else(PoisonError::into_inner).send(job);
     }
 
-    /// The policies that apply from now on, without those that dbwarden brings along.
-    pub fn policies(&self, sources: &[Source]) {
-        let policies = sources.iter().map(|source| {
+    /// The policies that apply from now on, and whether those that dbwarden brings along do too.
+    pub fn policies<'a>(&self, sources: impl Iterator<Item = &'a Source>, starter_pack: bool) {
+        let policies = sources.map(|source| {
             let (name, text): (&str, &str) = (&source.name, &source.text);
             (name.into(), text.into())
         });
-        self.state().policies = Some(policies.collect());
+        self.state().policies = Some((policies.collect(), starter_pack));
         self.job(Job::Rules);
     }
 
@@ -343,10 +345,7 @@ impl Gate {
             name: server.name.clone().unwrap_or_default(),
             listens: self.listen.iter().find(|(at, _)| *at == place).map(|(_, at)| at.to_string()),
             problem: target.as_ref().err().cloned(),
-            steering: state.steering.clone().unwrap_or_else(|| match state.stands {
-                true => "its clients are led to the guard".to_owned(),
-                false => "there is no guard".to_owned(),
-            }),
+            steering: state.steering.clone().unwrap_or_else(|| "there is no guard yet".to_owned()),
         });
         GuardStatus {
             stands: state.stands,

@@ -50,6 +50,10 @@ impl Lead {
             let state = gate.state();
             (state.targets.clone(), state.ports.clone(), state.stands)
         };
+        if !gate.steer {
+            gate.state().steering = Some("clients may come to it by themselves".to_owned());
+            return;
+        }
         if !stands {
             return;
         }
@@ -71,11 +75,15 @@ impl Lead {
             Ok(None) => return,
             Err(error) => Some(error),
         };
-        let problem = problem.map(|error| in_full(&error));
-        if let Some(problem) = &problem {
-            tracing::error!("not guardable, clients go straight to their server: {problem}");
+        let how = match problem.map(|error| in_full(&error)) {
+            None => "its clients are led to the guard".to_owned(),
+            Some(problem) => format!("not guardable, its clients go past the guard: {problem}"),
+        };
+        let mut state = gate.state();
+        if state.steering.as_ref() != Some(&how) {
+            tracing::info!("{how}");
+            state.steering = Some(how);
         }
-        gate.state().steering = problem;
     }
 
     /// `None` where it was tried in vain before.
@@ -94,7 +102,6 @@ impl Lead {
                 }
             };
             self.steering = Some(Steering::attach(&options)?);
-            tracing::info!("clients of guarded servers are led to the guard");
         }
         let netns = self.netns;
         Ok(self.steering.as_mut().map(|steering| Steered { steering, netns }))
