@@ -293,6 +293,10 @@ fn local_clients_are_led_to_it_and_the_server_sees_them_as_they_are() -> Result<
         let host = if via == Via::Tcp { "127.0.0.1" } else { "::1" };
         ensure!(address == format!("{host}|{host}|{}", postgres.port()), "{via:?}: {address}");
     }
+    // By the unix socket nobody is led; that is known.
+    let opened = "SELECT message FROM rows WHERE record = 'connection' AND action = 'opened' \
+                  AND transport = 'unix' AND message LIKE '%past the guard%'";
+    agent.await_rows(1, opened)?;
     let rows = "SELECT exe FROM statements \
                 WHERE lane = 'guarded' AND text LIKE 'DROP TABLE precious'";
     for row in agent.await_rows(2, rows)? {

@@ -52,6 +52,8 @@ pub struct ServerFacts {
     pub coverage: Coverage,
     /// Its program and its files are root's or its own account's: nobody pretends to be it.
     pub is_verified: bool,
+    /// Its clients are to come through the guard.
+    pub is_guarded: bool,
     /// Of a pooler, its process.
     pub pooler: Option<u32>,
 }
@@ -60,7 +62,7 @@ impl ServerFacts {
     /// For whoever tells of a connection to it, and counts nothing.
     pub fn named(name: Arc<str>, engine: Engine, places: Places) -> Self {
         let coverage = Coverage::default();
-        Self { name, engine, places, coverage, is_verified: true, pooler: None }
+        Self { name, engine, places, coverage, is_verified: true, is_guarded: true, pooler: None }
     }
 
     /// What is said of the server where no client is known.
@@ -519,7 +521,9 @@ impl Servers {
         let pooler = is_pooler.then_some(server.pid);
         let is_verified = server.is_verified();
         let engine = Engine::Postgresql;
-        let facts = ServerFacts { name, engine, places, coverage, is_verified, pooler };
+        let lane = named.and_then(|at| self.lanes.get(at));
+        let is_guarded = !is_pooler && lane == Some(&LaneChoice::Guard);
+        let facts = ServerFacts { name, engine, places, coverage, is_verified, is_guarded, pooler };
         let watched = Watched { server, facts: Rc::new(facts), tls };
         self.have_changed = true;
         if let Some(slot) = self.watched.get_mut(index) {

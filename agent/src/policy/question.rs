@@ -225,6 +225,7 @@ impl Making<'_> {
         context.text("engine", caller.engine.map(|engine| engine.name()));
         context.text("transport", caller.transport.map(|transport| transport.name()));
         context.text("lane", Some(caller.lane.name()));
+        context.put("past_guard", Value::new_bool(caller.past_guard));
         context.text("db_user", caller.db_user.as_ref());
         if let Some(address) = caller.client_address {
             context.address("client_address", address);

@@ -56,6 +56,9 @@ pub(super) struct Written {
     /// Where a client on the network is; without one it is a process of this host
     #[arg(long, value_name = "ADDRESS")]
     client_address: Option<String>,
+    /// It comes through the guard, which can stop it
+    #[arg(long)]
+    guarded: bool,
     /// Read or changed
     #[arg(long, value_name = "N")]
     rows: Option<u64>,
@@ -172,7 +175,7 @@ impl Written {
             environment: or(&self.environment, &settings.host.environment),
             region: or(&self.region, &settings.host.region),
             server: known(&self.server),
-            lane: Some(Lane::Observed),
+            lane: Some(if self.guarded { Lane::Guarded } else { Lane::Observed }),
             database: known(&self.database),
             db_user: known(&self.user),
             application: known(&self.application),
