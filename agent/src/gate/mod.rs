@@ -6,6 +6,7 @@
 
 mod admission;
 mod certificate;
+mod endings;
 mod listeners;
 mod process;
 
@@ -34,6 +35,8 @@ use crate::{
     policy::Source,
 };
 use admission::Job;
+pub use endings::BrokenOff;
+use endings::Endings;
 
 /// Denied statements that the observer has not seen yet, or saw a moment ago.
 const MAX_DENIED: usize = 10_000;
@@ -95,6 +98,7 @@ pub struct Gate {
     denied: Mutex<DeniedTexts>,
     was_denied: Condvar,
     asked: Mutex<Vec<Asked>>,
+    endings: Endings,
     is_asked: AtomicBool,
     /// Readable while somebody is asked about.
     wake: OwnedFd,
@@ -112,6 +116,8 @@ struct State {
     clients: HashMap<Number, Arrived>,
     expected: HashMap<Way, Identified>,
     expected_order: VecDeque<Way>,
+    /// Who the clients are that have been let in.
+    admitted: HashMap<Number, Identified>,
     /// To the guard that runs.
     channel: Option<Arc<Channel>>,
     /// It takes clients in.
@@ -184,6 +190,7 @@ impl Gate {
             denied: Mutex::default(),
             was_denied: Condvar::new(),
             asked: Mutex::default(),
+            endings: Endings::default(),
             is_asked: AtomicBool::new(false),
             wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
                 .map_err(io::Error::from)?,
@@ -249,8 +256,30 @@ impl Gate {
 
     fn ask(&self, asked: Asked) {
         self.asked.lock().unwrap_or_else(PoisonError::into_inner).push(asked);
+        self.wake();
+    }
+
+    fn wake(&self) {
         self.is_asked.store(true, Ordering::Release);
         let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
+    }
+
+    /// Sessions that broke off since the last call, and how many more there were.
+    pub fn take_broken(&self) -> (Vec<BrokenOff>, u64) {
+        self.endings.take()
+    }
+
+    /// A client has left; why, if not as clients do.
+    fn ended(&self, number: Number, broken: Option<String>) {
+        let mut state = self.state();
+        let (client, who) = (state.clients.remove(&number), state.admitted.remove(&number));
+        let (Some(why), Some(client)) = (broken, client) else { return };
+        let target = state.targets.get(client.server).cloned().and_then(Result::ok);
+        drop(state);
+        let (address, port) = client.way.from;
+        tracing::debug!(%address, port, "a guarded session broke off: {why}");
+        self.endings.push(BrokenOff { target, way: client.way, who, why });
+        self.wake();
     }
 
     /// What becomes of somebody who was asked about. Never waits.

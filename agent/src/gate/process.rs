@@ -65,7 +65,11 @@ fn keep_one(gate: &Arc<Gate>) -> io::Result<()> {
     gate.job(Job::Rules);
     let outcome = listen(gate, &channel);
     channel.close();
-    gate.state().clients.clear();
+    {
+        let mut state = gate.state();
+        state.clients.clear();
+        state.admitted.clear();
+    }
     end(&mut child)?;
     outcome
 }
@@ -92,11 +96,7 @@ fn listen(gate: &Arc<Gate>, channel: &Arc<Channel>) -> io::Result<()> {
             }
             Word::Ended { number, passed, broken, .. } => {
                 gate.figures.passed.fetch_add(passed, Ordering::Relaxed);
-                let client = gate.state().clients.remove(&number);
-                if let (Some(why), Some(client)) = (broken, client) {
-                    let (address, port) = client.way.from;
-                    tracing::warn!(%address, port, "a guarded session broke off: {why}");
-                }
+                gate.ended(number, broken);
             }
         }
     }

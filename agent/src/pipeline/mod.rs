@@ -201,6 +201,9 @@ pub fn run(
             &service.quarantine,
             |name| state.servers.named(name),
         );
+        guarding::break_off(&mut state.connections, &mut state.processes, |name| {
+            state.servers.named(name)
+        });
         if n > 0 || state.servers.is_looking() {
             idle = 0;
             std::thread::sleep(GATHER);

@@ -145,6 +145,11 @@ impl Session {
         self.answers.bytes(bytes, &mut self.shared, court, &mut out.to_client)
     }
 
+    /// Nothing of the server's answers is half told: the client may be told something else.
+    pub fn is_between_answers(&self) -> bool {
+        self.answers.are_whole()
+    }
+
     pub fn counts(&self) -> Counts {
         self.shared.counts
     }
