@@ -65,9 +65,10 @@ def psycopg3():
             with c.transaction():
                 failing("savepoint", lambda: c.transaction().__enter__() and c.execute("SELECT 1/0"))
             say(c.info.server_version, c.info.encoding, c.info.parameter_status("TimeZone"))
-        with psycopg.connect(WAY) as c:
-            c.tpc_begin(c.xid(1, "one", "two"))
-            failing("two phases", c.tpc_prepare)
+        c = psycopg.connect(WAY)
+        c.tpc_begin(c.xid(1, "one", "two"))
+        failing("two phases", c.tpc_prepare)
+        c.close()
 
 
 async def psycopg3_async():

@@ -9,9 +9,10 @@ async function main() {
   c.on("notice", (notice) => say("notice", notice.code, notice.message));
   c.on("notification", (told) => say("told", told.channel, told.payload));
   await c.connect();
-  for (const value of [1, 1.5, "zwei ü", null, true, Buffer.from([0, 255]), new Date(0), [1, 2], { a: 1 }]) {
+  for (const value of [1, 1.5, "zwei ü", null, true, new Date(0), [1, 2], { a: 1 }]) {
     say((await c.query("SELECT $1::text AS v", [value])).rows);
   }
+  say((await c.query("SELECT $1::bytea AS v", [Buffer.from([0, 255])])).rows);
   for (let n = 0; n < 5; n++) {
     say((await c.query({ name: "named", text: "SELECT $1::int + 1 AS v", values: [n] })).rows);
   }
