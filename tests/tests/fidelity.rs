@@ -89,7 +89,7 @@ fn psql_shows_the_same_by_every_command() -> Result<()> {
 fn numberless(words: &str) -> String {
     let mut lines = String::new();
     for line in words.lines() {
-        let is_numbered = ["server process with PID", "lo_import "].iter();
+        let is_numbered = ["server process with PID", "lo_import ", "lo_unlink "].iter();
         match is_numbered.filter(|word| line.contains(**word)).count() {
             0 => lines += line,
             _ => lines.extend(line.chars().filter(|c| !c.is_ascii_digit())),

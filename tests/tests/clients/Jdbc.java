@@ -52,7 +52,10 @@ public class Jdbc {
                 p.setInt(1, 150);
                 long sum = 0;
                 try (ResultSet rows = p.executeQuery()) {
-                    while (rows.next()) sum += rows.getInt(1) + rows.getString(2).length() + String.valueOf(rows.getString(4)).length();
+                    while (rows.next()) {
+                        byte[] bytes = rows.getBytes(4);
+                        sum += rows.getInt(1) + rows.getString(2).length() + (bytes == null ? 0 : bytes.length);
+                    }
                 }
                 System.out.println(mode + " " + sum);
             }
