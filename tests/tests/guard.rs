@@ -213,8 +213,8 @@ fn the_next_connection_from_quarantine_is_refused_in_words() -> Result<()> {
 #[test]
 fn a_guard_that_is_killed_takes_its_sessions_along_and_the_next_one_stands_soon() -> Result<()> {
     need_root!();
-    let mut guarded = Guarded::start(Postgres::builder(), NO_DROP)?;
-    let Guarded { postgres, agent, .. } = &mut guarded;
+    let guarded = Guarded::start(Postgres::builder(), NO_DROP)?;
+    let Guarded { postgres, agent, .. } = &guarded;
     ensure!(postgres.psql(Via::Guard, "SELECT 1")? == "1");
     let guard = guarded.guard_pid()?.cast_signed();
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(guard), nix::sys::signal::Signal::SIGKILL)?;
