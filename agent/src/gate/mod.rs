@@ -6,14 +6,17 @@
 
 mod admission;
 mod certificate;
+mod client_certificates;
 mod listeners;
 mod process;
+mod return_way;
 mod steering;
+mod transparent;
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::PathBuf,
     sync::{
@@ -67,6 +70,22 @@ pub struct Target {
     pub data_directory: PathBuf,
 }
 
+impl Target {
+    /// Where it takes a client from the network, in that one's name: nowhere else would its answers stay on this
+    /// host.
+    fn loopback(&self, client: IpAddr) -> Result<SocketAddr, String> {
+        let loopback: IpAddr = match client {
+            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        };
+        let takes = |at: &&SocketAddr| {
+            at.ip() == loopback || at.is_ipv4() == loopback.is_ipv4() && at.ip().is_unspecified()
+        };
+        let at = self.listens.iter().find(takes).map(|at| SocketAddr::new(loopback, at.port()));
+        at.ok_or_else(|| format!("the server does not listen on {loopback}"))
+    }
+}
+
 /// Somebody who wants to get to a server, to be identified.
 #[derive(Clone, Debug)]
 pub struct Asked {
@@ -115,6 +134,8 @@ struct State {
     policies: Option<Vec<(Arc<str>, Arc<str>)>>,
     /// By the server's place in the settings; why there is none, where there is none.
     targets: Vec<Result<Target, String>>,
+    /// Why nobody may be led to a server that was found, where that is so.
+    unfit: Vec<Option<String>>,
     clients: HashMap<Number, Arrived>,
     expected: HashMap<Way, Identified>,
     expected_order: VecDeque<Way>,
@@ -128,13 +149,39 @@ struct State {
     ports: Vec<Ports>,
     /// Why clients aren't led to the guard.
     steering: Option<String>,
+    /// Why clients from the network aren't, by the server's place in the settings.
+    network: Vec<Option<String>>,
 }
 
-/// Of the guard, for the clients of one server.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+impl State {
+    /// Those that clients can get to by the guard.
+    fn targets(&self) -> Vec<Result<Target, String>> {
+        let mut targets = self.targets.clone();
+        for (target, unfit) in targets.iter_mut().zip(&self.unfit) {
+            if let (Ok(_), Some(why)) = (&target, unfit) {
+                *target = Err(why.clone());
+            }
+        }
+        targets
+    }
+
+    fn is_unfit(&self, place: usize) -> bool {
+        self.unfit.get(place).is_some_and(Option::is_some)
+    }
+}
+
+/// Of the guard, for the clients of one server; gone with the guard.
+#[derive(Clone, Debug, Default)]
 struct Ports {
-    v4: Option<u16>,
-    v6: Option<u16>,
+    v4: Option<Port>,
+    v6: Option<Port>,
+}
+
+/// Where those are taken in who are led.
+#[derive(Clone, Debug)]
+struct Port {
+    number: u16,
+    socket: Arc<TcpListener>,
 }
 
 /// A client between its arrival and its end.
@@ -186,6 +233,7 @@ impl Gate {
     pub fn open(settings: &Settings) -> Result<Option<(Arc<Self>, Threads)>, GateError> {
         let guarded = |server: &crate::config::Server| server.lane == LaneChoice::Guard;
         if !settings.servers.iter().any(guarded) {
+            steering::take_off(&settings.guard.pins);
             return Ok(None);
         }
         let listen = listen(settings);
@@ -258,8 +306,8 @@ impl Gate {
     pub fn ports(&self) -> Vec<u16> {
         let own = self.listen.iter().map(|(_, at)| at.port());
         let state = self.state();
-        let led = state.ports.iter().flat_map(|ports| [ports.v4, ports.v6]).flatten();
-        own.chain(led).collect()
+        let led = state.ports.iter().flat_map(|ports| [&ports.v4, &ports.v6]).flatten();
+        own.chain(led.map(|port| port.number)).collect()
     }
 
     /// Those who wait to be identified.
@@ -337,7 +385,8 @@ impl Gate {
         let Figures { starts, clients, refused, passed, denied } = &self.figures;
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
         let state = self.state();
-        let servers = self.servers.iter().zip(&state.targets).enumerate();
+        let targets = state.targets();
+        let servers = self.servers.iter().zip(&targets).enumerate();
         let guarded = servers.filter(|(_, (server, _))| server.lane == LaneChoice::Guard);
         let servers = guarded.map(|(place, (server, target))| GuardedServer {
             name: server.name.clone().unwrap_or_default(),
@@ -347,6 +396,7 @@ impl Gate {
                 true => "its clients are led to the guard".to_owned(),
                 false => "there is no guard".to_owned(),
             }),
+            network: state.network.get(place).cloned().flatten(),
         });
         GuardStatus {
             stands: state.stands,
