@@ -1,6 +1,7 @@
 //! What the tests with real servers share, and `cargo xtask demo` with them.
 
 mod agent;
+mod bpffs;
 mod certificates;
 mod cgroup;
 mod children;
@@ -20,6 +21,7 @@ mod session;
 mod wire;
 
 pub use agent::{Agent, AgentBuilder, Watch};
+pub use bpffs::Bpffs;
 pub use certificates::Certificates;
 pub use cgroup::Cgroup;
 pub use children::{Running, await_until, python, said};
