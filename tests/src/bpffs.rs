@@ -1,4 +1,4 @@
-//! A BPF file system of the test's own, whatever the host has.
+//! A BPF file system of a test's own.
 
 use std::{path::PathBuf, process::Command};
 
@@ -7,18 +7,17 @@ use tempfile::TempDir;
 
 use crate::said;
 
-/// Gone with all that is pinned there when dropped.
+/// Unmounted when dropped.
 pub struct Bpffs(TempDir);
 
 impl Bpffs {
-    /// Needs root.
     pub fn mount() -> Result<Bpffs> {
         let folder = tempfile::Builder::new().prefix("dbwarden-bpffs-").tempdir()?;
         said(Command::new("mount").args(["-t", "bpf", "bpf"]).arg(folder.path()))?;
         Ok(Bpffs(folder))
     }
 
-    /// For a dbwarden's pins.
+    /// On it, for pins; not there yet.
     pub fn folder(&self) -> PathBuf {
         self.0.path().join("dbwarden")
     }

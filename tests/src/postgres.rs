@@ -373,7 +373,7 @@ impl Postgres {
         let host = if self.everywhere { "0.0.0.0" } else { "127.0.0.1" };
         format!(
             "[[server]]\nname = \"{name}\"\nport = {port}\nlane = \"guard\"\n{more}\n\
-             [guard]\nlisten = \"{host}:{guard}\""
+             [guard]\nlisten = \"{host}:{guard}\"\n"
         )
     }
 

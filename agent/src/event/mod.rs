@@ -2,6 +2,7 @@
 
 mod claims;
 mod connection;
+mod destination;
 mod facts;
 mod in_full;
 mod judgement;
@@ -18,7 +19,10 @@ mod time;
 
 pub use claims::{Claims, Tag as ClaimTag, Trace};
 pub use connection::{Client, ConnectionId, Endpoint, SocketId};
-pub use facts::{Access, Analysis, Effect, Effects, Facts, KeyPredicate, KeyValue, TableAccess};
+pub use destination::{Destination, Outbound, Remote};
+pub use facts::{
+    Access, Analysis, Effect, Effects, Facts, KeyPredicate, KeyValue, TableAccess, Trait,
+};
 pub use in_full::in_full;
 pub use judgement::{Episode, EpisodeAction, Finding, Judgement, Severity, Verdict};
 pub use origin::{Certainty, Engine, Lane, Origin, Transport};

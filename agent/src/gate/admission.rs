@@ -85,8 +85,8 @@ fn rules(gate: &Gate, certificates: &mut Certificates) {
         let state = gate.state();
         (state.channel.clone(), state.policies.clone())
     };
-    let (Some(channel), Some(policies)) = (channel, policies) else { return };
-    let rules = Rules { settings: gate.settings.clone(), policies, certificates };
+    let (Some(channel), Some((policies, starter_pack))) = (channel, policies) else { return };
+    let rules = Rules { settings: gate.settings.clone(), policies, starter_pack, certificates };
     if let Err(error) = channel.send(&Order::Rules(Box::new(rules)), None) {
         tracing::error!(%error, "the guard's rules");
     }

@@ -31,13 +31,16 @@ use std::{
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::{
+    capture::steer::SteerError,
     config::{LaneChoice, Settings},
     control::{GuardStatus, GuardedServer},
-    event::{Client, ConnectionId, Endpoint},
+    event::{Client, ConnectionId, Endpoint, in_full},
     guard::wire::{Channel, Denied, Number, Refusal, Wants},
     policy::Source,
 };
 use admission::Job;
+
+pub use steering::take_off;
 
 /// Denied statements that the observer has not seen yet, or saw a moment ago.
 const MAX_DENIED: usize = 10_000;
@@ -111,6 +114,7 @@ pub struct Identified {
 pub struct Gate {
     /// What the guard is given of the settings.
     settings: String,
+    steer: bool,
     servers: Vec<crate::config::Server>,
     /// By the server's place in the settings.
     listen: Vec<(usize, SocketAddr)>,
@@ -131,7 +135,7 @@ pub struct Gate {
 #[derive(Default)]
 struct State {
     /// `None` until they have been loaded.
-    policies: Option<Vec<(Arc<str>, Arc<str>)>>,
+    policies: Option<(Vec<(Arc<str>, Arc<str>)>, bool)>,
     /// By the server's place in the settings; why there is none, where there is none.
     targets: Vec<Result<Target, String>>,
     /// Why nobody may be led to a server that was found, where that is so.
@@ -147,7 +151,7 @@ struct State {
     problem: Option<String>,
     /// Where the guard takes in those who are led to it; by the server's place in the settings.
     ports: Vec<Ports>,
-    /// Why clients aren't led to the guard.
+    /// Whether clients are led to the guard, or why not.
     steering: Option<String>,
     /// Why clients from the network aren't, by the server's place in the settings.
     network: Vec<Option<String>>,
@@ -221,6 +225,10 @@ pub enum GateError {
     Listen { address: SocketAddr, source: io::Error },
     #[error("can't start the guard")]
     Start(#[from] io::Error),
+    #[error("can't take off what leads clients to a guard")]
+    Steering(#[from] SteerError),
+    #[error("can't take off the rules for the way back of clients from the network")]
+    Returns(#[source] io::Error),
     #[error("can't write the settings for the guard")]
     Settings(#[from] toml::ser::Error),
 }
@@ -232,8 +240,14 @@ impl Gate {
     /// An address that can't be listened on, or what the host refuses.
     pub fn open(settings: &Settings) -> Result<Option<(Arc<Self>, Threads)>, GateError> {
         let guarded = |server: &crate::config::Server| server.lane == LaneChoice::Guard;
-        if !settings.servers.iter().any(guarded) {
-            steering::take_off(&settings.guard.pins);
+        let is_guarded = settings.servers.iter().any(guarded);
+        if !(is_guarded && settings.guard.steer)
+            && let Err(error) = take_off(&settings.guard.pins)
+        {
+            // Of a time when the configuration said otherwise.
+            tracing::error!("the steering of before stays: {}", in_full(&error));
+        }
+        if !is_guarded {
             return Ok(None);
         }
         let listen = listen(settings);
@@ -245,6 +259,7 @@ impl Gate {
         let (jobs, inbox) = channel();
         let gate = Arc::new(Self {
             settings: toml::to_string(&settings.of_guard())?,
+            steer: settings.guard.steer,
             servers: settings.servers.clone(),
             listen,
             state: Mutex::default(),
@@ -277,13 +292,13 @@ impl Gate {
         let _ = self.jobs.lock().unwrap_or_else(PoisonError::into_inner).send(job);
     }
 
-    /// The policies that apply from now on, without those that dbwarden brings along.
-    pub fn policies(&self, sources: &[Source]) {
-        let policies = sources.iter().map(|source| {
+    /// The policies that apply from now on, and whether those that dbwarden brings along do too.
+    pub fn policies<'a>(&self, sources: impl Iterator<Item = &'a Source>, starter_pack: bool) {
+        let policies = sources.map(|source| {
             let (name, text): (&str, &str) = (&source.name, &source.text);
             (name.into(), text.into())
         });
-        self.state().policies = Some(policies.collect());
+        self.state().policies = Some((policies.collect(), starter_pack));
         self.job(Job::Rules);
     }
 
@@ -392,10 +407,7 @@ impl Gate {
             name: server.name.clone().unwrap_or_default(),
             listens: self.listen.iter().find(|(at, _)| *at == place).map(|(_, at)| at.to_string()),
             problem: target.as_ref().err().cloned(),
-            steering: state.steering.clone().unwrap_or_else(|| match state.stands {
-                true => "its clients are led to the guard".to_owned(),
-                false => "there is no guard".to_owned(),
-            }),
+            steering: state.steering.clone().unwrap_or_else(|| "there is no guard yet".to_owned()),
             network: state.network.get(place).cloned().flatten(),
         });
         GuardStatus {

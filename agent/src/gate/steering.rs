@@ -19,7 +19,7 @@ use rustix::{
     },
 };
 
-use super::{Gate, Ports, Target, return_way, transparent};
+use super::{Gate, GateError, Ports, Target, return_way, transparent};
 use crate::{
     capture::steer::{
         GuardDown, SteerError, SteerOptions, Steering, local_prefixes, own_netns_cookie,
@@ -75,24 +75,29 @@ impl Lead {
             let state = gate.state();
             (state.targets(), state.ports.clone(), state.stands)
         };
+        self.make_returns(gate, &targets);
+        if !gate.steer {
+            gate.state().steering = Some("clients may come to it by themselves".to_owned());
+            return;
+        }
         if !stands {
             return;
         }
-        self.make_returns(gate, &targets);
         let outcome = match self.attach(gate) {
             Ok(true) => self.lead(gate, &targets, &ports),
             Ok(false) => return,
             Err(error) => Err(error),
         };
-        let problem = outcome.as_ref().err().map(|error| in_full(error));
+        let how = match outcome.as_ref().err().map(|error| in_full(error)) {
+            None => "its clients are led to the guard".to_owned(),
+            Some(problem) => format!("not guardable, its clients go past the guard: {problem}"),
+        };
         let network = outcome.unwrap_or_default();
         let mut state = gate.state();
-        if let Some(problem) = &problem
-            && state.steering.as_ref() != Some(problem)
-        {
-            tracing::error!("not guardable, clients go straight to their server: {problem}");
+        if state.steering.as_ref() != Some(&how) {
+            tracing::info!("{how}");
+            state.steering = Some(how);
         }
-        state.steering = problem;
         if state.network != network {
             for (server, why) in gate.servers.iter().zip(&network) {
                 let server = server.name.as_deref().unwrap_or_default();
@@ -123,7 +128,6 @@ impl Lead {
                 }
             };
             self.steering = Some(Steering::attach(&options)?);
-            tracing::info!("clients of guarded servers are led to the guard");
         }
         Ok(self.steering.is_some())
     }
@@ -307,14 +311,13 @@ impl Lead {
     }
 }
 
-/// What a start that guards nothing finds of an earlier one.
-pub(super) fn take_off(pins: &Path) {
-    if let Err(error) = remove_pins(pins) {
-        tracing::error!("steering can't be taken off: {}", in_full(&error));
-    }
-    if let Err(error) = return_way::keep(&BTreeSet::new()) {
-        tracing::error!(%error, "the rules for the way back can't be taken off");
-    }
+/// Takes off what an earlier start has left: for one that leads nobody.
+///
+/// # Errors
+/// What the host refuses.
+pub fn take_off(pins: &Path) -> Result<(), GateError> {
+    remove_pins(pins)?;
+    return_way::keep(&BTreeSet::new()).map_err(GateError::Returns)
 }
 
 fn down(server: &Server) -> GuardDown {

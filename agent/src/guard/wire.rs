@@ -52,6 +52,8 @@ pub struct Rules {
     pub settings: String,
     /// Names and texts of the policies.
     pub policies: Vec<(Arc<str>, Arc<str>)>,
+    /// Those that dbwarden brings along apply too.
+    pub starter_pack: bool,
     /// By the place of the server in the settings.
     pub certificates: Vec<Option<Certificate>>,
 }

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use crate::event::{
-    Access, Analysis, Certainty, ClaimTag, Claims, ConnectionId, Effect, Effects, Engine, Entry,
-    Episode, EpisodeAction, Facts, Finding, Judgement, Lane, LoginStrength, Occurrence,
-    OccurrenceKind, Origin, Parameter, Parent, PrincipalKind, Record, Severity, StatementKind,
-    TableAccess, Trace, Transport, Verdict, WallTime,
+    Access, Analysis, Certainty, ClaimTag, Claims, ConnectionId, Destination, Effect, Effects,
+    Engine, Entry, Episode, EpisodeAction, Facts, Finding, Judgement, Lane, LoginStrength,
+    Occurrence, OccurrenceKind, Origin, Outbound, Parameter, Parent, PrincipalKind, Record, Remote,
+    Severity, StatementKind, TableAccess, Trace, Transport, Verdict, WallTime,
 };
 
 pub fn full_origin() -> Origin {
@@ -70,6 +70,9 @@ pub fn full_facts() -> Facts {
         ],
         columns: vec!["songs.id".into(), "songs.title".into()],
         functions: vec!["lower".into()],
+        calls: Vec::new(),
+        names: Vec::new(),
+        traits: Vec::new(),
         settings: Vec::new(),
         keys: Vec::new(),
         restricted: Some(true),
@@ -205,7 +208,26 @@ pub fn finding() -> Episode {
         origin: Arc::new(Origin { host: "db-1".into(), ..Origin::default() }),
         sequence: 7,
         facts: Some(Arc::new(full_facts())),
+        destination: None,
         counts: vec![("statements".into(), 3), ("rows".into(), 9)],
+    }
+}
+
+pub fn outbound() -> Outbound {
+    Outbound {
+        time: WallTime(1_764_000_000_000_004),
+        action: EpisodeAction::Ended,
+        origin: Arc::new(Origin { host: "db-1".into(), ..Origin::default() }),
+        pid: 4711,
+        destination: Arc::new(Destination {
+            to: Remote::Ip([10, 0, 0, 1].into(), 443),
+            region: Some("us-east-1".into()),
+            server: Some("archive".into()),
+            program: Some("/usr/bin/curl".into()),
+            by_server: false,
+        }),
+        judgement: Some(Arc::new(judgement())),
+        connections: Some(3),
     }
 }
 
@@ -241,6 +263,7 @@ impl Entries {
         match self.below(8) {
             0 => self.episode(),
             1 => self.occurrence(),
+            2 => self.outbound(),
             _ => Entry::Statement(self.record()),
         }
     }
@@ -317,8 +340,34 @@ impl Entries {
                 let at = this.below(5);
                 this.facts[at].clone()
             }),
+            destination: self.maybe(|this| Arc::new(this.destination())),
             counts: self.list(|this| (this.string().into(), this.draw())),
         })
+    }
+
+    fn outbound(&mut self) -> Entry {
+        Entry::Outbound(Outbound {
+            time: WallTime(1_764_000_000_000_000 + self.below(1_000_000) as i64),
+            action: EpisodeAction::ALL[self.below(2)],
+            origin: self.shared_origin(),
+            pid: self.draw() as u32,
+            destination: Arc::new(self.destination()),
+            judgement: self.maybe(|this| Arc::new(this.judgement())),
+            connections: self.number(),
+        })
+    }
+
+    fn destination(&mut self) -> Destination {
+        Destination {
+            to: match self.below(2) {
+                0 => Remote::Ip((self.draw() as u32).to_be_bytes().into(), self.draw() as u16),
+                _ => Remote::Unix(self.text()),
+            },
+            region: self.text(),
+            server: self.text(),
+            program: self.text(),
+            by_server: self.below(2) == 0,
+        }
     }
 
     fn shared_origin(&mut self) -> Arc<Origin> {
@@ -377,6 +426,9 @@ impl Entries {
             }),
             columns: self.list(|this| this.string().into()),
             functions: self.list(|this| this.string().into()),
+            calls: Vec::new(),
+            names: Vec::new(),
+            traits: Vec::new(),
             settings: Vec::new(),
             keys: Vec::new(),
             restricted: self.maybe(|this| this.below(2) == 0),

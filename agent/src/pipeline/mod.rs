@@ -4,6 +4,7 @@
 //! clients) has threads of its own, which this one never waits for.
 
 mod behind;
+mod brakes;
 mod connections;
 mod coverage;
 mod destinations;
@@ -398,7 +399,6 @@ impl State {
         self.connections.shared.clock = clock();
         self.connections.poll(now);
         self.servers.refill_quotas(capture);
-        self.servers.poll_destinations(now, &mut self.connections);
         capture.flush_log();
         self.catch_up(capture, now);
         if now >= self.next_coverage {
@@ -442,7 +442,6 @@ impl State {
     /// The last words: what was captured before the end is still said.
     fn end(mut self, capture: &mut Capture) -> Recording {
         while self.turn(capture) > 0 {}
-        self.servers.end_destinations(&mut self.connections.shared.outbox);
         self.connections.close_all(now());
         self.tell_coverage();
         let version = env!("CARGO_PKG_VERSION");

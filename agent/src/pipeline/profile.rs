@@ -251,6 +251,7 @@ impl Profile {
                 (Endpoint::Unix { .. }, true) => Transport::UnixTls,
             }),
             lane: Some(self.lane),
+            past_guard: self.server.is_guarded && self.lane == Lane::Observed,
 
             connection: Some(self.id),
             database: self.database.clone(),
@@ -349,6 +350,7 @@ mod tests {
                 places: Default::default(),
                 coverage: Default::default(),
                 is_verified: true,
+                is_guarded: false,
                 pooler: None,
             };
             let end = Endpoint::Unix { path: None };
