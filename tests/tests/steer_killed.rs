@@ -16,7 +16,7 @@ use dbwarden::capture::steer::{GuardDown, SteerOptions, Steering, own_netns_cook
 use dbwarden_tests::{
     Bpffs, Dial, Netns, await_until,
     greeter::{Greeter, answers, heard, is_refused, server_and_guard},
-    in_own_network, need_root, said,
+    in_own_network, need_root,
 };
 
 const CHILD: &str = "DBWARDEN_STEER_CHILD";

@@ -7,9 +7,9 @@ use clap::Args;
 
 use super::Answer;
 use crate::{
-    capture::steer::remove_pins,
     config,
     control::{HOST_LOCK, HostLock},
+    gate,
 };
 
 #[derive(Debug, Args)]
@@ -24,7 +24,7 @@ pub fn unsteer(arguments: &Unsteer) -> Result<Answer> {
     // A service that runs would put it back.
     let _only_one = HostLock::acquire(HOST_LOCK.as_ref())?;
     let pins = &settings.guard.pins;
-    remove_pins(pins).with_context(|| format!("can't take off {}", pins.display()))?;
+    gate::take_off(pins).with_context(|| format!("can't take off {}", pins.display()))?;
     println!(
         "new connections go straight to their servers; nothing is pinned in {}",
         pins.display()

@@ -6,15 +6,18 @@
 
 mod admission;
 mod certificate;
+mod client_certificates;
 mod endings;
 mod listeners;
 mod process;
+mod return_way;
 mod steering;
+mod transparent;
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::PathBuf,
     sync::{
@@ -29,15 +32,18 @@ use std::{
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::{
+    capture::steer::SteerError,
     config::{LaneChoice, Settings},
     control::{GuardStatus, GuardedServer},
-    event::{Client, ConnectionId, Endpoint},
+    event::{Client, ConnectionId, Endpoint, in_full},
     guard::wire::{Channel, Denied, Number, Refusal, Sent, Wants},
     policy::Source,
 };
 use admission::Job;
 pub use endings::BrokenOff;
 use endings::Endings;
+
+pub use steering::take_off;
 
 /// Denied statements that the observer has not seen yet, or saw a moment ago.
 const MAX_DENIED: usize = 10_000;
@@ -72,6 +78,22 @@ pub struct Target {
     pub listens: Vec<SocketAddr>,
     pub address: SocketAddr,
     pub data_directory: PathBuf,
+}
+
+impl Target {
+    /// Where it takes a client from the network, in that one's name: nowhere else would its answers stay on this
+    /// host.
+    fn loopback(&self, client: IpAddr) -> Result<SocketAddr, String> {
+        let loopback: IpAddr = match client {
+            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        };
+        let takes = |at: &&SocketAddr| {
+            at.ip() == loopback || at.is_ipv4() == loopback.is_ipv4() && at.ip().is_unspecified()
+        };
+        let at = self.listens.iter().find(takes).map(|at| SocketAddr::new(loopback, at.port()));
+        at.ok_or_else(|| format!("the server does not listen on {loopback}"))
+    }
 }
 
 /// Somebody who wants to get to a server, to be identified.
@@ -125,6 +147,8 @@ struct State {
     policies: Option<(Vec<(Arc<str>, Arc<str>)>, bool)>,
     /// By the server's place in the settings; why there is none, where there is none.
     targets: Vec<Result<Target, String>>,
+    /// Why nobody may be led to a server that was found, where that is so.
+    unfit: Vec<Option<String>>,
     clients: HashMap<Number, Arrived>,
     expected: HashMap<Way, Identified>,
     expected_order: VecDeque<Way>,
@@ -143,13 +167,39 @@ struct State {
     ports: Vec<Ports>,
     /// Whether clients are led to the guard, or why not.
     steering: Option<String>,
+    /// Why clients from the network aren't, by the server's place in the settings.
+    network: Vec<Option<String>>,
 }
 
-/// Of the guard, for the clients of one server.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+impl State {
+    /// Those that clients can get to by the guard.
+    fn targets(&self) -> Vec<Result<Target, String>> {
+        let mut targets = self.targets.clone();
+        for (target, unfit) in targets.iter_mut().zip(&self.unfit) {
+            if let (Ok(_), Some(why)) = (&target, unfit) {
+                *target = Err(why.clone());
+            }
+        }
+        targets
+    }
+
+    fn is_unfit(&self, place: usize) -> bool {
+        self.unfit.get(place).is_some_and(Option::is_some)
+    }
+}
+
+/// Of the guard, for the clients of one server; gone with the guard.
+#[derive(Clone, Debug, Default)]
 struct Ports {
-    v4: Option<u16>,
-    v6: Option<u16>,
+    v4: Option<Port>,
+    v6: Option<Port>,
+}
+
+/// Where those are taken in who are led.
+#[derive(Clone, Debug)]
+struct Port {
+    number: u16,
+    socket: Arc<TcpListener>,
 }
 
 /// A client between its arrival and its end.
@@ -189,6 +239,10 @@ pub enum GateError {
     Listen { address: SocketAddr, source: io::Error },
     #[error("can't start the guard")]
     Start(#[from] io::Error),
+    #[error("can't take off what leads clients to a guard")]
+    Steering(#[from] SteerError),
+    #[error("can't take off the rules for the way back of clients from the network")]
+    Returns(#[source] io::Error),
     #[error("can't write the settings for the guard")]
     Settings(#[from] toml::ser::Error),
 }
@@ -200,7 +254,14 @@ impl Gate {
     /// An address that can't be listened on, or what the host refuses.
     pub fn open(settings: &Settings) -> Result<Option<(Arc<Self>, Threads)>, GateError> {
         let guarded = |server: &crate::config::Server| server.lane == LaneChoice::Guard;
-        if !settings.servers.iter().any(guarded) {
+        let is_guarded = settings.servers.iter().any(guarded);
+        if !(is_guarded && settings.guard.steer)
+            && let Err(error) = take_off(&settings.guard.pins)
+        {
+            // Of a time when the configuration said otherwise.
+            tracing::error!("the steering of before stays: {}", in_full(&error));
+        }
+        if !is_guarded {
             return Ok(None);
         }
         let listen = listen(settings);
@@ -295,8 +356,8 @@ impl Gate {
     pub fn ports(&self) -> Vec<u16> {
         let own = self.listen.iter().map(|(_, at)| at.port());
         let state = self.state();
-        let led = state.ports.iter().flat_map(|ports| [ports.v4, ports.v6]).flatten();
-        own.chain(led).collect()
+        let led = state.ports.iter().flat_map(|ports| [&ports.v4, &ports.v6]).flatten();
+        own.chain(led.map(|port| port.number)).collect()
     }
 
     /// Those who wait to be identified.
@@ -410,13 +471,15 @@ impl Gate {
         let Figures { starts, clients, refused, passed, denied } = &self.figures;
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
         let state = self.state();
-        let servers = self.servers.iter().zip(&state.targets).enumerate();
+        let targets = state.targets();
+        let servers = self.servers.iter().zip(&targets).enumerate();
         let guarded = servers.filter(|(_, (server, _))| server.lane == LaneChoice::Guard);
         let servers = guarded.map(|(place, (server, target))| GuardedServer {
             name: server.name.clone().unwrap_or_default(),
             listens: self.listen.iter().find(|(at, _)| *at == place).map(|(_, at)| at.to_string()),
             problem: target.as_ref().err().cloned(),
             steering: state.steering.clone().unwrap_or_else(|| "there is no guard yet".to_owned()),
+            network: state.network.get(place).cloned().flatten(),
         });
         GuardStatus {
             stands: state.stands,

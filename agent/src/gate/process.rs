@@ -108,7 +108,7 @@ fn listen(gate: &Arc<Gate>, channel: &Arc<Channel>) -> io::Result<()> {
 fn arrived(gate: &Gate, number: u64, wants: Wants) {
     let state = gate.state();
     let Some(client) = state.clients.get(&number).copied() else { return };
-    let target = state.targets.get(client.server).cloned();
+    let target = state.targets().into_iter().nth(client.server);
     drop(state);
     match target.unwrap_or_else(|| Err("no such server".to_owned())) {
         Ok(target) => {

@@ -3,12 +3,12 @@
 use std::{borrow::Cow, sync::Arc};
 
 use super::{
-    court::{Court, Denial, Permit, Reading},
+    court::{Court, Denial, Moment, Permit, Reading},
     session::{Output, Session},
 };
 use crate::{
     event::{Analysis, Facts},
-    statement::Analysed,
+    statement::{Analysed, Parameter},
 };
 
 /// A text with this word is denied.
@@ -40,15 +40,29 @@ fn denial() -> Denial {
 }
 
 impl Court for Marked {
-    fn read(&mut self, text: Option<&str>, _conforming_strings: Option<bool>) -> Arc<Reading> {
+    fn read(&mut self, text: Option<&str>, _moment: Moment) -> Arc<Reading> {
         let unread = Analysed::unparsed("", Default::default(), Analysis::TooLong).whole;
         // What may change settings is in doubt until it is answered.
         let facts = match text.is_some_and(|text| text.contains("SET")) {
             true => unread,
             false => Arc::new(Facts { analysis: Analysis::Complete, ..Facts::clone(&unread) }),
         };
-        Arc::new(Reading { text: text.map(Into::into), statements: vec![facts], claims: None })
+        let analysed = Arc::new(Analysed { is_session_sensitive: true, ..Analysed::of(facts) });
+        Arc::new(Reading { text: text.map(Into::into), analysed, claims: None })
     }
+
+    fn read_again(
+        &mut self,
+        reading: &Arc<Reading>,
+        _values: Option<Vec<Parameter>>,
+        moment: Moment,
+    ) -> Arc<Reading> {
+        self.read(reading.text.as_deref(), moment)
+    }
+
+    fn sent(&mut self, _reading: &Reading) {}
+
+    fn prepared(&mut self, _name: &str, _reading: &Reading) {}
 
     fn judge(&mut self, reading: &Reading) -> Result<Permit, Denial> {
         match reading.text.as_deref() {

@@ -238,6 +238,16 @@ impl Refusal {
             hint: Some("`dbwarden status` on the server's host says more.".to_owned()),
         }
     }
+
+    /// Of a client whose own address the server would not see.
+    pub fn of_network(why: &str) -> Self {
+        Self {
+            code: "28000".to_owned(),
+            message: "dbwarden: the guard takes no clients from the network here".to_owned(),
+            detail: Some(why.to_owned()),
+            hint: Some("Connect to the server's own address.".to_owned()),
+        }
+    }
 }
 
 async fn turn_away(failed: Failed) -> Result<(), String> {

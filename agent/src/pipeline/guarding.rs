@@ -45,14 +45,12 @@ fn who(
     // As the guard's end has it.
     let ends = Ends { local: way.to, remote: way.from };
     let client = connections.client_at(way.netns, ends, processes);
-    if matches!(client, Client::Remote { .. }) {
-        // The server would take it for somebody of its own host, and trust it like one.
-        return Err(Refusal {
-            code: "28000".to_owned(),
-            message: "dbwarden: the guard takes no clients from the network here".to_owned(),
-            detail: Some("The server would see a client of its own host.".to_owned()),
-            hint: Some("Connect to the server's own address.".to_owned()),
-        });
+    let is_servers = way.to.1 == asked.target.address.port();
+    if matches!(client, Client::Remote { .. }) && asked.is_led && !is_servers {
+        // Nobody has led it there, and who may reach the server's port is not who may reach this one.
+        return Err(Refusal::of_network(
+            "This port of the guard's is for clients that are led to it.",
+        ));
     }
     let (address, port) = way.from;
     let remote = Endpoint::Ip { address, port };
