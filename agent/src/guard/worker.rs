@@ -148,6 +148,8 @@ impl Worker {
             // The server says nothing, and closes.
             let mut nothing = [0; 1];
             let _ = timeout(FAREWELL, upstream.read(&mut nothing)).await;
+            // libpq takes an end without a word of TLS for an error.
+            let _ = timeout(FAREWELL, stream.shutdown()).await;
             return Ok(());
         };
         let mut profile = self.profile(&rules, server, *admission)?;
