@@ -17,12 +17,22 @@ const STATEMENTS: &str = include_str!("../../agent/src/statement/analysis/tests/
 
 fn main() -> io::Result<()> {
     let folder = PathBuf::from(env::args_os().nth(1).unwrap_or_else(|| "corpus".into()));
-    let postgres = folder.join("postgres");
+    let (postgres, guard) = (folder.join("postgres"), folder.join("guard"));
     fs::create_dir_all(&postgres)?;
+    fs::create_dir_all(&guard)?;
     for transcript in transcript::all("postgresql-").map_err(io::Error::other)? {
         let steps =
             transcript.calls.iter().map(|call| drive::Step::Bytes(call.direction, &call.bytes));
         fs::write(postgres.join(&transcript.name), drive::script(steps))?;
+        // A session of the guard begins behind the start-up.
+        let mut script = Vec::new();
+        for call in transcript.calls.iter().skip(1) {
+            for part in call.bytes.chunks(127) {
+                script.push((part.len() as u8) << 1 | call.direction as u8);
+                script.extend_from_slice(part);
+            }
+        }
+        fs::write(guard.join(&transcript.name), script)?;
     }
     let lines = STATEMENTS.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
     for target in ["lexer", "statement"] {

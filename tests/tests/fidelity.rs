@@ -147,7 +147,7 @@ fn drivers_for_python_get_the_same() -> Result<()> {
             let mut python = dbwarden_tests::python()?;
             let said = guarded
                 .transcript(python.args(["-c", DRIVERS]).arg(guarded.postgres.conninfo(via)))?;
-            ensure!(said.ends_with("exit status: 0"), "{via:?}: {said}");
+            ensure!(said.ends_with("exit status: 0"), "{via:?}: {said}\n{}", guarded.agent.log());
             Ok(said)
         };
         same("drivers", &run(direct)?, &run(through)?)?;
@@ -184,7 +184,7 @@ fn pgjdbc_gets_the_same() -> Result<()> {
             let said = guarded.transcript(
                 java.arg(format!("jdbc:postgresql://127.0.0.1:{port}/postgres{tls}")),
             )?;
-            ensure!(said.ends_with("exit status: 0"), "{said}");
+            ensure!(said.ends_with("exit status: 0"), "{said}\n{}", guarded.agent.log());
             Ok(said)
         };
         same("pgjdbc", &run(postgres.port())?, &run(guard)?)?;
@@ -202,7 +202,7 @@ fn node_postgres_gets_the_same() -> Result<()> {
         let mut node = Command::new("node");
         node.env("NODE_PATH", &modules).arg(&program).args(["127.0.0.1", &port.to_string()]);
         let said = guarded.transcript(&mut node)?;
-        ensure!(said.ends_with("exit status: 0"), "{said}");
+        ensure!(said.ends_with("exit status: 0"), "{said}\n{}", guarded.agent.log());
         Ok(said)
     };
     let guard = guarded.postgres.guard_port().context("no guard")?;

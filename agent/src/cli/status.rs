@@ -203,7 +203,7 @@ fn guard(guard: &GuardStatus, fact: &mut impl FnMut(&str, Style, &str)) {
         false => fact("guard", Style::Bad, &format!("does not stand: {words}")),
     }
     if let Some(problem) = &guard.problem {
-        fact("guard", Style::Bad, &format!("its newest rules are not taken: {problem}"));
+        fact("guard", Style::Bad, problem);
     }
     for server in &guard.servers {
         let way = match &server.listens {

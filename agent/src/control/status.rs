@@ -68,7 +68,7 @@ pub struct Snapshot {
 pub struct GuardStatus {
     /// Clients are taken in.
     pub stands: bool,
-    /// Why its newest rules are not taken: those of before stay.
+    /// What is wrong with its newest rules or certificates.
     pub problem: Option<String>,
     pub servers: Vec<GuardedServer>,
     /// Guards that were started: more than one where one has failed.

@@ -161,7 +161,7 @@ struct State {
     channel: Option<Arc<Channel>>,
     /// It takes clients in.
     stands: bool,
-    /// Why it judges by older rules than it should.
+    /// What is wrong with its newest rules or certificates.
     problem: Option<String>,
     /// Where the guard takes in those who are led to it; by the server's place in the settings.
     ports: Vec<Ports>,

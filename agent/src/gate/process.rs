@@ -78,18 +78,18 @@ fn listen(gate: &Arc<Gate>, channel: &Arc<Channel>) -> io::Result<()> {
     let mut listeners = None;
     while let Some((word, _)) = channel.receive::<Word>()? {
         match word {
-            Word::Ready { problem: None } if listeners.is_none() => {
-                listeners = Some(Listeners::open(gate, channel.clone())?);
-                let mut state = gate.state();
-                (state.stands, state.problem) = (true, None);
-                drop(state);
-                gate.job(Job::Lead);
-                tracing::info!("the guard stands");
-            }
-            Word::Ready { problem: None } => gate.state().problem = None,
-            Word::Ready { problem: Some(problem) } => {
-                gate.state().problem = Some(problem.clone());
-                tracing::error!("the guard can't take its rules, those of before stay: {problem}");
+            Word::Ready { taken, problem } => {
+                if let Some(problem) = &problem {
+                    let how = if taken { "" } else { "its newest rules are not taken, " };
+                    tracing::error!("the guard: {how}{problem}");
+                }
+                gate.state().problem = problem;
+                if taken && listeners.is_none() {
+                    listeners = Some(Listeners::open(gate, channel.clone())?);
+                    gate.state().stands = true;
+                    gate.job(Job::Lead);
+                    tracing::info!("the guard stands");
+                }
             }
             Word::Arrived { number, wants } => arrived(gate, number, wants),
             Word::Denied(denied) => {
@@ -122,7 +122,13 @@ fn arrived(gate: &Gate, number: u64, wants: Wants) {
 /// It ends by itself when its channel is closed; one that doesn't is ended.
 fn end(child: &mut Child) -> io::Result<()> {
     let until = Instant::now() + GRACE;
-    while child.try_wait()?.is_none() {
+    loop {
+        if let Some(status) = child.try_wait()? {
+            if !status.success() {
+                tracing::error!("the guard has ended with {status}");
+            }
+            return Ok(());
+        }
         if Instant::now() >= until {
             child.kill()?;
             child.wait()?;
@@ -130,5 +136,4 @@ fn end(child: &mut Child) -> io::Result<()> {
         }
         thread::sleep(Duration::from_millis(5));
     }
-    Ok(())
 }

@@ -4,12 +4,12 @@ use std::{sync::Arc, thread};
 
 use super::{
     judging::Judging,
-    tls::{Tls, TlsError},
+    tls::Tls,
     wire::{Channel, Rules},
 };
 use crate::{
     config::{self, Settings},
-    event::Origin,
+    event::{Origin, in_full},
     pipeline::{self, places::Places},
     policy::{Complaints, Set, Source},
     principal::{self, RuleError},
@@ -21,7 +21,8 @@ pub(super) struct Rulebook {
     pub host: Arc<Origin>,
     /// By the places of the servers in the settings.
     pub places: Vec<Places>,
-    pub tls: Vec<Option<Tls>>,
+    /// Likewise; why a server that speaks TLS can't be stood in for.
+    pub tls: Vec<Result<Option<Tls>, Arc<str>>>,
     settings: Settings,
 }
 
@@ -33,8 +34,6 @@ pub(super) enum Unusable {
     Policies(#[from] Complaints),
     #[error("the rules for principals: {0}")]
     Principals(#[from] RuleError),
-    #[error("TLS for {server}: {}", crate::event::in_full(.source))]
-    Tls { server: String, source: TlsError },
     #[error("the policies can't be loaded: no thread could be started for them")]
     Thread,
 }
@@ -48,9 +47,9 @@ impl Rulebook {
         principal::Rules::new(&settings.principals)?;
         let mut tls = Vec::with_capacity(rules.certificates.len());
         for (server, certificate) in settings.servers.iter().zip(&rules.certificates) {
-            let name = || server.name.clone().unwrap_or_default();
+            let name = server.name.as_deref().unwrap_or_default();
             let made = certificate.as_ref().map(Tls::new).transpose();
-            tls.push(made.map_err(|source| Unusable::Tls { server: name(), source })?);
+            tls.push(made.map_err(|error| format!("TLS for {name}: {}", in_full(&error)).into()));
         }
         let (world, starter_pack) = (settings.world(), rules.starter_pack);
         let sources: Vec<Source> = rules
@@ -70,6 +69,13 @@ impl Rulebook {
             tls,
             settings,
         })
+    }
+
+    /// What its clients can't get, in words.
+    pub(super) fn lacks(&self) -> Option<String> {
+        let lacks: Vec<&str> =
+            self.tls.iter().filter_map(|tls| tls.as_ref().err()).map(|why| &**why).collect();
+        (!lacks.is_empty()).then(|| format!("{}: its clients are refused", lacks.join("; ")))
     }
 
     pub(super) fn principals(&self) -> Result<principal::Rules, RuleError> {

@@ -24,21 +24,24 @@ const MAX_WORKERS: usize = 4;
 /// The process can't be confined, or the channel to the service broke.
 pub fn serve() -> io::Result<()> {
     let (_, most_files) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    confine::give_up_rights(&[
-        (Resource::RLIMIT_NOFILE, most_files),
-        (Resource::RLIMIT_FSIZE, 0),
-        (Resource::RLIMIT_CORE, 0),
-    ])?;
+    // No limit for files: where the log is one, a line of it would end the process.
+    confine::give_up_rights(&[(Resource::RLIMIT_NOFILE, most_files), (Resource::RLIMIT_CORE, 0)])?;
     let channel = Arc::new(Channel::new(confine::standard_input()?));
     let mut workers = Workers { channel: channel.clone(), tasks: Vec::new() };
     while let Some((order, socket)) = channel.receive::<Order>()? {
         match (order, socket) {
             (Order::Rules(rules), _) => {
-                let problem = match Rulebook::new(*rules) {
-                    Ok(rules) => workers.take(Arc::new(rules)).err().map(|e| e.to_string()),
-                    Err(unusable) => Some(unusable.to_string()),
+                let (taken, problem) = match Rulebook::new(*rules) {
+                    Ok(rules) => {
+                        let lacks = rules.lacks();
+                        match workers.take(Arc::new(rules)) {
+                            Ok(()) => (true, lacks),
+                            Err(error) => (false, Some(error.to_string())),
+                        }
+                    }
+                    Err(unusable) => (false, Some(unusable.to_string())),
                 };
-                channel.send(&Word::Ready { problem }, None)?;
+                channel.send(&Word::Ready { taken, problem }, None)?;
             }
             (Order::Client { number, server }, Some(socket)) => {
                 workers.tell(number, Task::Client { number, server, socket });

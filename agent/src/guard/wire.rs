@@ -95,8 +95,9 @@ pub struct Refusal {
 /// What the guard says.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Word {
-    /// It judges by the newest rules now, or why it can't.
+    /// Whether it judges by the newest rules now, and what is wrong with them.
     Ready {
+        taken: bool,
         problem: Option<String>,
     },
     /// A client has said what it wants.

@@ -1,9 +1,11 @@
 """What Python's drivers get from a server, in words that say nothing of the way there."""
-import asyncio, datetime, decimal, sys, uuid
+import asyncio, datetime, decimal, logging, sys, uuid
 
 import asyncpg, psycopg, psycopg2, psycopg2.extras, sqlalchemy
 from psycopg import conninfo
 
+# What is said of a pipeline that has failed depends on how soon.
+logging.disable(logging.WARNING)
 WAY = sys.argv[1]
 PARTS = conninfo.conninfo_to_dict(WAY)
 VALUES = [1, -7, 2**40, 1.5, "zwei ü", None, True, b"\x00\xff", decimal.Decimal("12.30"),

@@ -1,172 +1,26 @@
 //! The guard's process among strangers on both sides, with this test in the service's place.
 
+mod bare;
+
 use std::{
     io::{ErrorKind, Read, Write},
-    net::{TcpListener, TcpStream},
-    os::{
-        fd::{AsFd, OwnedFd},
-        unix::net::UnixStream,
-    },
-    process::{Command, Stdio},
-    sync::{
-        Arc,
-        mpsc::{Receiver, channel},
-    },
+    net::TcpStream,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use dbwarden::{
-    event::{Client, ConnectionId, Endpoint},
-    guard::wire::{Admission, Channel, Number, Order, Rules, Word},
-};
-use dbwarden_tests::{Guarded, Postgres, Running, Via, await_until, need_root, place};
-use nix::sys::{
-    resource::{Resource, getrlimit, setrlimit},
-    signal::Signal,
-};
+use dbwarden::guard::wire::Word;
+use dbwarden_tests::{Guarded, Postgres, Via, await_until, need_root};
+
+use serde_json::Value;
+
+use bare::{Bare, message, start};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Ones that do nothing.
 const MANY: usize = 5_000;
 /// What an idle session may take of the guard's memory.
 const IDLE_KIB: usize = 32;
-
-/// A guard's process, started as the service starts it.
-struct Bare {
-    guard: Running,
-    channel: Arc<Channel>,
-    words: Receiver<Word>,
-    next: Number,
-    listener: TcpListener,
-}
-
-impl Bare {
-    fn start() -> Result<Bare> {
-        Self::judging_by("")
-    }
-
-    fn judging_by(policy: &str) -> Result<Bare> {
-        // For either end of many connections.
-        let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
-        setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
-        let (ours, theirs) = UnixStream::pair()?;
-        let mut command = Command::new(place::profile_dir()?.join("dbwarden"));
-        command.arg("guard").stdin(Stdio::from(OwnedFd::from(theirs))).stdout(Stdio::null());
-        let guard = Running::start("the guard", &mut command, Signal::SIGTERM)?;
-        drop(command);
-        let channel = Arc::new(Channel::new(ours));
-        let (sender, words) = channel_of_words();
-        let hears = channel.clone();
-        std::thread::spawn(move || {
-            while let Ok(Some((word, _))) = hears.receive::<Word>() {
-                if sender.send(word).is_err() {
-                    return;
-                }
-            }
-        });
-        let listener = TcpListener::bind("127.0.0.1:0")?;
-        let bare = Bare { guard, channel, words, next: 0, listener };
-        let policies = vec![("own.cedar".into(), policy.into())];
-        let rules = Rules { policies, ..Rules::default() };
-        bare.channel.send(&Order::Rules(Box::new(rules)), None)?;
-        match bare.words.recv_timeout(PATIENCE)? {
-            Word::Ready { problem: None } => Ok(bare),
-            other => bail!("{other:?}"),
-        }
-    }
-
-    /// Two ends of a TCP connection.
-    fn pair(&self) -> Result<(TcpStream, TcpStream)> {
-        let ours = TcpStream::connect(self.listener.local_addr()?)?;
-        let (theirs, _) = self.listener.accept()?;
-        for one in [&ours, &theirs] {
-            one.set_read_timeout(Some(PATIENCE))?;
-            one.set_write_timeout(Some(PATIENCE))?;
-        }
-        Ok((ours, theirs))
-    }
-
-    /// Somebody comes in.
-    fn client(&mut self) -> Result<(Number, TcpStream)> {
-        let (ours, theirs) = self.pair()?;
-        let number = self.next;
-        self.next += 1;
-        self.channel.send(&Order::Client { number, server: 0 }, Some(theirs.as_fd()))?;
-        Ok((number, ours))
-    }
-
-    /// It gets to a server, whose end this is.
-    fn admit(&self, number: Number) -> Result<TcpStream> {
-        let (server, theirs) = self.pair()?;
-        let end = || Endpoint::Ip { address: [127, 0, 0, 1].into(), port: 1 };
-        let admission = Admission {
-            connection: ConnectionId(number),
-            server_name: "main".into(),
-            local: end(),
-            remote: end(),
-            client: Client::LocalUnknown,
-        };
-        let admitted = Order::Admitted { number, admission: Box::new(admission) };
-        self.channel.send(&admitted, Some(theirs.as_fd()))?;
-        Ok(server)
-    }
-
-    /// A session that has begun: its client and its server.
-    fn session(&mut self) -> Result<(Number, TcpStream, TcpStream)> {
-        let (number, mut client) = self.client()?;
-        client.write_all(&start())?;
-        self.word(|word| matches!(word, Word::Arrived { number: n, .. } if *n == number))?;
-        let mut server = self.admit(number)?;
-        let mut said = vec![0; start().len()];
-        server.read_exact(&mut said)?;
-        ensure!(said == start(), "the start-up was not passed on");
-        let welcome = [message(b'R', &[0; 4]), message(b'Z', b"I")].concat();
-        server.write_all(&welcome)?;
-        let mut heard = vec![0; welcome.len()];
-        client.read_exact(&mut heard)?;
-        ensure!(heard == welcome, "the welcome was not passed on");
-        Ok((number, client, server))
-    }
-
-    fn word(&self, wanted: impl Fn(&Word) -> bool) -> Result<Word> {
-        loop {
-            let word = self.words.recv_timeout(PATIENCE).context("the guard says nothing")?;
-            if wanted(&word) {
-                return Ok(word);
-            }
-        }
-    }
-
-    /// How a session has ended.
-    fn end(&self, number: Number) -> Result<Option<String>> {
-        let ended = |word: &Word| matches!(word, Word::Ended { number: n, .. } if *n == number);
-        match self.word(ended)? {
-            Word::Ended { broken, .. } => Ok(broken),
-            other => bail!("{other:?}"),
-        }
-    }
-
-    fn rss_kib(&self) -> Result<usize> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.guard.pid()))?;
-        let line =
-            status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
-        Ok(line.trim().trim_end_matches(" kB").parse()?)
-    }
-}
-
-fn channel_of_words() -> (std::sync::mpsc::Sender<Word>, Receiver<Word>) {
-    channel()
-}
-
-fn message(tag: u8, body: &[u8]) -> Vec<u8> {
-    [&[tag][..], &(body.len() as u32 + 4).to_be_bytes(), body].concat()
-}
-
-fn start() -> Vec<u8> {
-    let body = b"\0\x03\0\0user\0u\0database\0d\0\0";
-    [&(body.len() as u32 + 4).to_be_bytes()[..], body].concat()
-}
 
 /// Everything up to the end; a reset is one, too.
 fn rest(stream: &mut TcpStream) -> Result<String> {
@@ -480,7 +334,7 @@ fn what_breaks_off_is_a_row_and_others_go_on() -> Result<()> {
     let broken = agent.await_rows(
         3,
         "SELECT message, server, lane, exe, pid FROM rows WHERE record = 'connection' AND action = 'broken' \
-         ORDER BY time",
+",
     );
     let broken = match broken {
         Ok(rows) => rows,
@@ -492,10 +346,14 @@ fn what_breaks_off_is_a_row_and_others_go_on() -> Result<()> {
     for row in &broken {
         ensure!(row["server"] == postgres.name() && row["lane"] == "guarded", "{row}");
     }
-    let texts: Vec<_> = broken.iter().filter_map(|row| row["message"].as_str()).collect();
-    ensure!(texts[0].contains("invalid length"), "{texts:?}");
-    let exe = broken[2]["exe"].as_str().context("nobody")?;
-    ensure!(exe.contains("hostile_wire") && texts[2].contains("message type 63"), "{broken:?}");
+    let of = |word: &str| {
+        let texts = |row: &&Value| row["message"].as_str().is_some_and(|text| text.contains(word));
+        broken.iter().find(texts).with_context(|| format!("{word}: {broken:?}"))
+    };
+    of("invalid length of startup packet")?;
+    of("InvalidContentType")?;
+    let exe = of("invalid frontend message type 63")?["exe"].as_str().context("nobody")?;
+    ensure!(exe.contains("hostile_wire"), "{exe}");
 
     let report = bench.join().ok().context("pgbench panicked")??;
     ensure!(report.contains("processed: 8000/8000"), "{report}");
