@@ -1,61 +1,12 @@
 //! The guard in front of a real server: what it lets pass is the server's own, what it denies never gets there.
 
-use std::fs;
-
 use anyhow::{Context, Result, ensure};
-use dbwarden_tests::{Agent, Bpffs, Postgres, PostgresBuilder, Session, Via, need_root};
+use dbwarden_tests::{Guarded, Postgres, Session, Via, need_root};
 use serde_json::Value;
-use tempfile::TempDir;
 
 const NO_DROP: &str = r#"@id("no-drop") @verdict("deny") @severity("high") @message("nothing is dropped here")
     forbid (principal, action in [Action::"drop", Action::"truncate"], resource)
     when { context.lane == "guarded" };"#;
-
-/// A server, the agent that guards it by these rules alone, and their folder.
-struct Guarded {
-    postgres: Postgres,
-    agent: Agent,
-    policies: TempDir,
-    _pins: Bpffs,
-}
-
-impl Guarded {
-    fn start(server: PostgresBuilder, rules: &str) -> Result<Self> {
-        Self::start_with(server, rules, "steer = false", "")
-    }
-
-    /// With those led to it who connect to the server itself.
-    fn start_led(server: PostgresBuilder, rules: &str, on_guard_down: &str) -> Result<Self> {
-        let of_server = format!("on_guard_down = \"{on_guard_down}\"");
-        Self::start_with(server, rules, "steer = true", &of_server)
-    }
-
-    fn start_with(
-        server: PostgresBuilder,
-        rules: &str,
-        of_guard: &str,
-        of_server: &str,
-    ) -> Result<Self> {
-        let pins = Bpffs::mount()?;
-        let postgres = server.guarded().start()?;
-        let policies = tempfile::tempdir()?;
-        fs::write(policies.path().join("own.cedar"), rules)?;
-        let agent = Agent::builder()
-            .configuration(&format!(
-                "[policy]\ndirectory = \"{}\"\nstarter_pack = false",
-                policies.path().display()
-            ))
-            .configuration(&format!(
-                "{}{of_guard}\npins = {:?}",
-                postgres.guarded(&format!("environment = \"production\"\n{of_server}")),
-                pins.folder()
-            ))
-            .start()?;
-        agent.await_server(postgres.port())?;
-        agent.await_guard()?;
-        Ok(Self { postgres, agent, policies, _pins: pins })
-    }
-}
 
 fn psql_fails(postgres: &Postgres, via: Via, text: &str) -> Result<String> {
     let mut command = postgres.psql_command(via);
@@ -230,6 +181,14 @@ fn pgbench_runs_through_it_and_every_statement_is_a_row() -> Result<()> {
     agent.await_rows(3_000, rows)?;
     let guard = &agent.status()?["guard"];
     ensure!(guard["denied"] == 0 && guard["starts"] == 1, "{guard}");
+    // What the guard says that it has sent is what the server was seen to get, byte for byte.
+    let closed = "SELECT 1 FROM rows WHERE record = 'connection' AND action = 'closed' \
+                  AND lane = 'guarded'";
+    // pgbench looks at the server by a connection of its own first.
+    agent.await_rows(15, closed)?;
+    let differs =
+        agent.rows("SELECT message FROM findings WHERE rule = 'builtin:guard-differs'")?;
+    ensure!(differs.is_empty(), "{differs:?}");
     Ok(())
 }
 
@@ -255,17 +214,10 @@ fn the_next_connection_from_quarantine_is_refused_in_words() -> Result<()> {
 #[test]
 fn a_guard_that_is_killed_takes_its_sessions_along_and_the_next_one_stands_soon() -> Result<()> {
     need_root!();
-    let mut guarded = Guarded::start(Postgres::builder(), NO_DROP)?;
-    let Guarded { postgres, agent, .. } = &mut guarded;
+    let guarded = Guarded::start(Postgres::builder(), NO_DROP)?;
+    let Guarded { postgres, agent, .. } = &guarded;
     ensure!(postgres.psql(Via::Guard, "SELECT 1")? == "1");
-    let mut children = String::new();
-    for thread in fs::read_dir(format!("/proc/{}/task", agent.pid()))? {
-        children += &fs::read_to_string(thread?.path().join("children")).unwrap_or_default();
-    }
-    let mut guards = children.split_whitespace().filter(|pid| {
-        fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.ends_with(b"\0guard\0"))
-    });
-    let guard: i32 = guards.next().context("there is no guard")?.parse()?;
+    let guard = guarded.guard_pid()?.cast_signed();
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(guard), nix::sys::signal::Signal::SIGKILL)?;
     dbwarden_tests::await_until("the next guard", || {
         let guard: &Value = &agent.status()?["guard"];
@@ -283,7 +235,6 @@ fn local_clients_are_led_to_it_and_the_server_sees_them_as_they_are() -> Result<
     need_root!();
     let mut guarded = Guarded::start_led(Postgres::builder().everywhere(), NO_DROP, "refuse")?;
     let Guarded { postgres, agent, .. } = &mut guarded;
-    agent.await_steering()?;
     postgres.psql(Via::Unix, "CREATE TABLE precious AS SELECT 1 AS n")?;
     for via in [Via::Tcp, Via::Tcp6] {
         let told = psql_fails(postgres, via, "DROP TABLE precious")?;
@@ -313,7 +264,6 @@ fn without_a_service_new_connections_go_straight_on_or_are_refused() -> Result<(
     for on_guard_down in ["direct", "refuse"] {
         let mut guarded = Guarded::start_led(Postgres::builder(), NO_DROP, on_guard_down)?;
         let Guarded { postgres, agent, .. } = &mut guarded;
-        agent.await_steering()?;
         let mut before = Session::start(&mut postgres.psql_command(Via::Unix))?;
         ensure!(before.ask("SELECT 1")? == "1");
         postgres.psql(Via::Unix, "CREATE TABLE precious AS SELECT 1 AS n")?;

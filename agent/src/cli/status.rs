@@ -211,7 +211,12 @@ fn guard(guard: &GuardStatus, fact: &mut impl FnMut(&str, Style, &str)) {
             None => format!("{}, {}", server.name, server.steering),
         };
         match &server.problem {
-            None => fact("guarded", Style::Plain, &way),
+            None => {
+                fact("guarded", Style::Plain, &way);
+                if let Some(why) = &server.network {
+                    fact("", Style::Warning, &format!("clients from the network are not: {why}"));
+                }
+            }
             Some(problem) => {
                 fact("guarded", Style::Bad, &format!("{}, not reached: {problem}", server.name));
             }
@@ -371,6 +376,7 @@ mod tests {
                         listens: Some("127.0.0.1:6432".into()),
                         problem: None,
                         steering: "its clients are led to the guard".into(),
+                        network: Some("the server doesn't listen on 127.0.0.1".into()),
                     }],
                     passed: 1_200,
                     denied: 3,
@@ -445,6 +451,7 @@ webhook    oncall to https://alerts/dbwarden, 40 sent, 3 wait
            HTTP 503
 guard      1200 statements passed, 3 denied, 40 clients (2 open), 0 refused
 guarded    main, its clients are led to the guard; or by 127.0.0.1:6432
+           clients from the network are not: the server doesn't listen on 127.0.0.1
 ring       at most 6 % of 16 MiB in use (data)
 
 SERVER        ENGINE           PID  LISTENS                                       TLS       OPEN  BLIND  STATEMENTS      IN    OUT

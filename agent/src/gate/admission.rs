@@ -128,12 +128,20 @@ fn admit(gate: &Gate, lead: &mut Lead, asked: Asked, identified: Identified) {
         return refuse(gate, number, Refusal::unreachable("it has hung up"));
     };
     let end = |at: SocketAddr| (at.ip(), at.port());
+    let admitted_as = identified.clone();
     let Identified { connection, client, remote } = identified.clone();
     if matches!(wants, Wants::Session { .. }) {
         // Before anything is said on it: the server's first look at it tells the observer.
         gate.expect(Way { netns: own_netns(), from: end(from), to: end(to) }, identified);
     }
-    let channel = gate.state().channel.clone();
+    let channel = {
+        let mut state = gate.state();
+        // It may have left meanwhile.
+        if state.clients.contains_key(&number) {
+            state.admitted.insert(number, admitted_as);
+        }
+        state.channel.clone()
+    };
     let Some(channel) = channel else { return };
     let local = Endpoint::Ip { address: to.ip(), port: to.port() };
     let admission = Admission { connection, server_name: target.name, local, remote, client };

@@ -32,7 +32,8 @@ pub(super) struct Listeners {
     thread: Option<thread::JoinHandle<()>>,
 }
 
-pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+/// An address of its own, where nobody gets in yet.
+pub(super) fn bound(address: SocketAddr) -> io::Result<TcpListener> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(family, SocketType::STREAM, flags, None)?;
@@ -41,7 +42,6 @@ pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
         set_ipv6_v6only(&socket, true)?;
     }
     bind(&socket, &address)?;
-    rustix::net::listen(&socket, BACKLOG)?;
     Ok(TcpListener::from(socket))
 }
 
@@ -57,7 +57,7 @@ impl Listeners {
     pub(super) fn open(gate: &Arc<Gate>, channel: Arc<Channel>) -> io::Result<Self> {
         let mut listening = Vec::new();
         for (server, at) in &gate.listen {
-            let socket = Arc::new(listen(*at)?);
+            let socket = Arc::new(bound(*at)?);
             listening.push(Listening { server: *server, is_led: false, socket });
         }
         let mut all = vec![Ports::default(); gate.servers.len()];
@@ -69,14 +69,16 @@ impl Listeners {
                 (Ipv6Addr::UNSPECIFIED.into(), &mut ports.v6),
             ] {
                 // A host may have no IPv6.
-                let Ok(socket) = listen(SocketAddr::new(ip, 0)) else { continue };
+                let Ok(socket) = bound(SocketAddr::new(ip, 0)) else { continue };
                 let socket = Arc::new(socket);
                 *port = Some(Port { number: socket.local_addr()?.port(), socket: socket.clone() });
                 listening.push(Listening { server, is_led: true, socket });
             }
         }
-        gate.state().ports = all;
-        gate.moved.store(true, Ordering::Release);
+        gate.move_to(all);
+        for one in &listening {
+            rustix::net::listen(&one.socket, BACKLOG)?;
+        }
         let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
         let (accepting, until) = (gate.clone(), stop.clone());
         let thread = thread::Builder::new()

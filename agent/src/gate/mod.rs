@@ -7,6 +7,7 @@
 mod admission;
 mod certificate;
 mod client_certificates;
+mod endings;
 mod listeners;
 mod process;
 mod return_way;
@@ -35,10 +36,12 @@ use crate::{
     config::{LaneChoice, Settings},
     control::{GuardStatus, GuardedServer},
     event::{Client, ConnectionId, Endpoint, in_full},
-    guard::wire::{Channel, Denied, Number, Refusal, Wants},
+    guard::wire::{Channel, Denied, Number, Refusal, Sent, Wants},
     policy::Source,
 };
 use admission::Job;
+pub use endings::BrokenOff;
+use endings::Endings;
 
 pub use steering::take_off;
 
@@ -46,6 +49,10 @@ pub use steering::take_off;
 const MAX_DENIED: usize = 10_000;
 /// For the guard's word on a statement whose end has been observed already.
 const DENIED_PATIENCE: Duration = Duration::from_millis(500);
+/// Sessions that are over, until the observer has seen their ends too.
+const MAX_SENT: usize = 20_000;
+/// For the pipeline to come by.
+const KNOWN_PATIENCE: Duration = Duration::from_secs(5);
 /// Clients in the guard at a time.
 const MAX_CLIENTS: usize = 20_000;
 /// Sockets to servers on which nobody has spoken yet.
@@ -121,7 +128,9 @@ pub struct Gate {
     state: Mutex<State>,
     denied: Mutex<DeniedTexts>,
     was_denied: Condvar,
+    was_known: Condvar,
     asked: Mutex<Vec<Asked>>,
+    endings: Endings,
     is_asked: AtomicBool,
     /// The guard listens on other ports.
     moved: AtomicBool,
@@ -143,6 +152,11 @@ struct State {
     clients: HashMap<Number, Arrived>,
     expected: HashMap<Way, Identified>,
     expected_order: VecDeque<Way>,
+    /// Who the clients are that have been let in.
+    admitted: HashMap<Number, Identified>,
+    /// What sessions that are over have sent to their servers.
+    sent: HashMap<ConnectionId, Sent>,
+    sent_order: VecDeque<ConnectionId>,
     /// To the guard that runs.
     channel: Option<Arc<Channel>>,
     /// It takes clients in.
@@ -254,7 +268,7 @@ impl Gate {
         // Whoever has written the addresses is told at once.
         for (_, address) in &listen {
             let failed = |source| GateError::Listen { address: *address, source };
-            listeners::listen(*address).map_err(failed)?;
+            listeners::bound(*address).map_err(failed)?;
         }
         let (jobs, inbox) = channel();
         let gate = Arc::new(Self {
@@ -265,7 +279,9 @@ impl Gate {
             state: Mutex::default(),
             denied: Mutex::default(),
             was_denied: Condvar::new(),
+            was_known: Condvar::new(),
             asked: Mutex::default(),
+            endings: Endings::default(),
             is_asked: AtomicBool::new(false),
             moved: AtomicBool::new(false),
             wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
@@ -312,9 +328,28 @@ impl Gate {
         }
     }
 
-    /// Whether the guard listens on other ports than before.
+    /// Whether the guard is about to listen on other ports than before; to be followed by
+    /// [`Gate::is_known`].
     pub fn has_moved(&self) -> bool {
-        self.moved.swap(false, Ordering::AcqRel)
+        self.moved.load(Ordering::Acquire)
+    }
+
+    /// The kernel side tells from now on who connects to [`Gate::ports`].
+    pub fn is_known(&self) {
+        self.moved.store(false, Ordering::Release);
+        let _state = self.state();
+        self.was_known.notify_all();
+    }
+
+    /// Nobody comes in there before the kernel side would tell who it is.
+    fn move_to(&self, ports: Vec<Ports>) {
+        let mut state = self.state();
+        state.ports = ports;
+        self.moved.store(true, Ordering::Release);
+        self.wake();
+        let moved = |_: &mut State| self.moved.load(Ordering::Acquire) && !self.is_stopping();
+        // A pipeline that is so busy has worse troubles than a client without a name.
+        drop(self.was_known.wait_timeout_while(state, KNOWN_PATIENCE, moved));
     }
 
     /// Ports in front of servers, in this network namespace.
@@ -338,8 +373,44 @@ impl Gate {
 
     fn ask(&self, asked: Asked) {
         self.asked.lock().unwrap_or_else(PoisonError::into_inner).push(asked);
+        self.wake();
+    }
+
+    fn wake(&self) {
         self.is_asked.store(true, Ordering::Release);
         let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
+    }
+
+    /// Sessions that broke off since the last call, and how many more there were.
+    pub fn take_broken(&self) -> (Vec<BrokenOff>, u64) {
+        self.endings.take()
+    }
+
+    /// A client has left; why, if not as clients do.
+    fn ended(&self, number: Number, sent: Sent, broken: Option<String>) {
+        let mut state = self.state();
+        let (client, who) = (state.clients.remove(&number), state.admitted.remove(&number));
+        if let Some(who) = &who {
+            if state.sent_order.len() >= MAX_SENT
+                && let Some(old) = state.sent_order.pop_front()
+            {
+                state.sent.remove(&old);
+            }
+            state.sent.insert(who.connection, sent);
+            state.sent_order.push_back(who.connection);
+        }
+        let (Some(why), Some(client)) = (broken, client) else { return };
+        let target = state.targets.get(client.server).cloned().and_then(Result::ok);
+        drop(state);
+        let (address, port) = client.way.from;
+        tracing::debug!(%address, port, "a guarded session broke off: {why}");
+        self.endings.push(BrokenOff { target, way: client.way, who, why });
+        self.wake();
+    }
+
+    /// What a session has sent to its server, once it is over.
+    pub fn sent(&self, connection: ConnectionId) -> Option<Sent> {
+        self.state().sent.remove(&connection)
     }
 
     /// What becomes of somebody who was asked about. Never waits.

@@ -32,6 +32,7 @@ pub fn full_origin() -> Origin {
         principal_rule: None,
         initiator: None,
         groups: Arc::default(),
+        past_guard: false,
         socket: None,
         pid: Some(4711),
         process_start: Some(WallTime(1_700_000_000_000_000)),

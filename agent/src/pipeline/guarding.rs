@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
-use super::{connections::Connections, now, profile::Profile, servers::ServerFacts};
+use super::{
+    connections::Connections, now, profile::Profile, record::connection_row, servers::ServerFacts,
+};
 use crate::{
     capture::Ends,
     enforce::Quarantine,
-    event::{Client, Endpoint, Finding, Judgement, Lane, Record, Severity, Verdict},
-    gate::{Asked, Gate, Identified},
+    event::{Client, Endpoint, Entry, Finding, Judgement, Lane, Record, Severity, Verdict},
+    gate::{Asked, BrokenOff, Gate, Identified},
     guard::{
         session::POISON,
         wire::{Refusal, Wants},
@@ -77,6 +79,38 @@ fn who(
                 held.number
             )),
         }),
+    }
+}
+
+/// Makes rows of the sessions that broke off.
+pub fn break_off(
+    connections: &mut Connections,
+    processes: &mut ProcessTable,
+    facts: impl Fn(&str) -> Option<std::rc::Rc<ServerFacts>>,
+) {
+    let Some(gate) = connections.shared.gate.clone() else { return };
+    let (broken, uncounted) = gate.take_broken();
+    for (left, BrokenOff { target, way, who, why }) in (0..broken.len()).rev().zip(broken) {
+        let Some(target) = target else { continue };
+        let Some(server) = facts(&target.name) else { continue };
+        let (connection, client, remote) = match who {
+            Some(Identified { connection, client, remote }) => (connection, client, remote),
+            None => {
+                let (address, port) = way.from;
+                let ends = Ends { local: way.to, remote: way.from };
+                let client = connections.client_at(way.netns, ends, processes);
+                (connections.shared.new_id(now()), client, Endpoint::Ip { address, port })
+            }
+        };
+        let shared = &mut connections.shared;
+        let local = Endpoint::Ip { address: target.address.ip(), port: target.address.port() };
+        let mut profile = Profile::new(connection, server, local, remote, client, None).guarded();
+        let mut row = connection_row(shared, &mut profile, now(), "broken");
+        row.message = Some(why);
+        if left == 0 && uncounted > 0 {
+            row.counts.push(("others".into(), uncounted));
+        }
+        shared.outbox.push(Entry::Occurrence(row));
     }
 }
 

@@ -7,6 +7,7 @@ mod behind;
 mod brakes;
 mod connections;
 mod coverage;
+mod crosscheck;
 mod destinations;
 mod dialogue;
 mod enforcing;
@@ -202,6 +203,9 @@ pub fn run(
             &service.quarantine,
             |name| state.servers.named(name),
         );
+        guarding::break_off(&mut state.connections, &mut state.processes, |name| {
+            state.servers.named(name)
+        });
         if n > 0 || state.servers.is_looking() {
             idle = 0;
             std::thread::sleep(GATHER);
@@ -401,6 +405,15 @@ impl State {
         self.servers.refill_quotas(capture);
         capture.flush_log();
         self.catch_up(capture, now);
+        let shared = &mut self.connections.shared;
+        if let Some(gate) = &shared.gate {
+            let differences = shared.cross_check.tick(
+                |connection| gate.sent(connection),
+                now,
+                shared.clock.wall(now),
+            );
+            differences.into_iter().for_each(|finding| shared.outbox.push(finding));
+        }
         if now >= self.next_coverage {
             self.next_coverage = BootTime(now.0 + COVERAGE_NS);
             self.tell_coverage();

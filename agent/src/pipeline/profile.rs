@@ -82,6 +82,10 @@ impl Profile {
         Self { lane: Lane::Guarded, ..self }
     }
 
+    pub fn is_guarded(&self) -> bool {
+        self.lane == Lane::Guarded
+    }
+
     pub fn is_encrypted(&self) -> bool {
         self.encrypted
     }

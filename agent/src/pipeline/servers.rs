@@ -318,6 +318,7 @@ impl Servers {
             }
             if gate.has_moved() {
                 self.know_ports(gate.ports(), capture);
+                gate.is_known();
             }
         }
     }

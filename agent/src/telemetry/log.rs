@@ -24,7 +24,9 @@ pub enum Severity {
 pub fn occurrence(occurrence: &Occurrence) -> LogRecord {
     let Occurrence { time, kind, action, origin, message, counts } = occurrence;
     let severity = match (kind, *action) {
-        (OccurrenceKind::Gap, _) | (OccurrenceKind::Connection, "refused") => Severity::Warn,
+        (OccurrenceKind::Gap, _) | (OccurrenceKind::Connection, "broken" | "refused") => {
+            Severity::Warn
+        }
         _ => Severity::Info,
     };
     let body = message.clone().unwrap_or_else(|| format!("{} {action}", kind.name()));

@@ -107,6 +107,10 @@ pub struct Counts {
     /// `Query`, `Execute` and `FunctionCall` that went to the server.
     pub passed: u64,
     pub denied: u64,
+    /// For the server, what goes in the place of others included.
+    pub sent_bytes: u64,
+    /// The client has said good-bye: the server has read all of it if it has read that.
+    pub took_leave: bool,
 }
 
 /// Judged texts are kept whole.
@@ -137,6 +141,11 @@ impl Session {
         }
     }
 
+    /// The server has got a `StartupMessage` of so many bytes.
+    pub fn introduced(&mut self, len: usize) {
+        self.shared.counts.sent_bytes += len as u64;
+    }
+
     /// The client's next bytes.
     ///
     /// # Errors
@@ -147,7 +156,10 @@ impl Session {
         court: &mut dyn Court,
         out: &mut Output,
     ) -> Result<(), Broken> {
-        self.requests.bytes(bytes, &mut self.shared, court, &mut out.to_server)
+        let before = out.to_server.len();
+        let taken = self.requests.bytes(bytes, &mut self.shared, court, &mut out.to_server);
+        self.shared.counts.sent_bytes += (out.to_server.len() - before) as u64;
+        taken
     }
 
     /// The server's next bytes.
@@ -161,6 +173,11 @@ impl Session {
         out: &mut Output,
     ) -> Result<(), Broken> {
         self.answers.bytes(bytes, &mut self.shared, court, &mut out.to_client)
+    }
+
+    /// Nothing of the server's answers is half told: the client may be told something else.
+    pub fn is_between_answers(&self) -> bool {
+        self.answers.are_whole()
     }
 
     pub fn counts(&self) -> Counts {
