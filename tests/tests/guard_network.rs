@@ -214,15 +214,17 @@ fn nobody_gains_a_line_that_trusts_the_loopback_address() -> Result<()> {
     );
     let guarded = Host::start(server)?.guard("")?;
     guarded.agent.await_guard()?;
-    await_until("local clients are led", || {
-        let told = guarded.postgres.psql(Via::Tcp, "SELECT 1")?;
-        let status = guarded.agent.status()?;
-        Ok((told == "1" && status["guard"]["passed"] != 0).then_some(()))
+    await_until("clients are led", || {
+        let server = &guarded.agent.status()?["guard"]["servers"][0];
+        Ok((server["steering"] == "its clients are led to the guard").then_some(()))
     })?;
     let ports = listening(guarded.agent.pid())?;
     ensure!(ports.len() >= 3, "{ports:?}");
     for (host, client) in guarded.ways() {
+        let taken_in = || anyhow::Ok(guarded.agent.status()?["guard"]["clients"].as_u64());
+        let before = taken_in()?;
         let told = guarded.is_told(SocketAddr::new(host, guarded.postgres.port()), "SELECT 1")?;
+        ensure!(taken_in()? > before, "{host}: past the guard");
         let rejected = format!("pg_hba.conf rejects connection for host \"{client}\"");
         ensure!(told.contains(&rejected), "{host}: {told}");
         for port in &ports {
