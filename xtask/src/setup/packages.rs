@@ -58,7 +58,11 @@ fn wanted() -> Vec<Package> {
             File(postgres.join("lib/pgaudit.so")),
         ),
         package("pgbouncer", "the pooler that tests watch", File("/usr/sbin/pgbouncer".into())),
-        package("haproxy", "a proxy that benchmarks compare with", File("/usr/sbin/haproxy".into())),
+        package(
+            "haproxy",
+            "a proxy that benchmarks compare with",
+            File("/usr/sbin/haproxy".into()),
+        ),
         package("sudo", "clients under another user's name", Program("sudo")),
         package("python3-venv", "Python database drivers", Python("import venv, ensurepip")),
         package("iproute2", "network namespaces", Program("ip")),

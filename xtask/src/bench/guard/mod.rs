@@ -38,7 +38,8 @@ pub fn run(plan: &Plan, program: &Path) -> Result<Vec<Report>> {
         postgres.psql(Via::Unix, "SELECT count(*), sum(abalance) FROM pgbench_accounts")?;
         Ways::start(program, postgres)?
     };
-    let mut transactions: Vec<Vec<Visit<Transactions>>> = LOADS.iter().map(|_| Vec::new()).collect();
+    let mut transactions: Vec<Vec<Visit<Transactions>>> =
+        LOADS.iter().map(|_| Vec::new()).collect();
     let mut rows = Vec::new();
     for round in 0..plan.rounds() {
         for way in order(round) {
@@ -47,7 +48,8 @@ pub fn run(plan: &Plan, program: &Path) -> Result<Vec<Report>> {
             let told = format!("round {} of {}, {}", round + 1, plan.rounds(), way.name());
             for (load, visits) in LOADS.iter().zip(&mut transactions) {
                 interrupt::check()?;
-                let figures = transactions::measure(&ways, way, _guard.as_ref(), load, plan.seconds())?;
+                let figures =
+                    transactions::measure(&ways, way, _guard.as_ref(), load, plan.seconds())?;
                 tell(&format!("{told}, {load}: {figures}"));
                 visits.push(Visit { round, way, figures });
             }

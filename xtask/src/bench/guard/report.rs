@@ -130,8 +130,7 @@ pub fn rows(plan: &Plan, measured: &[Visit<Rows>]) -> Report {
             format!("{:.0}", visits.median(way, |of| of.spent.server_us)),
         ]
     });
-    let head =
-        ["way", "MB/s", "× direct", "× HAProxy", "proxy CPU", "agent CPU", "server CPU"];
+    let head = ["way", "MB/s", "× direct", "× HAProxy", "proxy CPU", "agent CPU", "server CPU"];
     let title = "A result of 100 000 rows, one client; CPU in µs a MB";
     let rate = visits.times(Way::Guard, Way::Haproxy, |of| of.mb_per_second);
     let target = Target {

@@ -1,9 +1,6 @@
 //! `pgbench -S`: what each transaction takes, and what processors do for it.
 
-use std::{
-    fmt, fs,
-    process::Command,
-};
+use std::{fmt, fs, process::Command};
 
 use anyhow::{Context, Result, ensure};
 use dbwarden_tests::said;
@@ -79,7 +76,8 @@ pub fn measure(
     let per_second = report.lines().find_map(|line| line.strip_prefix("tps = "));
     let per_second = per_second.and_then(|line| line.split_whitespace().next()?.parse().ok());
     Ok(Transactions {
-        per_second: per_second.with_context(|| format!("no rate in pgbench's report:\n{report}"))?,
+        per_second: per_second
+            .with_context(|| format!("no rate in pgbench's report:\n{report}"))?,
         p50_us: quantile(latencies.iter().copied(), 0.5),
         p99_us: quantile(latencies, 0.99),
         spent: Spent {
