@@ -1,4 +1,4 @@
-//! Tells the agent where the BPF object is that it carries.
+//! Tells the agent where the BPF objects are that it carries.
 
 use std::{
     env, fs,
@@ -7,18 +7,22 @@ use std::{
 
 use anyhow::{Context, Result};
 
-/// `cargo xtask build` puts the object into the target folder. Where nobody has built one, an empty
-/// file stands in, so that everything else compiles and is tested; the loader refuses it in words.
+/// `cargo xtask build` puts the objects into the target folder. Where nobody has built them, empty files
+/// stand in, so that everything else compiles and is tested; the loader refuses them in words.
 fn main() -> Result<()> {
-    let object = target_dir()?.join("bpf/dbwarden.bpf.o");
-    if !object.exists() {
-        let folder = object.parent().context("the object has no folder")?;
-        fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
-        fs::write(&object, b"").with_context(|| format!("writing {}", object.display()))?;
-    }
+    let folder = target_dir()?.join("bpf");
+    fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
     println!("cargo:rerun-if-changed=build.rs");
-    println!("cargo:rerun-if-changed={}", object.display());
-    println!("cargo:rustc-env=DBWARDEN_BPF_OBJECT={}", object.display());
+    for (name, file) in
+        [("DBWARDEN_BPF_OBJECT", "dbwarden.bpf.o"), ("DBWARDEN_STEER_OBJECT", "steer.bpf.o")]
+    {
+        let object = folder.join(file);
+        if !object.exists() {
+            fs::write(&object, b"").with_context(|| format!("writing {}", object.display()))?;
+        }
+        println!("cargo:rerun-if-changed={}", object.display());
+        println!("cargo:rustc-env={name}={}", object.display());
+    }
     Ok(())
 }
 

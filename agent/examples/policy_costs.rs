@@ -119,7 +119,9 @@ fn tell(n_rules: usize, way: &str, begun: Instant, n: u64, before: u64) {
 
 /// The starter pack and, as a site would have them, rules for its own tables, people and hours.
 fn rules(n: usize) -> String {
-    let n_own = n.saturating_sub(dbwarden::policy::STARTER_PACK.matches("\n@id(").count());
+    let packs = [dbwarden::policy::STARTER_PACK, dbwarden::policy::GUARDED_PACK];
+    let packs: usize = packs.iter().map(|pack| pack.matches("\n@id(").count()).sum();
+    let n_own = n.saturating_sub(packs);
     let rule = |n: usize| {
         let (scope, condition) = match n % 4 {
             0 => (

@@ -5,11 +5,13 @@ mod control;
 mod data;
 mod settings;
 mod state;
+mod steer;
 
 pub use control::*;
 pub use data::*;
 pub use settings::*;
 pub use state::*;
+pub use steer::*;
 
 /// Lets the agent hand a type to the loader and read it from maps; `bytemuck`'s derive has checked that
 /// it has no padding.

@@ -10,7 +10,7 @@ mod transcript;
 
 use std::{env, fs, io, path::PathBuf};
 
-use dbwarden::policy::STARTER_PACK;
+use dbwarden::policy::{GUARDED_PACK, STARTER_PACK};
 
 /// A text in each odd line, what it does in each even one.
 const STATEMENTS: &str = include_str!("../../agent/src/statement/analysis/tests/statements.txt");
@@ -35,7 +35,7 @@ fn main() -> io::Result<()> {
     }
     let policy = folder.join("policy");
     fs::create_dir_all(&policy)?;
-    for (n, text) in STARTER_PACK.split("\n\n").enumerate() {
+    for (n, text) in [STARTER_PACK, GUARDED_PACK].join("\n\n").split("\n\n").enumerate() {
         fs::write(policy.join(n.to_string()), text)?;
     }
     Ok(())

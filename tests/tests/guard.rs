@@ -254,3 +254,27 @@ fn a_guard_that_is_killed_takes_its_sessions_along_and_the_next_one_stands_soon(
     ensure!(postgres.psql(Via::Tcp, "SELECT 1")? == "1");
     Ok(())
 }
+
+/// Clients that know nothing of a guard, and a server that nobody has told of one.
+#[test]
+fn local_clients_are_led_to_it_and_the_server_sees_them_as_they_are() -> Result<()> {
+    need_root!();
+    let Guarded { postgres, agent, policies: _policies } =
+        Guarded::start(Postgres::builder().everywhere(), NO_DROP)?;
+    postgres.psql(Via::Unix, "CREATE TABLE precious AS SELECT 1 AS n")?;
+    for via in [Via::Tcp, Via::Tcp6] {
+        let told = psql_fails(&postgres, via, "DROP TABLE precious")?;
+        ensure!(told.contains("nothing is dropped here"), "{via:?}: {told}");
+        let address = postgres
+            .psql(via, "SELECT inet_client_addr(), inet_server_addr(), inet_server_port()")?;
+        let host = if via == Via::Tcp { "127.0.0.1" } else { "::1" };
+        ensure!(address == format!("{host}|{host}|{}", postgres.port()), "{via:?}: {address}");
+    }
+    // A connection of before goes on, and so do those that come while there is a guard.
+    let rows =
+        "SELECT exe FROM statements WHERE lane = 'guarded' AND text LIKE 'DROP TABLE precious'";
+    for row in agent.await_rows(2, rows)? {
+        ensure!(row["exe"].as_str().is_some_and(|exe| exe.ends_with("/psql")), "{row}");
+    }
+    Ok(())
+}

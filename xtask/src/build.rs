@@ -1,4 +1,4 @@
-//! Builds the BPF object on stable Rust, then the agent that carries it.
+//! Builds the BPF objects on stable Rust, then the agent that carries them.
 
 use std::{
     fs,
@@ -16,6 +16,10 @@ use crate::{
 
 /// How many steps [`build`] takes.
 pub const STEPS: usize = 2;
+
+/// What the linker leaves, and the name that the agent's build looks for: what observes, and what steers.
+const OBJECTS: [(&str, &str); 2] =
+    [("dbwarden-bpf", "dbwarden.bpf.o"), ("dbwarden-steer", "steer.bpf.o")];
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -37,14 +41,17 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Builds the object and the agent.
+/// Builds the objects and the agent.
 pub fn build(steps: &mut Steps, toolchain: &Toolchain, release: bool) -> Result<Built> {
     let target = place::target_dir()?;
-    let object = target.join("bpf/dbwarden.bpf.o");
-    steps.step("BPF object", |step| {
+    steps.step("BPF objects", |step| {
         step.run(for_bpf(toolchain, "build")?.arg("--release"))?;
-        let fresh = target.join("bpf/build/bpfel-unknown-none/release/dbwarden-bpf");
-        copy_if_changed(&fresh, &object)
+        let fresh = target.join("bpf/build/bpfel-unknown-none/release");
+        let copied = OBJECTS.map(|(program, object)| {
+            copy_if_changed(&fresh.join(program), &target.join("bpf").join(object))
+        });
+        let copied: Vec<String> = copied.into_iter().collect::<Result<_>>()?;
+        Ok(copied.join(", "))
     })?;
     Ok(Built { agent: agent(steps, release)? })
 }

@@ -17,11 +17,12 @@ use std::{
 
 use crate::{
     event::{Analysis, Facts},
-    statement::{Analysed, Lexing, MAX_TEXT_BYTES, Template},
+    statement::{Analysed, Lexing, MAX_TEXT_BYTES, Parameters, Session, Template},
 };
 use cache::Cache;
 use parser::Parser;
 pub use serve::serve;
+use wire::Asked;
 
 /// What an analyst may take.
 #[derive(Clone, Debug)]
@@ -138,6 +139,31 @@ impl Analyst {
         self.ask(text, lexing, by_text)
     }
 
+    /// The same where more is known of the session than how it reads a text. What depends on that is asked anew
+    /// each time.
+    pub fn analysed_in(&mut self, text: &str, session: &Session) -> Arc<Analysed> {
+        let known = self.analysed(text, session.lexing);
+        let is_bound = matches!(session.parameters, Parameters::Bound(_));
+        if !known.is_session_sensitive && !(is_bound && known.is_parameter_sensitive) {
+            return known;
+        }
+        match self.parser.ask(text, Asked::In(session)) {
+            Ok(analysed) => Arc::new(analysed),
+            Err(failure) => {
+                self.count(failure);
+                Arc::new(Analysed::unparsed(text, session.lexing, Analysis::Unavailable))
+            }
+        }
+    }
+
+    fn count(&mut self, failure: parser::Failure) {
+        match failure {
+            parser::Failure::Waiting => self.counters.unavailable += 1,
+            parser::Failure::TimedOut => self.counters.timeouts += 1,
+            parser::Failure::Broken => self.counters.failures += 1,
+        }
+    }
+
     pub fn counters(&self) -> Counters {
         let caches = self.by_text.iter().chain([&self.by_template]);
         Counters {
@@ -161,7 +187,7 @@ impl Analyst {
             return known.clone();
         }
         self.counters.misses += 1;
-        match self.parser.ask(text, lexing) {
+        match self.parser.ask(text, Asked::Alone(lexing)) {
             Ok(analysed) => {
                 let known = Arc::new(analysed);
                 let weight = weight(&known);
@@ -176,11 +202,7 @@ impl Analyst {
             }
             Err(failure) => {
                 let known = Arc::new(Analysed::unparsed(text, lexing, Analysis::Unavailable));
-                match failure {
-                    parser::Failure::Waiting => self.counters.unavailable += 1,
-                    parser::Failure::TimedOut => self.counters.timeouts += 1,
-                    parser::Failure::Broken => self.counters.failures += 1,
-                }
+                self.count(failure);
                 if failure != parser::Failure::Waiting {
                     let weight = weight(&known);
                     self.left_alone.keep(text, (now + LEFT_ALONE, known.clone()), weight);

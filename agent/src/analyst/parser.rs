@@ -11,8 +11,8 @@ use std::{
 
 use tracing::warn;
 
-use super::wire;
-use crate::statement::{Analysed, Lexing};
+use super::wire::{self, Asked};
+use crate::statement::Analysed;
 
 /// Between a child's end and the next one's start; doubles with each that fails, up to the longest.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
@@ -66,7 +66,7 @@ impl Parser {
     }
 
     /// Waits for at most the time limit; after a failure the child is gone.
-    pub fn ask(&mut self, text: &str, lexing: Lexing) -> Result<Analysed, Failure> {
+    pub fn ask(&mut self, text: &str, asked: Asked<'_>) -> Result<Analysed, Failure> {
         let is_new = self.running.is_none();
         if is_new {
             self.start()?;
@@ -74,7 +74,7 @@ impl Parser {
         let limit = if is_new { START_LIMIT } else { self.time_limit };
         let Some(running) = &mut self.running else { return Err(Failure::Broken) };
         let mut timed = Timed { stream: &mut running.stream, until: Instant::now() + limit };
-        let answer = wire::write_request(&mut timed, text, lexing)
+        let answer = wire::write_request(&mut timed, text, asked)
             .and_then(|()| wire::read_answer(&mut timed));
         match answer {
             Ok(analysed) => {

@@ -5,7 +5,7 @@ use std::{io, os::unix::net::UnixStream, thread};
 use super::{confine, wire};
 use crate::{
     event::Analysis,
-    statement::{self, Analysed, Lexing, STACK_BYTES},
+    statement::{self, Analysed, STACK_BYTES, Session},
 };
 
 /// Answers on standard input, which is a socket, until the service closes it.
@@ -26,16 +26,16 @@ pub fn serve() -> io::Result<()> {
 }
 
 fn answer_all(mut stream: UnixStream) -> io::Result<()> {
-    while let Some((text, lexing)) = wire::read_request(&mut stream)? {
+    while let Some((text, session)) = wire::read_request(&mut stream)? {
         confine::limit_time()?;
-        let json = answer(&text, lexing)?;
+        let json = answer(&text, &session)?;
         wire::write_answer(&mut stream, &json)?;
     }
     Ok(())
 }
 
-fn answer(text: &str, lexing: Lexing) -> io::Result<Vec<u8>> {
-    let mut analysed = statement::analyse(text, lexing);
+fn answer(text: &str, session: &Session) -> io::Result<Vec<u8>> {
+    let mut analysed = statement::analyse_in(text, session);
     if analysed.statements.len() == 1 {
         // It is the whole.
         analysed.statements.clear();
@@ -45,7 +45,7 @@ fn answer(text: &str, lexing: Lexing) -> io::Result<Vec<u8>> {
         return Ok(json);
     }
     // Thousands of statements in one text, whose facts are far longer than they are.
-    let mut short = Analysed::unparsed(text, lexing, Analysis::TooLong);
+    let mut short = Analysed::unparsed(text, session.lexing, Analysis::TooLong);
     short.statements.clear();
     Ok(serde_json::to_vec(&short)?)
 }

@@ -2,33 +2,68 @@
 
 use std::io::{self, Read, Write};
 
-use crate::statement::{Analysed, Lexing, MAX_TEXT_BYTES};
+use crate::statement::{Analysed, Lexing, MAX_TEXT_BYTES, Session};
 
 /// No answer is longer.
 pub const MAX_ANSWER_BYTES: usize = 1 << 20;
 
-/// A request: the length of the text in four bytes, the settings in one, the text.
-pub fn write_request(to: &mut impl Write, text: &str, lexing: Lexing) -> io::Result<()> {
-    let len = u32::try_from(text.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+/// No session is described in more; one that would be is taken for one of which nothing is known.
+const MAX_SESSION_BYTES: usize = 1 << 20;
+
+/// A text is read with standard-conforming strings.
+const CONFORMING: u8 = 1;
+/// What else is known of its session follows it, as JSON.
+const IN_SESSION: u8 = 2;
+
+/// What a text is analysed by.
+#[derive(Clone, Copy, Debug)]
+pub enum Asked<'a> {
+    /// For any session that reads it so.
+    Alone(Lexing),
+    In(&'a Session),
+}
+
+/// A request: the length of the text in four bytes, how it is read in one, the text, the session.
+pub fn write_request(to: &mut impl Write, text: &str, asked: Asked<'_>) -> io::Result<()> {
+    let (lexing, session) = match asked {
+        Asked::Alone(lexing) => (lexing, None),
+        Asked::In(session) => (session.lexing, Some(serde_json::to_vec(session)?)),
+    };
+    let session = session.filter(|json| json.len() <= MAX_SESSION_BYTES);
+    let len = |bytes: &[u8]| {
+        u32::try_from(bytes.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))
+    };
     let mut frame = Vec::with_capacity(5 + text.len());
-    frame.extend_from_slice(&len.to_le_bytes());
-    frame.push(u8::from(lexing.standard_conforming_strings));
+    frame.extend_from_slice(&len(text.as_bytes())?.to_le_bytes());
+    let conforming = if lexing.standard_conforming_strings { CONFORMING } else { 0 };
+    frame.push(conforming | if session.is_some() { IN_SESSION } else { 0 });
     frame.extend_from_slice(text.as_bytes());
+    if let Some(session) = session {
+        frame.extend_from_slice(&len(&session)?.to_le_bytes());
+        frame.extend_from_slice(&session);
+    }
     to.write_all(&frame)
 }
 
 /// `None` at the end of the stream.
-pub fn read_request(from: &mut impl Read) -> io::Result<Option<(String, Lexing)>> {
+pub fn read_request(from: &mut impl Read) -> io::Result<Option<(String, Session)>> {
     let mut head = [0; 5];
     match from.read_exact(&mut head) {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
         outcome => outcome?,
     }
-    let [len @ .., standard_conforming_strings] = head;
+    let [len @ .., flags] = head;
     let text = read_bytes(from, len, MAX_TEXT_BYTES)?;
     let text = String::from_utf8(text).map_err(|_| io::ErrorKind::InvalidData)?;
-    let lexing = Lexing { standard_conforming_strings: standard_conforming_strings != 0 };
-    Ok(Some((text, lexing)))
+    let lexing = Lexing { standard_conforming_strings: flags & CONFORMING != 0 };
+    if flags & IN_SESSION == 0 {
+        return Ok(Some((text, Session { lexing, ..Session::default() })));
+    }
+    let mut len = [0; 4];
+    from.read_exact(&mut len)?;
+    let json = read_bytes(from, len, MAX_SESSION_BYTES)?;
+    let session = serde_json::from_slice(&json).map_err(|_| io::ErrorKind::InvalidData)?;
+    Ok(Some((text, session)))
 }
 
 /// An answer: its length in four bytes, JSON.
@@ -65,22 +100,28 @@ fn read_bytes(from: &mut impl Read, len: [u8; 4], max: usize) -> io::Result<Vec<
 
 #[cfg(test)]
 mod tests {
-    use super::{MAX_ANSWER_BYTES, read_answer, read_request, write_answer, write_request};
+    use super::{Asked, MAX_ANSWER_BYTES, read_answer, read_request, write_answer, write_request};
     use crate::{
         event::Analysis,
-        statement::{Analysed, Lexing},
+        statement::{Analysed, Lexing, Parameter, Parameters, Session},
     };
 
     #[test]
     fn requests_and_answers_arrive_as_they_were_sent() {
         let lexing = Lexing { standard_conforming_strings: false };
         let mut bytes = Vec::new();
-        write_request(&mut bytes, "SELECT 'é'", lexing).unwrap();
-        assert_eq!(
-            read_request(&mut bytes.as_slice()).unwrap(),
-            Some(("SELECT 'é'".to_owned(), lexing))
-        );
-        assert_eq!(read_request(&mut [].as_slice()).unwrap(), None);
+        write_request(&mut bytes, "SELECT 'é'", Asked::Alone(lexing)).unwrap();
+        let parameters = Parameters::Bound(vec![Parameter::Text("ü".into())]);
+        let said = Session { in_transaction: true, parameters, ..Session::default() };
+        write_request(&mut bytes, "SELECT $1", Asked::In(&said)).unwrap();
+        let mut bytes = bytes.as_slice();
+        let (text, session) = read_request(&mut bytes).unwrap().unwrap();
+        assert_eq!((text.as_str(), session.lexing), ("SELECT 'é'", lexing));
+        let (text, session) = read_request(&mut bytes).unwrap().unwrap();
+        assert_eq!(text, "SELECT $1");
+        assert!(session.in_transaction);
+        assert!(matches!(session.parameters, Parameters::Bound(values) if values.len() == 1));
+        assert!(read_request(&mut bytes).unwrap().is_none());
 
         let answer = Analysed::unparsed("SELECT 'é'", lexing, Analysis::TooLong);
         let mut bytes = Vec::new();

@@ -7,10 +7,12 @@ mod load;
 mod offsets;
 mod records;
 mod refusal;
+pub mod steer;
 mod tls;
 mod trial;
 
 use std::{
+    io,
     os::fd::{AsFd, BorrowedFd},
     time::Duration,
 };
@@ -238,6 +240,10 @@ impl ControlRing {
 fn ignore_missing(result: Result<(), MapError>) -> Result<(), MapError> {
     match result {
         Err(MapError::KeyNotFound) => Ok(()),
+        // What aya says where the kernel is asked to remove it.
+        Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => {
+            Ok(())
+        }
         other => other,
     }
 }

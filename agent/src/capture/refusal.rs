@@ -20,6 +20,7 @@ pub(super) struct Refusal {
 pub(super) struct Rights {
     bpf: bool,
     perfmon: bool,
+    net_admin: bool,
     sys_admin: bool,
     /// The kernel's lockdown is in mode `confidentiality`.
     confidentiality: bool,
@@ -118,9 +119,14 @@ impl Rights {
         Self {
             bpf: effective.contains(CapabilitySet::BPF),
             perfmon: effective.contains(CapabilitySet::PERFMON),
+            net_admin: effective.contains(CapabilitySet::NET_ADMIN),
             sys_admin: effective.contains(CapabilitySet::SYS_ADMIN),
             confidentiality: lockdown.contains("[confidentiality]"),
         }
+    }
+
+    fn may_steer(self) -> bool {
+        self.net_admin || self.sys_admin
     }
 
     fn lacking(self) -> Vec<&'static str> {
@@ -149,12 +155,28 @@ pub(super) fn probe_explained(error: &(dyn Error + 'static)) -> String {
     explained(error)
 }
 
+/// Likewise for a program that changes where connections go, which wants a right of its own.
+pub(super) fn steering_explained(error: &(dyn Error + 'static)) -> String {
+    let (refusal, rights) = (Refusal::of(error), Rights::of_this_process());
+    if refusal.is_about_rights() && rights.lacking().is_empty() && !rights.may_steer() {
+        return ": not permitted, because this process lacks CAP_NET_ADMIN; run dbwarden as root, or give \
+                its unit this capability"
+            .to_owned();
+    }
+    explained(error)
+}
+
 #[cfg(test)]
 mod tests {
     use super::{Refusal, Rights};
 
-    const ALL: Rights =
-        Rights { bpf: true, perfmon: true, sys_admin: false, confidentiality: false };
+    const ALL: Rights = Rights {
+        bpf: true,
+        perfmon: true,
+        net_admin: true,
+        sys_admin: false,
+        confidentiality: false,
+    };
 
     #[test]
     fn each_refusal_is_told_by_its_cause() {

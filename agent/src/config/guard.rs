@@ -1,18 +1,30 @@
 //! Which servers are guarded, where their clients may come in, and what happens without a guard.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
-use super::{error::Complaint, file, settings::Server};
+use super::{
+    error::Complaint,
+    file,
+    settings::{Server, absolute},
+};
 
 /// The guard, as far as it isn't a matter of one server.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Guard {
+    /// On a BPF file system: what refuses clients while there is no guard, though the service is gone.
+    pub pins: PathBuf,
     /// Where clients may come in by themselves, by server.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub listen: BTreeMap<String, SocketAddr>,
+}
+
+impl Default for Guard {
+    fn default() -> Self {
+        Self { pins: "/sys/fs/bpf/dbwarden".into(), listen: BTreeMap::new() }
+    }
 }
 
 /// Which way to a server is watched how.
@@ -49,7 +61,11 @@ impl OnGuardDown {
 }
 
 pub(super) fn guard(written: file::Guard, servers: &[Server]) -> Result<Guard, Complaint> {
-    let Some(listen) = written.listen else { return Ok(Guard::default()) };
+    let pins = written.pins.map(|path| absolute("pins", path)).transpose()?;
+    let pins = pins.unwrap_or(Guard::default().pins);
+    let Some(listen) = written.listen else {
+        return Ok(Guard { pins, ..Guard::default() });
+    };
     let span = listen.span();
     let guarded: Vec<&str> = servers
         .iter()
@@ -87,13 +103,13 @@ pub(super) fn guard(written: file::Guard, servers: &[Server]) -> Result<Guard, C
             listen
         }
     };
-    Ok(Guard { listen })
+    Ok(Guard { pins, listen })
 }
 
 /// Both, or none where they are found by what the server is configured with.
 pub(super) fn pair(
-    certificate: &Option<Spanned<std::path::PathBuf>>,
-    key: &Option<Spanned<std::path::PathBuf>>,
+    certificate: &Option<Spanned<PathBuf>>,
+    key: &Option<Spanned<PathBuf>>,
 ) -> Result<(), Complaint> {
     let (given, missing) = match (certificate, key) {
         (Some(given), None) => (given, "`tls_key`"),

@@ -3,8 +3,8 @@
 use std::{path::Path, time::Duration};
 
 use super::{
-    DatabaseOf, HookChoice, HostFacts, Ledger, LedgerCopy, Literals, LogLevel, Server, Settings,
-    Size, Span, TlsCapture, load, parse,
+    DatabaseOf, HookChoice, HostFacts, LaneChoice, Ledger, LedgerCopy, Literals, LogLevel,
+    OnGuardDown, Server, Settings, Size, Span, TlsCapture, load, parse,
 };
 use crate::{
     event::{Engine, PrincipalKind},

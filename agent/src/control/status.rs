@@ -90,6 +90,8 @@ pub struct GuardedServer {
     pub listens: Option<String>,
     /// Why nobody gets to it through the guard.
     pub problem: Option<String>,
+    /// Whether those who connect to the server itself are led to the guard, or why not.
+    pub steering: String,
 }
 
 /// Which hooks see the socket calls, and why these.

@@ -25,6 +25,14 @@ pub struct Facts {
     pub columns: Vec<Arc<str>>,
     /// Functions that the text calls, by name as written.
     pub functions: Vec<Arc<str>>,
+    /// Of functions, procedures and operators that the text calls, or keeps to be called later: those whose
+    /// definition alone tells what they do. By name as written; `?` where there is none, as in `DO`.
+    pub calls: Vec<Arc<str>>,
+    /// What is written without a schema and runs code where a database has some by that name: operators,
+    /// and with a dot before it what may be a column or a function, as in `t.f` for `f(t)`.
+    pub names: Vec<Arc<str>>,
+    /// What stands out in it beside its effects.
+    pub traits: Vec<Trait>,
     /// Settings that the text changes, in lower case; `all` where it resets every one, `*` where only
     /// running it tells which.
     pub settings: Vec<Arc<str>>,
@@ -39,6 +47,26 @@ impl Facts {
     /// The fingerprint as it is written out: sixteen hexadecimal digits.
     pub fn fingerprint_text(&self) -> String {
         format!("{:016x}", self.fingerprint)
+    }
+
+    /// The facts in a database that has functions and operators of its own by these names (and with a dot
+    /// before it each that one argument is enough for): `None` where they are the same.
+    ///
+    /// One that fits its arguments better is taken before PostgreSQL's own, wherever in the path it stands.
+    pub fn among(&self, is_foreign: impl Fn(&str) -> bool) -> Option<Self> {
+        let called = self.functions.iter().filter(|name| !name.contains('.'));
+        let foreign: Vec<Arc<str>> =
+            called.chain(&self.names).filter(|name| is_foreign(name)).cloned().collect();
+        if foreign.iter().all(|name| self.calls.contains(name)) {
+            return None;
+        }
+        let mut facts = self.clone();
+        facts.calls.extend(foreign);
+        facts.calls.sort_unstable();
+        facts.calls.dedup();
+        facts.effects.insert(Effect::Call);
+        facts.analysis = facts.analysis.max(Analysis::CallsCode);
+        Some(facts)
     }
 }
 
@@ -105,6 +133,45 @@ named! {
         Call = "call",
         /// It can't be told: the worst effect.
         Unknown = "unknown",
+    }
+}
+
+named! {
+    /// Something that an effect is too coarse to tell: a closed list.
+    #[derive(PartialOrd, Ord, Hash)]
+    Trait {
+        /// Leaves code in the database that later statements run without naming it.
+        Code = "code",
+        /// Loads a library into the server, or defines a language.
+        Native = "native",
+        Extension = "extension",
+        ServerProgram = "server-program",
+        ServerFile = "server-file",
+        LargeObjectFile = "large-object-file",
+        LargeObjectDrop = "large-object-drop",
+        /// Configures the server, a database or a role beyond this session.
+        LastingSetting = "lasting-setting",
+        /// Changes what the database's own log or audit says.
+        AuditSetting = "audit-setting",
+        /// Switches off something that keeps data whole or people out.
+        SafetySetting = "safety-setting",
+        /// Changes how the server reads the text of later statements.
+        ReadingSetting = "reading-setting",
+        /// Names of what PostgreSQL brings may mean something else from now on.
+        SearchPath = "search-path",
+        RoleSwitch = "role-switch",
+        /// Leaves what was opened as read only.
+        ReadWrite = "read-write",
+        /// Ends other sessions or their statements.
+        SessionKill = "session-kill",
+        /// Acts on the server as a whole: its logs, its statistics, its backups.
+        ServerControl = "server-control",
+        /// Reaches for another server.
+        OtherServer = "other-server",
+        /// Changes PostgreSQL's own catalog by hand.
+        CatalogWrite = "catalog-write",
+        /// Takes values or rows out of a table by changing the table.
+        DataLoss = "data-loss",
     }
 }
 

@@ -2,8 +2,9 @@
 
 use std::{
     io,
-    net::{SocketAddr, TcpStream},
+    net::SocketAddr,
     os::fd::AsFd,
+    path::Path,
     sync::{
         Arc,
         atomic::Ordering,
@@ -13,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Asked, Gate, Identified, Way, certificate::Certificates, own_netns};
+use super::{Asked, Gate, Identified, Way, certificate::Certificates, own_netns, steering::Lead};
 use crate::{
     event::Endpoint,
     guard::wire::{Admission, Number, Order, Refusal, Rules, Wants},
@@ -22,6 +23,8 @@ use crate::{
 pub(super) enum Job {
     /// Something that the guard judges by has changed, or the guard is new.
     Rules,
+    /// The guard listens, or the servers have moved.
+    Lead,
     Admit {
         asked: Asked,
         identified: Box<Identified>,
@@ -33,25 +36,37 @@ pub(super) enum Job {
     Stop,
 }
 
-/// For a server on this host to take a connection.
-const CONNECT: Duration = Duration::from_secs(2);
 /// How often the files of the servers' certificates are looked at.
 const LOOK: Duration = Duration::from_secs(2);
 
-pub(super) fn start(gate: Arc<Gate>, jobs: Receiver<Job>) -> io::Result<thread::JoinHandle<()>> {
+pub(super) fn start(
+    gate: Arc<Gate>,
+    jobs: Receiver<Job>,
+    pins: &Path,
+) -> io::Result<thread::JoinHandle<()>> {
+    let mut lead = Lead::new(pins);
     thread::Builder::new().name("gate-admit".into()).spawn(move || {
         let mut certificates = Certificates::default();
         loop {
             match jobs.recv_timeout(LOOK) {
-                Ok(Job::Rules) => rules(&gate, &mut certificates),
-                Ok(Job::Admit { asked, identified }) => admit(&gate, asked, *identified),
-                Ok(Job::Refuse { number, refusal }) => refuse(&gate, number, refusal),
-                Err(RecvTimeoutError::Timeout) if certificates.have_changed(&gate) => {
-                    tracing::info!("a guarded server's certificate has changed");
+                Ok(Job::Rules) => {
                     rules(&gate, &mut certificates);
+                    lead.follow(&gate);
                 }
-                Err(RecvTimeoutError::Timeout) => {}
-                Ok(Job::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+                Ok(Job::Lead) => lead.follow(&gate),
+                Ok(Job::Admit { asked, identified }) => {
+                    admit(&gate, &mut lead, asked, *identified);
+                }
+                Ok(Job::Refuse { number, refusal }) => refuse(&gate, number, refusal),
+                Err(RecvTimeoutError::Timeout) => {
+                    if certificates.have_changed(&gate) {
+                        tracing::info!("a guarded server's certificate has changed");
+                        rules(&gate, &mut certificates);
+                    }
+                    // The host may have got another address.
+                    lead.follow(&gate);
+                }
+                Ok(Job::Stop) | Err(RecvTimeoutError::Disconnected) => return lead.stop(&gate),
             }
         }
     })
@@ -79,9 +94,14 @@ fn refuse(gate: &Gate, number: Number, refusal: Refusal) {
     }
 }
 
-fn admit(gate: &Gate, asked: Asked, identified: Identified) {
-    let Asked { number, target, wants, .. } = asked;
-    let server = match TcpStream::connect_timeout(&target.address, CONNECT) {
+fn admit(gate: &Gate, lead: &mut Lead, asked: Asked, identified: Identified) {
+    let Asked { number, target, wants, way, is_led, .. } = asked;
+    // As the client meant it: the server sees the address that it would have seen.
+    let (to, from) = match is_led {
+        true => (SocketAddr::new(way.to.0, target.address.port()), Some(way.from.0)),
+        false => (target.address, None),
+    };
+    let server = match lead.connect(to, from) {
         Ok(server) => server,
         Err(error) => return refuse(gate, number, Refusal::unreachable(&error.to_string())),
     };

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{SocketAddr, TcpListener},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
     os::fd::{AsFd, OwnedFd},
     sync::{Arc, atomic::Ordering},
     thread,
@@ -12,12 +12,16 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::{
     event::{EventfdFlags, eventfd},
     net::{
-        AddressFamily, SocketFlags, SocketType, bind, socket_with, sockopt::set_socket_reuseaddr,
+        AddressFamily, SocketFlags, SocketType, bind, socket_with,
+        sockopt::{set_ipv6_v6only, set_socket_reuseaddr},
     },
 };
 
-use super::{Arrived, Gate, MAX_CLIENTS, Way, own_netns};
-use crate::guard::wire::{Channel, Order};
+use super::{Arrived, Gate, MAX_CLIENTS, Ports, Way, own_netns};
+use crate::{
+    config::LaneChoice,
+    guard::wire::{Channel, Order},
+};
 
 const BACKLOG: i32 = 1_024;
 
@@ -32,15 +36,44 @@ pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(family, SocketType::STREAM, flags, None)?;
     set_socket_reuseaddr(&socket, true)?;
+    if address.is_ipv6() {
+        set_ipv6_v6only(&socket, true)?;
+    }
     bind(&socket, &address)?;
     rustix::net::listen(&socket, BACKLOG)?;
     Ok(TcpListener::from(socket))
 }
 
+/// One of them.
+struct Listening {
+    server: usize,
+    /// Clients of the server itself are led here.
+    is_led: bool,
+    socket: TcpListener,
+}
+
 impl Listeners {
     pub(super) fn open(gate: &Arc<Gate>, channel: Arc<Channel>) -> io::Result<Self> {
-        let listening = gate.listen.iter().map(|(server, at)| Ok((*server, listen(*at)?)));
-        let listening: Vec<(usize, TcpListener)> = listening.collect::<io::Result<_>>()?;
+        let mut listening = Vec::new();
+        for (server, at) in &gate.listen {
+            listening.push(Listening { server: *server, is_led: false, socket: listen(*at)? });
+        }
+        let mut all = vec![Ports::default(); gate.servers.len()];
+        let guarded = gate.servers.iter().zip(&mut all).enumerate();
+        for (server, (_, ports)) in guarded.filter(|(_, (one, _))| one.lane != LaneChoice::Observe)
+        {
+            for (ip, port) in [
+                (IpAddr::from(Ipv4Addr::UNSPECIFIED), &mut ports.v4),
+                (Ipv6Addr::UNSPECIFIED.into(), &mut ports.v6),
+            ] {
+                // A host may have no IPv6.
+                let Ok(socket) = listen(SocketAddr::new(ip, 0)) else { continue };
+                *port = Some(socket.local_addr()?.port());
+                listening.push(Listening { server, is_led: true, socket });
+            }
+        }
+        gate.state().ports = all;
+        gate.moved.store(true, Ordering::Release);
         let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
         let (gate, until) = (gate.clone(), stop.clone());
         let thread = thread::Builder::new()
@@ -59,11 +92,11 @@ impl Drop for Listeners {
     }
 }
 
-fn accept(gate: &Gate, channel: &Channel, listening: &[(usize, TcpListener)], until: &OwnedFd) {
+fn accept(gate: &Gate, channel: &Channel, listening: &[Listening], until: &OwnedFd) {
     let netns = own_netns();
     loop {
         let mut fds = vec![PollFd::new(until.as_fd(), PollFlags::POLLIN)];
-        fds.extend(listening.iter().map(|(_, one)| PollFd::new(one.as_fd(), PollFlags::POLLIN)));
+        fds.extend(listening.iter().map(|one| PollFd::new(one.socket.as_fd(), PollFlags::POLLIN)));
         if let Err(error) = poll(&mut fds, PollTimeout::NONE)
             && error != nix::errno::Errno::EINTR
         {
@@ -73,14 +106,15 @@ fn accept(gate: &Gate, channel: &Channel, listening: &[(usize, TcpListener)], un
         if fds.first().is_some_and(|fd| fd.any() == Some(true)) {
             return;
         }
-        for (server, listener) in listening {
+        for Listening { server, is_led, socket } in listening {
             loop {
-                match listener.accept() {
+                match socket.accept() {
                     Ok((client, from)) => {
                         let Ok(to) = client.local_addr() else { continue };
                         let end = |at: SocketAddr| (at.ip(), at.port());
                         let way = Way { netns, from: end(from), to: end(to) };
-                        take(gate, channel, *server, way, client.into());
+                        let arrived = Arrived { server: *server, way, is_led: *is_led };
+                        take(gate, channel, arrived, client.into());
                     }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                     Err(error) => {
@@ -95,14 +129,15 @@ fn accept(gate: &Gate, channel: &Channel, listening: &[(usize, TcpListener)], un
     }
 }
 
-fn take(gate: &Gate, channel: &Channel, server: usize, way: Way, client: OwnedFd) {
+fn take(gate: &Gate, channel: &Channel, arrived: Arrived, client: OwnedFd) {
+    let server = arrived.server;
     let number = gate.figures.clients.fetch_add(1, Ordering::Relaxed);
     let mut state = gate.state();
     if state.clients.len() >= MAX_CLIENTS {
         gate.figures.refused.fetch_add(1, Ordering::Relaxed);
         return;
     }
-    state.clients.insert(number, Arrived { server, way });
+    state.clients.insert(number, arrived);
     drop(state);
     // Without the guard there is nobody to take it, and it closes.
     let _ = channel.send(&Order::Client { number, server }, Some(client.as_fd()));

@@ -8,6 +8,7 @@ mod admission;
 mod certificate;
 mod listeners;
 mod process;
+mod steering;
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -60,7 +61,8 @@ pub struct Target {
     pub name: Arc<str>,
     pub pid: u32,
     pub netns: u32,
-    /// Where the guard reaches it.
+    /// Where it listens, and where the guard reaches it.
+    pub listens: Vec<SocketAddr>,
     pub address: SocketAddr,
     pub data_directory: PathBuf,
 }
@@ -73,6 +75,8 @@ pub struct Asked {
     pub server: usize,
     pub target: Target,
     pub way: Way,
+    /// It wanted to get to the server itself, at the address that its way ends with.
+    pub is_led: bool,
     pub wants: Wants,
 }
 
@@ -96,6 +100,8 @@ pub struct Gate {
     was_denied: Condvar,
     asked: Mutex<Vec<Asked>>,
     is_asked: AtomicBool,
+    /// The guard listens on other ports.
+    moved: AtomicBool,
     /// Readable while somebody is asked about.
     wake: OwnedFd,
     jobs: Mutex<Sender<Job>>,
@@ -118,6 +124,17 @@ struct State {
     stands: bool,
     /// Why it judges by older rules than it should.
     problem: Option<String>,
+    /// Where the guard takes in those who are led to it; by the server's place in the settings.
+    ports: Vec<Ports>,
+    /// Why clients aren't led to the guard.
+    steering: Option<String>,
+}
+
+/// Of the guard, for the clients of one server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Ports {
+    v4: Option<u16>,
+    v6: Option<u16>,
 }
 
 /// A client between its arrival and its end.
@@ -125,6 +142,8 @@ struct State {
 struct Arrived {
     server: usize,
     way: Way,
+    /// It wanted to get to the server itself.
+    is_led: bool,
 }
 
 #[derive(Default)]
@@ -185,6 +204,7 @@ impl Gate {
             was_denied: Condvar::new(),
             asked: Mutex::default(),
             is_asked: AtomicBool::new(false),
+            moved: AtomicBool::new(false),
             wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
                 .map_err(io::Error::from)?,
             jobs: Mutex::new(jobs),
@@ -193,7 +213,10 @@ impl Gate {
         });
         let not_yet = || Err("the server was not found".to_owned());
         gate.state().targets = settings.servers.iter().map(|_| not_yet()).collect();
-        let threads = vec![admission::start(gate.clone(), inbox)?, process::start(gate.clone())?];
+        let threads = vec![
+            admission::start(gate.clone(), inbox, &settings.guard.pins)?,
+            process::start(gate.clone())?,
+        ];
         Ok(Some((gate.clone(), Threads { gate, threads })))
     }
 
@@ -226,14 +249,17 @@ impl Gate {
         }
     }
 
-    /// Ports in front of these servers.
-    pub fn ports<'a>(
-        &'a self,
-        targets: &'a [Result<Target, String>],
-    ) -> impl Iterator<Item = (&'a Target, u16)> {
-        self.listen
-            .iter()
-            .filter_map(|(server, at)| Some((targets.get(*server)?.as_ref().ok()?, at.port())))
+    /// Whether the guard listens on other ports than before.
+    pub fn has_moved(&self) -> bool {
+        self.moved.swap(false, Ordering::AcqRel)
+    }
+
+    /// Ports in front of servers, in this network namespace.
+    pub fn ports(&self) -> Vec<u16> {
+        let own = self.listen.iter().map(|(_, at)| at.port());
+        let state = self.state();
+        let led = state.ports.iter().flat_map(|ports| [ports.v4, ports.v6]).flatten();
+        own.chain(led).collect()
     }
 
     /// Those who wait to be identified.
@@ -317,6 +343,10 @@ impl Gate {
             name: server.name.clone().unwrap_or_default(),
             listens: self.listen.iter().find(|(at, _)| *at == place).map(|(_, at)| at.to_string()),
             problem: target.as_ref().err().cloned(),
+            steering: state.steering.clone().unwrap_or_else(|| match state.stands {
+                true => "its clients are led to the guard".to_owned(),
+                false => "there is no guard".to_owned(),
+            }),
         });
         GuardStatus {
             stands: state.stands,

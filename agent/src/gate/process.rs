@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Asked, Gate, admission::Job, listeners::Listeners};
+use super::{Arrived, Asked, Gate, admission::Job, listeners::Listeners};
 use crate::guard::wire::{Channel, Refusal, Wants, Word};
 
 /// Between a guard's end and the next one's start; doubles with each that fails, up to the longest.
@@ -78,6 +78,8 @@ fn listen(gate: &Arc<Gate>, channel: &Arc<Channel>) -> io::Result<()> {
                 listeners = Some(Listeners::open(gate, channel.clone())?);
                 let mut state = gate.state();
                 (state.stands, state.problem) = (true, None);
+                drop(state);
+                gate.job(Job::Lead);
                 tracing::info!("the guard stands");
             }
             Word::Ready { problem: None } => gate.state().problem = None,
@@ -110,7 +112,8 @@ fn arrived(gate: &Gate, number: u64, wants: Wants) {
     drop(state);
     match target.unwrap_or_else(|| Err("no such server".to_owned())) {
         Ok(target) => {
-            gate.ask(Asked { number, server: client.server, target, way: client.way, wants });
+            let Arrived { server, way, is_led } = client;
+            gate.ask(Asked { number, server, target, way, is_led, wants });
         }
         Err(why) => gate.job(Job::Refuse { number, refusal: Refusal::unreachable(&why) }),
     }

@@ -5,15 +5,32 @@ use std::{borrow::Cow, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use super::report::{Report, Severity};
-use crate::event::{Claims, Facts};
+use crate::{
+    event::Claims,
+    statement::{Analysed, Parameter},
+};
 
 /// Judges what one client wants to do.
 pub trait Court {
     /// What a text does. `None`: nobody can tell how the server will read it.
-    fn read(&mut self, text: Option<&str>, conforming_strings: Option<bool>) -> Arc<Reading>;
+    fn read(&mut self, text: Option<&str>, state: Moment) -> Arc<Reading>;
+
+    /// The same at a later moment, and with the parameters that have come meanwhile.
+    fn read_again(
+        &mut self,
+        reading: &Arc<Reading>,
+        values: Option<Vec<Parameter>>,
+        state: Moment,
+    ) -> Arc<Reading>;
 
     /// Whether it may go to the server. Whoever has no permit can't send it.
     fn judge(&mut self, reading: &Reading) -> Result<Permit, Denial>;
+
+    /// It goes to the server: what it says holds for what comes after it.
+    fn sent(&mut self, reading: &Reading);
+
+    /// The server has been asked to prepare it under this name.
+    fn prepared(&mut self, name: &str, reading: &Reading);
 
     /// A call by object identifier: there is no text to read.
     fn judge_call(&mut self) -> Result<Permit, Denial>;
@@ -28,12 +45,21 @@ pub trait Court {
     fn renamed(&mut self, application: &str);
 }
 
+/// What is known of a session at the moment at which a text is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    /// `None` where it may be either.
+    pub conforming_strings: Option<bool>,
+    /// A transaction may be open.
+    pub in_transaction: bool,
+}
+
 /// A text with all that is known of it.
 #[derive(Debug)]
 pub struct Reading {
     pub text: Option<Arc<str>>,
-    /// Statement by statement, in their order; at least one.
-    pub statements: Vec<Arc<Facts>>,
+    /// Statement by statement, and what they say for those after them.
+    pub analysed: Arc<Analysed>,
     pub claims: Option<Arc<Claims>>,
 }
 
@@ -82,9 +108,9 @@ impl Denial {
     }
 
     /// As the client is told.
-    pub(super) fn encode(&self) -> Vec<u8> {
+    pub(super) fn encode(&self, severity: Severity) -> Vec<u8> {
         Report {
-            severity: Severity::Error,
+            severity,
             code: &self.code,
             message: &self.message,
             detail: Some(&self.detail),

@@ -9,16 +9,17 @@ use std::{
 };
 
 use super::{
-    court::{Court, DENIED, Denial, Permit, Reading},
+    court::{Court, DENIED, Denial, Moment, Permit, Reading},
     wire::{Channel, Denied, Word},
 };
 use crate::{
     analyst::{Analyst, Bounds},
-    event::{BootTime, Facts, Judgement, Origin, Verdict, WallTime},
+    event::{Analysis, BootTime, Facts, Judgement, Origin, Verdict, WallTime},
     pipeline::profile::Profile,
     policy::{Circumstances, Judge, Set},
     principal::{self, claims},
-    statement::{self, Analysed, MAX_TEXT_BYTES},
+    protocol::postgres::startup,
+    statement::{self, Analysed, Lexing, MAX_TEXT_BYTES, Parameter, Parameters, Prepared},
 };
 
 /// Of one worker, for all of its sessions.
@@ -58,29 +59,87 @@ impl Judging {
 pub(super) struct ClientCourt {
     pub profile: Profile,
     pub judging: Rc<RefCell<Judging>>,
+    /// What it has said so far.
+    said: statement::Session,
+}
+
+/// Statements that SQL's EXECUTE can name. What was prepared before them is unknown there.
+const MAX_PREPARED: usize = 256;
+
+impl ClientCourt {
+    pub(super) fn new(profile: Profile, judging: Rc<RefCell<Judging>>) -> Self {
+        Self { profile, judging, said: statement::Session::default() }
+    }
+
+    fn forget_oldest(&mut self) {
+        let surplus = self.said.prepared.len().saturating_sub(MAX_PREPARED);
+        self.said.prepared.drain(..surplus);
+    }
+
+    /// Whether a session may start with these settings.
+    pub(super) fn judge_startup(&mut self, packet: &[u8]) -> Result<Permit, Denial> {
+        let parameters = startup::parameters(packet);
+        let pairs = parameters.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let facts = Arc::new(statement::startup(pairs));
+        let analysed = Analysed::of(facts);
+        self.judge(&Reading { text: None, analysed: Arc::new(analysed), claims: None })
+    }
+
+    fn analyse(&mut self, text: &str, state: Moment, parameters: Parameters) -> Arc<Analysed> {
+        let Some(lexing) = statement::lexing(text, state.conforming_strings, false) else {
+            return Arc::new(Analysed::ambiguous(text));
+        };
+        self.said.lexing = lexing;
+        self.said.in_transaction = state.in_transaction;
+        self.said.parameters = parameters;
+        self.judging.borrow_mut().analyst.analysed_in(text, &self.said)
+    }
 }
 
 impl Court for ClientCourt {
-    fn read(&mut self, text: Option<&str>, conforming_strings: Option<bool>) -> Arc<Reading> {
+    fn read(&mut self, text: Option<&str>, state: Moment) -> Arc<Reading> {
         let Some(text) = text else {
-            let unread =
-                Analysed::unparsed("", Default::default(), crate::event::Analysis::TooLong);
-            return Arc::new(Reading { text: None, statements: vec![unread.whole], claims: None });
+            let analysed = Analysed::unparsed("", Lexing::default(), Analysis::TooLong);
+            return Arc::new(Reading { text: None, analysed: analysed.into(), claims: None });
         };
-        let analysed = match statement::lexing(text, conforming_strings, false) {
-            Some(lexing) => self.judging.borrow_mut().analyst.analysed(text, lexing),
-            None => Arc::new(Analysed::ambiguous(text)),
-        };
-        let statements = match analysed.statements.len() {
-            0 | 1 => vec![analysed.whole.clone()],
-            _ => analysed.statements.clone(),
-        };
+        let analysed = self.analyse(text, state, Parameters::Unseen);
         let claims = claims::read(Some(text), self.profile.application()).map(Arc::new);
-        Arc::new(Reading { text: Some(text.into()), statements, claims })
+        Arc::new(Reading { text: Some(text.into()), analysed, claims })
+    }
+
+    fn read_again(
+        &mut self,
+        reading: &Arc<Reading>,
+        values: Option<Vec<Parameter>>,
+        state: Moment,
+    ) -> Arc<Reading> {
+        let Some(text) = reading.text.clone() else { return reading.clone() };
+        let parameters = values.map_or(Parameters::Unseen, Parameters::Bound);
+        let analysed = self.analyse(&text, state, parameters);
+        Arc::new(Reading { text: Some(text), analysed, claims: reading.claims.clone() })
+    }
+
+    fn sent(&mut self, reading: &Reading) {
+        if !reading.analysed.says.is_empty() {
+            self.said.hear(&reading.analysed);
+            self.forget_oldest();
+        }
+    }
+
+    fn prepared(&mut self, name: &str, reading: &Reading) {
+        if !name.is_empty() {
+            let analysed = &reading.analysed;
+            self.said.prepared.push(Prepared {
+                name: name.into(),
+                facts: analysed.whole.clone(),
+                is_parameter_sensitive: analysed.is_parameter_sensitive,
+            });
+            self.forget_oldest();
+        }
     }
 
     fn judge(&mut self, reading: &Reading) -> Result<Permit, Denial> {
-        let Self { profile, judging } = self;
+        let Self { profile, judging, .. } = self;
         let Judging { judge, host, principals, .. } = &mut *judging.borrow_mut();
         let claims = reading.claims.as_deref();
         let origin = profile.origin_claiming(host, principals, claims);
@@ -89,7 +148,7 @@ impl Court for ClientCourt {
             rows: None,
             claims: claims.map_or(&[], |claims| &claims.tags),
         };
-        for facts in &reading.statements {
+        for facts in &reading.analysed.statements {
             let judgement = judge.judge(&origin, Some(facts), circumstances);
             if judgement.verdict > Verdict::Flag {
                 return Err(denial(&judgement, Some(facts)));
@@ -99,7 +158,7 @@ impl Court for ClientCourt {
     }
 
     fn judge_call(&mut self) -> Result<Permit, Denial> {
-        let Self { profile, judging } = self;
+        let Self { profile, judging, .. } = self;
         let Judging { judge, host, principals, .. } = &mut *judging.borrow_mut();
         let origin = profile.origin(host, principals);
         let circumstances = Circumstances { time: now(), ..Circumstances::default() };

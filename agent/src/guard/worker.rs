@@ -127,6 +127,22 @@ impl Worker {
                 return Ok(());
             }
         };
+        let mut court = match &wants {
+            Wants::Cancel => None,
+            Wants::Session { user, database, application, encrypted } => {
+                let mut profile = self.profile(&rules, server, *admission)?;
+                if *encrypted {
+                    profile.encryption_started();
+                }
+                judging::started(&mut profile, user, database, application);
+                let mut court = ClientCourt::new(profile, self.judging.clone());
+                if let Err(denial) = court.judge_startup(&packet) {
+                    say(&mut stream, &denial.encode(Severity::Fatal)).await;
+                    return Err(format!("it may not start so: {}", denial.detail));
+                }
+                Some(court)
+            }
+        };
         let tls = tls.filter(|_| matches!(stream, Stream::Tls(_)));
         let upstream = Socket::given(upstream).map_err(|error| error.to_string())?;
         let mut upstream = match entry::introduce(upstream, tls, &packet).await {
@@ -137,19 +153,13 @@ impl Worker {
                 return Err(format!("the server: {error}"));
             }
         };
-        let Wants::Session { user, database, application, encrypted } = wants else {
+        let Some(court) = &mut court else {
             // The server says nothing, and closes.
             let mut nothing = [0; 1];
             let _ = timeout(FAREWELL, upstream.read(&mut nothing)).await;
             return Ok(());
         };
-        let mut profile = self.profile(&rules, server, *admission)?;
-        if encrypted {
-            profile.encryption_started();
-        }
-        judging::started(&mut profile, &user, &database, &application);
-        let mut court = ClientCourt { profile, judging: self.judging.clone() };
-        match relay(&mut stream, &mut upstream, session, &mut court).await {
+        match relay(&mut stream, &mut upstream, session, court).await {
             End::Closed => Ok(()),
             // Either may go without a word.
             End::Client => Ok(()),

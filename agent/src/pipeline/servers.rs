@@ -107,6 +107,8 @@ pub struct Servers {
     lanes: Vec<LaneChoice>,
     /// Servers were found, have changed or are gone.
     have_changed: bool,
+    /// Where the guard takes clients in.
+    guard_ports: Vec<u16>,
 }
 
 impl Servers {
@@ -129,6 +131,7 @@ impl Servers {
             destinations: Destinations::default(),
             lanes: settings.servers.iter().map(|server| server.lane).collect(),
             have_changed: true,
+            guard_ports: Vec::new(),
             rules,
             live,
         }
@@ -316,27 +319,37 @@ impl Servers {
         while let Some(answer) = self.scout.answer() {
             self.take(answer, capture, now, connections, processes);
         }
-        if std::mem::take(&mut self.have_changed)
-            && let Some(gate) = &connections.shared.gate
-        {
-            self.lead(gate, capture);
+        if let Some(gate) = &connections.shared.gate {
+            if std::mem::take(&mut self.have_changed) {
+                self.tell_gate(gate);
+            }
+            if gate.has_moved() {
+                self.know_ports(gate.ports(), capture);
+            }
         }
     }
 
-    /// Tells the gate where the guarded servers are now, and the kernel side where the gate is: who connects
-    /// there is told as of a server's own port.
-    fn lead(&self, gate: &Gate, capture: &mut Capture) {
+    /// Tells the gate where the guarded servers are now.
+    fn tell_gate(&self, gate: &Gate) {
         let targets = self.rules.iter().zip(&self.lanes).map(|(rule, lane)| match lane {
             LaneChoice::Observe => Err("it is not guarded".to_owned()),
             LaneChoice::Guard => self.target(rule),
         });
-        let targets: Vec<Result<Target, String>> = targets.collect();
-        for (target, port) in gate.ports(&targets) {
-            if let Err(error) = capture.listen(target.netns, port, u32::MAX) {
+        gate.targets(targets.collect());
+    }
+
+    /// Who connects to the guard is told by the kernel side as of a server's own port.
+    fn know_ports(&mut self, ports: Vec<u16>, capture: &mut Capture) {
+        let netns = crate::gate::own_netns();
+        for port in self.guard_ports.iter().filter(|port| !ports.contains(port)) {
+            let _ = capture.unlisten(netns, *port);
+        }
+        for port in &ports {
+            if let Err(error) = capture.listen(netns, *port, u32::MAX) {
                 tracing::warn!(port, %error, "can't tell the kernel side of the guard's port");
             }
         }
-        gate.targets(targets);
+        self.guard_ports = ports;
     }
 
     /// How the guard gets to a server, or why it doesn't.
@@ -357,13 +370,16 @@ impl Servers {
         if netns != own {
             return Err("the server is in another network namespace".to_owned());
         }
-        let address = server.listeners.iter().find_map(|listener| match listener {
-            Listener::Tcp { address, .. } => Some(near(*address)),
+        let listens = server.listeners.iter().filter_map(|listener| match listener {
+            Listener::Tcp { address, .. } => Some(*address),
             Listener::Unix { .. } => None,
         });
+        let listens: Vec<SocketAddr> = listens.collect();
+        let address = listens.first().map(|address| near(*address));
         let address = address.ok_or("the server listens on no TCP port")?;
         let (name, pid) = (watched.facts.name.clone(), server.pid);
-        Ok(Target { name, pid, netns, address, data_directory: server.data_directory.clone() })
+        let data_directory = server.data_directory.clone();
+        Ok(Target { name, pid, netns, listens, address, data_directory })
     }
 
     /// Servers whose tracking began since the last time.

@@ -96,6 +96,10 @@ fn say(facts: &Facts, words: &mut Vec<u8>) {
     put("");
     facts.settings.iter().for_each(|setting| put(setting));
     put("");
+    facts.calls.iter().for_each(|call| put(call));
+    put("");
+    facts.traits.iter().for_each(|one| put(one.name()));
+    put("");
     put(match facts.restricted {
         None => "",
         Some(true) => "restricted",

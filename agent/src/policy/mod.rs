@@ -33,5 +33,5 @@ pub use question::{Case, Circumstances, Unaskable};
 pub use region::{Region, wider};
 pub use rule::{BUILTIN, Does, Rule};
 pub use schema::SCHEMA;
-pub use set::{STARTER_PACK, Set};
+pub use set::{GUARDED_PACK, STARTER_PACK, Set};
 pub use world::{Whereabouts, World};

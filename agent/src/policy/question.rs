@@ -174,6 +174,10 @@ impl Making<'_> {
         context.put("analysis", Value::new_string(analysis.name().to_owned()));
         let functions = facts.map_or(&[][..], |facts| &facts.functions);
         context.set("functions", functions.iter().map(|name| &**name));
+        let calls = facts.map_or(&[][..], |facts| &facts.calls);
+        context.set("calls", calls.iter().map(|name| &**name));
+        let traits = facts.map_or(&[][..], |facts| &facts.traits);
+        context.set("traits", traits.iter().map(|one| one.name()));
         let settings = facts.map_or(&[][..], |facts| &facts.settings);
         context.set("settings", settings.iter().map(|name| &**name));
         if let Some(rows) = circumstances.rows {

@@ -38,14 +38,18 @@ pub enum Does {
     Silence(Vec<Arc<str>>),
 }
 
-/// Ids of what dbwarden brings along begin with it, and only they do.
-pub const BUILTIN: &str = "builtin:";
+/// Ids of what dbwarden brings along begin with one of these, and only they do.
+pub const BUILTIN: [&str; 2] = ["builtin:", "guard:"];
 
 const OF_FORBID: [&str; 9] =
     ["id", "verdict", "severity", "message", "why", "silence", "mode", "approvers", "owner"];
 const OF_PERMIT: [&str; 4] = ["id", "silences", "message", "owner"];
 const MODES: [&str; 2] = ["enforce", "dry-run"];
 const ID_BYTES: usize = 100;
+
+fn is_builtin(id: &str) -> bool {
+    BUILTIN.iter().any(|family| id.starts_with(family))
+}
 
 /// The policies of a source in their order, each with its place.
 pub(super) fn places(source: &Source, policies: Vec<Policy>) -> Vec<(Range<usize>, Policy)> {
@@ -146,7 +150,7 @@ impl Rule {
     }
 
     pub fn is_builtin(&self) -> bool {
-        self.id.starts_with(BUILTIN)
+        is_builtin(&self.id)
     }
 
     pub fn dry_run(&self) -> bool {
@@ -199,10 +203,11 @@ impl Reader<'_> {
             self.complain("id", message, None);
             return None;
         }
-        if !builtin && id.starts_with(BUILTIN) {
+        if !builtin && is_builtin(&id) {
             let help =
                 "give it a name of your own, and @silences the built-in one where it applies";
-            let message = format!("@id({id:?}): {BUILTIN} is for what dbwarden brings along");
+            let family = id.split_inclusive(':').next().unwrap_or_default();
+            let message = format!("@id({id:?}): {family} is for what dbwarden brings along");
             self.complain("id", message, Some(help.into()));
             return None;
         }

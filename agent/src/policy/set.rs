@@ -23,8 +23,10 @@ use crate::event::Effect;
 
 /// The rules that dbwarden brings along.
 pub const STARTER_PACK: &str = include_str!("builtin.cedar");
-/// What they are called as a file.
-const STARTER_NAME: &str = "builtin.cedar";
+/// Those for guarded servers.
+pub const GUARDED_PACK: &str = include_str!("guarded.cedar");
+/// What they are called as files.
+const PACKS: [(&str, &str); 2] = [("builtin.cedar", STARTER_PACK), ("guarded.cedar", GUARDED_PACK)];
 
 /// Rules at most: a statement that was not seen before is asked about each of them.
 const MAX_RULES: usize = 2_000;
@@ -49,21 +51,21 @@ impl Set {
     /// # Errors
     /// Everything that is wrong, by file and line.
     pub fn load(sources: &[Source], starter_pack: bool, world: World) -> Result<Self, Complaints> {
-        let pack = Source { name: STARTER_NAME.into(), text: STARTER_PACK.into() };
+        let packs = PACKS.map(|(name, text)| Source { name: name.into(), text: text.into() });
         let internal = |error: String| {
-            Complaints(vec![Complaint::at(&pack, 0, format!("the schema: {error}"))])
+            Complaints(vec![Complaint::at(&packs[0], 0, format!("the schema: {error}"))])
         };
         let schema = schema().map_err(internal)?;
         let names = Names::new(&schema).map_err(internal)?;
         let mut all = Vec::new();
         if starter_pack {
-            all.push(pack.clone());
+            all.extend(packs.iter().cloned());
         }
         all.extend(sources.iter().cloned());
 
         let mut loading = Loading { complaints: Vec::new(), rules: Vec::new(), from: Vec::new() };
         for (n, source) in all.iter().enumerate() {
-            loading.read(n, source, starter_pack && n == 0);
+            loading.read(n, source, starter_pack && n < packs.len());
         }
         loading.no_id_twice(&all);
         loading.known_names(&all, &world);
@@ -94,7 +96,7 @@ impl Set {
         self.rules.get(id)
     }
 
-    /// What it was loaded from, the starter pack first.
+    /// What it was loaded from, the starter packs first.
     pub fn sources(&self) -> &[Source] {
         &self.sources
     }

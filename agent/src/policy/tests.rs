@@ -1,5 +1,7 @@
 //! Policies, statements and what becomes of them.
 
+mod corpus;
+
 use std::sync::Arc;
 
 use super::{Caller, Case, Circumstances, Judge, Label, Region, Set, Source, World};

@@ -17,7 +17,10 @@ mod redact;
 mod secrets;
 mod template;
 
-pub use analysis::{Analysed, MAX_TEXT_BYTES, STACK_BYTES, analyse};
+pub use analysis::{
+    Analysed, MAX_TEXT_BYTES, Parameter, Parameters, Prepared, STACK_BYTES, Said, Session, analyse,
+    analyse_in, startup,
+};
 pub use complaint::redact_error;
 pub use fingerprint::fingerprint;
 pub use keys::{KeyedValue, key_values};

@@ -3,7 +3,7 @@
 use super::{Broken, LIMITS, SPARE_BYTES, Shared, between};
 use crate::{
     event::{BootTime, TransactionStatus},
-    guard::court::Court,
+    guard::{court::Court, report::Severity},
     protocol::postgres::{
         backend::{self, Authentication},
         deframer::{Deframer, Message, Side, Step},
@@ -123,10 +123,14 @@ fn hear(
         backend::COPY_IN_RESPONSE => shared.progress.copy_in(),
         backend::ERROR_RESPONSE => {
             shared.progress.error();
-            return shared.poisons.behind(message.body).map(|denial| denial.encode());
+            return shared
+                .poisons
+                .behind(message.body)
+                .map(|denial| denial.encode(Severity::Error));
         }
         backend::READY_FOR_QUERY => {
             let status = backend::ready_for_query(message.body);
+            shared.transaction = status;
             if let Some(went_well) = shared.progress.ready() {
                 shared.settings.settled();
                 shared.poisons.settle();

@@ -14,8 +14,12 @@ mod settings;
 #[cfg(test)]
 mod tests;
 
-use super::{court::Court, report};
+use super::{
+    court::{Court, Moment},
+    report,
+};
 use crate::{
+    event::TransactionStatus,
     protocol::{Limits, postgres::frontend},
     statement::MAX_TEXT_BYTES,
 };
@@ -81,8 +85,21 @@ struct Shared {
     poisons: poison::Poisons,
     prepared: names::Names,
     portals: names::Names,
+    /// As the server has said last.
+    transaction: Option<TransactionStatus>,
     /// Statements that were let pass, and those that were not.
     counts: Counts,
+}
+
+impl Shared {
+    /// For a text that is sent now.
+    fn state(&self) -> Moment {
+        let is_idle = self.transaction == Some(TransactionStatus::Idle);
+        Moment {
+            conforming_strings: self.settings.standard_conforming_strings(),
+            in_transaction: !(is_idle && self.progress.is_settled()),
+        }
+    }
 }
 
 /// Of one session, since its start.
@@ -118,6 +135,7 @@ impl Session {
                 poisons: poison::Poisons::new(nonce),
                 prepared: names::Names::default(),
                 portals: names::Names::default(),
+                transaction: None,
                 counts: Counts::default(),
             },
         }

@@ -158,12 +158,12 @@ mod tests {
     use std::sync::Arc;
 
     use super::{Found, Full, MAX_BYTES, MAX_NAMES, Meaning, Names};
-    use crate::guard::court::Reading;
+    use crate::{guard::court::Reading, statement::Analysed};
 
     fn meaning(text: &str) -> Meaning {
         Arc::new([Arc::new(Reading {
             text: Some(text.into()),
-            statements: Vec::new(),
+            analysed: Arc::new(Analysed::ambiguous("")),
             claims: None,
         })])
     }

@@ -39,6 +39,11 @@ impl Progress {
         self.segment
     }
 
+    /// Everything that was sent is answered.
+    pub(super) fn is_settled(&self) -> bool {
+        self.marks.is_empty() && !self.is_open
+    }
+
     pub(super) fn request(&mut self) -> Result<(), TooMany> {
         self.mark(Mark::Request)
     }
@@ -95,8 +100,7 @@ impl Progress {
         // An end of copy data that nobody wanted is ignored.
         while self.marks.pop_front() == Some(Mark::CopyEnd) {}
         self.copy_in = false;
-        let is_settled = self.marks.is_empty() && !self.is_open;
-        is_settled.then(|| !std::mem::take(&mut self.failed))
+        self.is_settled().then(|| !std::mem::take(&mut self.failed))
     }
 }
 

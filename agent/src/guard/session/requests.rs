@@ -10,11 +10,12 @@ use super::{
 };
 use crate::{
     event::{BootTime, SyncLoss},
-    guard::court::{Court, Denial, Reading},
+    guard::court::{Court, Denial, Moment, Reading},
     protocol::postgres::{
         deframer::{Deframer, Message, Side, State, Step},
-        frontend::{self, Bind, Execute, Parse, Target},
+        frontend::{self, Arguments, Bind, Execute, Parse, Target},
     },
+    statement::Parameter,
 };
 
 #[derive(Debug)]
@@ -149,6 +150,7 @@ fn judge(
     court: &mut dyn Court,
 ) -> Result<Fate, Broken> {
     let tag = message.tag;
+    let state = shared.state();
     let malformed = || Broken::Malformed(tag);
     let too_many = |TooMany| Broken::TooMany;
     match tag {
@@ -161,7 +163,7 @@ fn judge(
                 _ if message.is_whole() => return Err(malformed()),
                 _ => None,
             };
-            let reading = read(text, shared, court);
+            let reading = read(text, state, shared, court);
             Ok(match pass(&reading, shared, court) {
                 Ok(()) => {
                     shared.counts.passed += 1;
@@ -179,11 +181,15 @@ fn judge(
             if !parse.whole && message.is_whole() {
                 return Err(malformed());
             }
-            let reading = read(parse.whole.then_some(parse.text), shared, court);
+            let reading = read(parse.whole.then_some(parse.text), state, shared, court);
             let judged = judge_reading(&reading, court).and_then(|()| {
                 let meaning = Arc::new([reading.clone()]);
                 let defined = shared.prepared.define(parse.name, meaning, segment);
-                defined.map_err(|_| too_much("prepared statements"))
+                defined.map_err(|_| too_much("prepared statements"))?;
+                if let Ok(name) = std::str::from_utf8(parse.name) {
+                    court.prepared(name, &reading);
+                }
+                Ok(())
             });
             Ok(match judged {
                 Ok(()) => Fate::Passes,
@@ -197,7 +203,9 @@ fn judge(
             let segment = shared.progress.part();
             let bind = Bind::read(message).ok_or_else(malformed)?;
             let found = shared.prepared.find(bind.statement, segment);
-            let judged = judge_found(found, court).and_then(|readings| {
+            let values = || values(&bind.arguments, shared);
+            let found = judge_found(found, Some(&values), state, court);
+            let judged = found.and_then(|readings| {
                 let defined = shared.portals.define(bind.portal, readings, segment);
                 defined.map_err(|_| (too_much("portals"), None))
             });
@@ -206,10 +214,10 @@ fn judge(
         frontend::EXECUTE => {
             let segment = shared.progress.part();
             let execute = Execute::read(message).ok_or_else(malformed)?;
-            let judged = judge_found(shared.portals.find(execute.portal, segment), court);
-            let judged = judged.map(|readings| {
+            let found = shared.portals.find(execute.portal, segment);
+            let judged = judge_found(found, None, state, court).map(|readings| {
                 shared.counts.passed += 1;
-                readings.iter().for_each(|reading| sent(reading, shared));
+                readings.iter().for_each(|reading| sent(reading, shared, court));
             });
             Ok(settle(judged, shared, court))
         }
@@ -252,9 +260,27 @@ fn judge(
 }
 
 /// `None` for a text that is too long to be judged.
-fn read(text: Option<&[u8]>, shared: &Shared, court: &mut dyn Court) -> Arc<Reading> {
+fn read(
+    text: Option<&[u8]>,
+    state: Moment,
+    shared: &Shared,
+    court: &mut dyn Court,
+) -> Arc<Reading> {
     let text = text.and_then(|bytes| shared.settings.decode(bytes));
-    court.read(text.as_deref(), shared.settings.standard_conforming_strings())
+    court.read(text.as_deref(), state)
+}
+
+/// The values of a `Bind`, as far as they are texts.
+fn values(arguments: &Arguments<'_>, shared: &Shared) -> Vec<Parameter> {
+    let values = arguments.iter().map(|(is_binary, value)| match value {
+        Some(None) => Parameter::Null,
+        Some(Some(bytes)) if !is_binary => match shared.settings.decode(bytes) {
+            Some(text) => Parameter::Text(text.into()),
+            None => Parameter::Unreadable,
+        },
+        Some(Some(_)) | None => Parameter::Unreadable,
+    });
+    values.collect()
 }
 
 fn judge_reading(reading: &Reading, court: &mut dyn Court) -> Result<(), Denial> {
@@ -266,14 +292,33 @@ type Denied = (Denial, Option<Arc<str>>);
 
 /// Whatever a name may mean must pass. What the client has named otherwise than by messages (PREPARE, DECLARE)
 /// was judged there.
-fn judge_found(found: Found, court: &mut dyn Court) -> Result<Meaning, Denied> {
+fn judge_found(
+    found: Found,
+    values: Option<&dyn Fn() -> Vec<Parameter>>,
+    state: Moment,
+    court: &mut dyn Court,
+) -> Result<Meaning, Denied> {
     let readings = match found {
-        Found::Nothing => Arc::new([]),
+        Found::Nothing => return Ok(Arc::new([])),
         Found::Readings(readings) => readings,
         Found::Anything => {
             let message = "dbwarden: it can't be told which statement this name stands for";
             return Err((Denial::limit(message, "Prepare the statement again."), None));
         }
+    };
+    let changes = |reading: &Arc<Reading>| {
+        let analysed = &reading.analysed;
+        analysed.is_session_sensitive || values.is_some() && analysed.is_parameter_sensitive
+    };
+    let readings = match readings.iter().any(changes) {
+        false => readings,
+        true => readings
+            .iter()
+            .map(|reading| match changes(reading) {
+                true => court.read_again(reading, values.map(|values| values()), state),
+                false => reading.clone(),
+            })
+            .collect(),
     };
     for reading in readings.iter() {
         judge_reading(reading, court).map_err(|denial| (denial, reading.text.clone()))?;
@@ -283,12 +328,13 @@ fn judge_found(found: Found, court: &mut dyn Court) -> Result<Meaning, Denied> {
 
 fn pass(reading: &Reading, shared: &mut Shared, court: &mut dyn Court) -> Result<(), Denial> {
     judge_reading(reading, court)?;
-    sent(reading, shared);
+    sent(reading, shared, court);
     Ok(())
 }
 
-fn sent(reading: &Reading, shared: &mut Shared) {
-    reading.statements.iter().for_each(|facts| shared.settings.sent(facts));
+fn sent(reading: &Reading, shared: &mut Shared, court: &mut dyn Court) {
+    reading.analysed.statements.iter().for_each(|facts| shared.settings.sent(facts));
+    court.sent(reading);
 }
 
 /// What becomes of a part of the extended protocol.

@@ -2,17 +2,21 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use super::{Broken, Output, Session};
+use super::{Broken, Output};
 use crate::{
-    event::Facts,
-    guard::court::{Court, Denial, Permit, Reading},
-    statement::{Lexing, analyse},
+    guard::{
+        court::{Court, Denial, Moment, Permit, Reading},
+        report::Severity,
+        session,
+    },
+    statement::{Lexing, Parameter, Session, analyse_in},
 };
 
 /// Denies whatever is said to `DROP`, and calls by number.
 #[derive(Default)]
 struct Stern {
     told: Vec<(String, Option<String>)>,
+    values: Vec<Parameter>,
     method: Option<&'static str>,
 }
 
@@ -27,11 +31,30 @@ fn denial() -> Denial {
 }
 
 impl Court for Stern {
-    fn read(&mut self, text: Option<&str>, conforming_strings: Option<bool>) -> Arc<Reading> {
-        let lexing = Lexing { standard_conforming_strings: conforming_strings.unwrap_or(true) };
-        let facts: Arc<Facts> = analyse(text.unwrap_or("?"), lexing).whole;
-        Arc::new(Reading { text: text.map(Into::into), statements: vec![facts], claims: None })
+    fn read(&mut self, text: Option<&str>, state: Moment) -> Arc<Reading> {
+        let standard_conforming_strings = state.conforming_strings.unwrap_or(true);
+        let session = Session {
+            lexing: Lexing { standard_conforming_strings },
+            in_transaction: state.in_transaction,
+            ..Session::default()
+        };
+        let analysed = Arc::new(analyse_in(text.unwrap_or("?"), &session));
+        Arc::new(Reading { text: text.map(Into::into), analysed, claims: None })
     }
+
+    fn read_again(
+        &mut self,
+        reading: &Arc<Reading>,
+        values: Option<Vec<Parameter>>,
+        state: Moment,
+    ) -> Arc<Reading> {
+        self.values.extend(values.into_iter().flatten());
+        self.read(reading.text.as_deref(), state)
+    }
+
+    fn sent(&mut self, _reading: &Reading) {}
+
+    fn prepared(&mut self, _name: &str, _reading: &Reading) {}
 
     fn judge(&mut self, reading: &Reading) -> Result<Permit, Denial> {
         match reading.text.as_deref() {
@@ -108,7 +131,7 @@ use Says::{Client, Server};
 fn check(name: &str, steps: &[Says]) {
     for piece in [usize::MAX, 1, 3] {
         let mut court = Stern::default();
-        let mut session = Session::new(NONCE);
+        let mut session = session::Session::new(NONCE);
         for step in steps {
             let mut out = Output::default();
             let (bytes, expected) = match step {
@@ -174,7 +197,10 @@ fn a_denied_query_fails_at_the_server_and_in_our_words_at_the_client() {
         "query",
         &[
             Client(query("DROP TABLE t"), query(&poison(1))),
-            Server([server_error(1), ready()].concat(), [denial().encode(), ready()].concat()),
+            Server(
+                [server_error(1), ready()].concat(),
+                [denial().encode(Severity::Error), ready()].concat(),
+            ),
             // An error of the server's own passes.
             client(&[query("SELECT x")]),
             server(&[message(b'E', b"SERROR\0C42703\0Mno x\0\0"), ready()]),
@@ -194,7 +220,7 @@ fn a_pipeline_with_one_denied_statement_is_sent_on_with_what_fails_in_its_place(
             Client([sent.concat(), rest.clone()].concat(), [expected.concat(), rest].concat()),
             Server(
                 [answer.clone(), server_error(1), ready()].concat(),
-                [answer, denial().encode(), ready()].concat(),
+                [answer, denial().encode(Severity::Error), ready()].concat(),
             ),
         ],
     );
@@ -203,7 +229,7 @@ fn a_pipeline_with_one_denied_statement_is_sent_on_with_what_fails_in_its_place(
 #[test]
 fn a_name_is_judged_by_all_that_it_may_mean() {
     let mut court = Stern::default();
-    let mut session = Session::new(NONCE);
+    let mut session = session::Session::new(NONCE);
     let mut out = Output::default();
     let mut say = |bytes: &[u8], out: &mut Output| {
         session.client_bytes(bytes, &mut court, out).unwrap();
@@ -220,7 +246,7 @@ fn a_name_is_judged_by_all_that_it_may_mean() {
 #[test]
 fn a_text_that_is_too_long_is_denied_before_it_has_come() {
     let mut court = Stern::default();
-    let mut session = Session::new(NONCE);
+    let mut session = session::Session::new(NONCE);
     let text = format!("SELECT '{}'", "x".repeat(1 << 20));
     let mut out = Output::default();
     let bytes = [query(&text), query("SELECT 1")].concat();
@@ -235,7 +261,7 @@ fn a_text_that_is_too_long_is_denied_before_it_has_come() {
 #[test]
 fn a_large_bind_is_judged_by_its_beginning_and_streamed() {
     let mut court = Stern::default();
-    let mut session = Session::new(NONCE);
+    let mut session = session::Session::new(NONCE);
     let mut body = b"\0\0\0\0\0\x01".to_vec();
     body.extend((2_u32 << 20).to_be_bytes());
     body.extend(vec![b'x'; 2 << 20]);
@@ -264,12 +290,18 @@ fn what_is_none_of_the_protocol_ends_the_session() {
         (b"E\0\0\0\x05\0", Broken::Malformed(b'E')),
         (b"C\0\0\0\x06Xa", Broken::Malformed(b'C')),
     ] {
-        let outcome =
-            Session::new(1).client_bytes(bytes, &mut Stern::default(), &mut Output::default());
+        let outcome = session::Session::new(1).client_bytes(
+            bytes,
+            &mut Stern::default(),
+            &mut Output::default(),
+        );
         assert_eq!(outcome, Err(expected), "{bytes:?}");
     }
-    let outcome =
-        Session::new(1).server_bytes(b"HTTP/1.0", &mut Stern::default(), &mut Output::default());
+    let outcome = session::Session::new(1).server_bytes(
+        b"HTTP/1.0",
+        &mut Stern::default(),
+        &mut Output::default(),
+    );
     assert_eq!(outcome, Err(Broken::Server));
 }
 
@@ -277,7 +309,7 @@ fn what_is_none_of_the_protocol_ends_the_session() {
 #[test]
 fn a_text_is_read_as_the_server_will_read_it() {
     let mut court = Stern::default();
-    let mut session = Session::new(NONCE);
+    let mut session = session::Session::new(NONCE);
     let mut out = Output::default();
     let set = query("SET client_encoding = 'SJIS'");
     let umlaut = query("SELECT 'ä'");
@@ -293,4 +325,22 @@ fn a_text_is_read_as_the_server_will_read_it() {
     out.to_server.clear();
     session.client_bytes(&umlaut, &mut court, &mut out).unwrap();
     assert_eq!(out.to_server, query(&poison(1)), "sent before the server has answered");
+}
+
+/// A parameter can be what makes a statement dangerous, and the moment too.
+#[test]
+fn what_depends_on_its_parameters_is_read_again_with_them() {
+    let mut court = Stern::default();
+    let mut session = session::Session::new(NONCE);
+    let mut out = Output::default();
+    let set = parse("s", "SELECT set_config($1, $2, false)");
+    let mut body = b"\0s\0\0\0\0\x02".to_vec();
+    for value in [b"role", &b"root"[..]] {
+        body.extend((value.len() as u32).to_be_bytes());
+        body.extend(value);
+    }
+    body.extend(b"\0\0");
+    session.client_bytes(&[set, message(b'B', &body)].concat(), &mut court, &mut out).unwrap();
+    let texts: Vec<_> = court.values.iter().map(|value| format!("{value:?}")).collect();
+    assert_eq!(texts, [r#"Text("role")"#, r#"Text("root")"#]);
 }

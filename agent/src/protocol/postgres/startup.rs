@@ -70,6 +70,18 @@ pub(crate) fn read(body: &[u8]) -> Option<Packet<'_>> {
     }
 }
 
+/// Names and values of a `StartupMessage`, from its length on. What is no UTF-8 is shown as such.
+pub(crate) fn parameters(packet: &[u8]) -> Vec<(String, String)> {
+    let mut reader = Reader::new(packet.get(8..).unwrap_or_default());
+    let mut parameters = Vec::new();
+    while let Some(name) = reader.cstr().filter(|name| !name.is_empty()) {
+        let Some(value) = reader.cstr() else { break };
+        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+        parameters.push((text(name), text(value)));
+    }
+    parameters
+}
+
 /// `database`, or one of PostgreSQL's words for true (any unambiguous beginning of them).
 fn asks_for_replication(value: &str) -> bool {
     let value = value.to_ascii_lowercase();

@@ -13,7 +13,7 @@ use super::{
     restrict,
     walk::{Mode, Walk, visit},
 };
-use crate::event::{Access, Effect};
+use crate::event::{Access, Effect, Trait};
 
 impl Walk<'_> {
     pub(super) fn copy(&mut self, copy: &CopyStmt) {
@@ -30,6 +30,8 @@ impl Walk<'_> {
         self.does("COPY", &[]);
         if *is_program || !filename.is_empty() {
             self.effect(Effect::Program);
+            let by = if *is_program { Trait::ServerProgram } else { Trait::ServerFile };
+            self.stands_out(by);
         }
         let (way, effect, access) = match is_from {
             true => (Effect::CopyIn, Effect::Insert, Access::Insert),
@@ -88,7 +90,8 @@ impl Walk<'_> {
         if let Some(function) = funccall {
             let name = qualified(strings(&function.funcname).into_iter());
             self.findings.say(&name);
-            self.findings.function(name);
+            self.findings.function(name.clone());
+            self.findings.call(&name);
             visit(self, &function.args);
         }
         self.opaque();
@@ -111,7 +114,9 @@ impl Walk<'_> {
         if options.iter().any(is_native) {
             // It loads a library into the server.
             self.effect(Effect::Program);
+            self.stands_out(Trait::Native);
         }
+        self.stands_out(Trait::Code);
         self.findings.say(&qualified(strings(funcname).into_iter()));
         self.sets_when_called(options);
         self.as_mode(Mode::Kept, |walk| {

@@ -4,15 +4,19 @@ use std::sync::Arc;
 
 use pg_query::{
     Node, NodeEnum,
-    protobuf::{AlterTableCmd, AlterTableType, DropStmt, GrantStmt, GrantTargetType, ObjectType},
+    protobuf::{
+        AlterTableCmd, AlterTableType, ColumnDef, DropStmt, GrantStmt, GrantTargetType, ObjectType,
+        TypeName,
+    },
 };
 
 use super::{
-    names::{qualified, strings},
+    functions,
+    names::{qualified, relation_name, strings},
     objects,
     walk::{Walk, visit},
 };
-use crate::event::{Access, Analysis, Effect};
+use crate::event::{Access, Analysis, Effect, Trait};
 
 impl Walk<'_> {
     pub(super) fn alter(&mut self, command: &Node) {
@@ -21,7 +25,7 @@ impl Walk<'_> {
         };
         let AlterTableCmd {
             subtype,
-            name: _,
+            name,
             num: _,
             newowner: _,
             def,
@@ -40,6 +44,34 @@ impl Walk<'_> {
                 | AlterTableType::AtForceRowSecurity
                 | AlterTableType::AtNoForceRowSecurity,
             ) => self.effect(Effect::Grant),
+            Ok(
+                AlterTableType::AtDisableTrig
+                | AlterTableType::AtDisableTrigAll
+                | AlterTableType::AtDisableTrigUser
+                | AlterTableType::AtEnableReplicaTrig
+                | AlterTableType::AtDisableRule
+                | AlterTableType::AtEnableReplicaRule,
+            ) => self.stands_out(Trait::SafetySetting),
+            Ok(AlterTableType::AtSetRelOptions | AlterTableType::AtResetRelOptions)
+                if def.as_deref().is_some_and(guards_rows) =>
+            {
+                self.stands_out(Trait::SafetySetting);
+            }
+            Ok(
+                AlterTableType::AtDetachPartition
+                | AlterTableType::AtDropInherit
+                | AlterTableType::AtSetUnLogged
+                | AlterTableType::AtSetExpression,
+            ) => self.stands_out(Trait::DataLoss),
+            Ok(AlterTableType::AtGenericOptions | AlterTableType::AtAlterColumnGenericOptions) => {
+                self.stands_out(Trait::OtherServer);
+            }
+            Ok(AlterTableType::AtAlterColumnType) => {
+                let column = def.as_deref().and_then(|def| def.node.as_ref());
+                if !matches!(column, Some(NodeEnum::ColumnDef(to)) if keeps_values(to, name)) {
+                    self.stands_out(Trait::DataLoss);
+                }
+            }
             _ => {}
         }
         match def.as_deref().and_then(|def| def.node.as_ref()) {
@@ -75,6 +107,9 @@ impl Walk<'_> {
             statement;
         let kind = ObjectType::try_from(*remove_type).unwrap_or(ObjectType::Undefined);
         self.does(&format!("DROP {}", objects::title(kind)), &[Effect::Drop]);
+        if kind == ObjectType::ObjectExtension {
+            self.stands_out(Trait::Extension);
+        }
         for object in objects {
             let Some(NodeEnum::List(list)) = &object.node else {
                 // A schema, an extension, a function: no relation.
@@ -114,6 +149,81 @@ impl Walk<'_> {
             }
         }
     }
+}
+
+/// Whether a view of this is a door through which the catalog, or a setting, can be changed.
+pub(super) fn opens_catalog(query: Option<&Node>) -> bool {
+    let Some(NodeEnum::SelectStmt(select)) = query.and_then(|query| query.node.as_ref()) else {
+        return false;
+    };
+    match select.from_clause.as_slice() {
+        [only] => match &only.node {
+            Some(NodeEnum::RangeVar(relation)) => {
+                functions::is_catalog(&relation_name(relation)) || relation.relname == "pg_settings"
+            }
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
+/// Options of a view that keep its rows from who may not see them.
+fn guards_rows(options: &Node) -> bool {
+    let Some(NodeEnum::List(options)) = &options.node else { return false };
+    options.items.iter().any(|option| match &option.node {
+        Some(NodeEnum::DefElem(option)) => {
+            option.defname.starts_with("security_") || option.defname == "check_option"
+        }
+        _ => false,
+    })
+}
+
+/// Whether a column of another type still has all that it had, as far as the text tells: a type with room
+/// for what its neighbours hold, and no other value than the column's own.
+fn keeps_values(to: &ColumnDef, name: &str) -> bool {
+    let Some(kind) = &to.type_name else { return false };
+    let is_wide_type = is_wide(kind);
+    match to.raw_default.as_deref().and_then(|using| using.node.as_ref()) {
+        // What doesn't fit is an error then.
+        None => is_wide_type || is_bounded_text(kind),
+        Some(NodeEnum::TypeCast(cast)) => {
+            let column = cast.arg.as_deref().and_then(|arg| arg.node.as_ref());
+            let is_own = match column {
+                Some(NodeEnum::ColumnRef(column)) => strings(&column.fields) == [name],
+                _ => false,
+            };
+            is_own && is_wide_type && cast.type_name.as_ref().is_some_and(is_wide)
+        }
+        Some(_) => false,
+    }
+}
+
+fn is_wide(kind: &TypeName) -> bool {
+    let is_plain = kind.typmods.is_empty() && kind.array_bounds.is_empty();
+    let names = strings(&kind.names);
+    is_plain
+        && matches!(
+            names.last(),
+            Some(
+                &("text"
+                    | "varchar"
+                    | "int8"
+                    | "numeric"
+                    | "float8"
+                    | "timestamptz"
+                    | "timestamp"
+                    | "jsonb"
+                    | "json"
+                    | "uuid"
+                    | "bytea"
+                    | "citext")
+            )
+        )
+}
+
+/// `varchar(n)`
+fn is_bounded_text(kind: &TypeName) -> bool {
+    kind.array_bounds.is_empty() && strings(&kind.names).last() == Some(&"varchar")
 }
 
 pub(super) fn grant_verb(is_grant: bool) -> &'static str {

@@ -5,7 +5,9 @@ use std::{
     sync::Arc,
 };
 
-use crate::event::{Access, Analysis, Effect, Effects, Facts, KeyPredicate, KeyValue, TableAccess};
+use crate::event::{
+    Access, Analysis, Effect, Effects, Facts, KeyPredicate, KeyValue, TableAccess, Trait,
+};
 
 /// OpenTelemetry's bound for a summary, in bytes.
 const SUMMARY_BYTES: usize = 255;
@@ -19,6 +21,9 @@ pub(super) struct Findings {
     tables: BTreeSet<TableAccess>,
     columns: BTreeSet<Arc<str>>,
     functions: BTreeSet<Arc<str>>,
+    calls: BTreeSet<Arc<str>>,
+    names: BTreeSet<Arc<str>>,
+    traits: BTreeSet<Trait>,
     settings: BTreeSet<Arc<str>>,
     keys: Vec<KeyPredicate>,
     /// How often each table is named: a condition on one of two says nothing of the other.
@@ -28,6 +33,10 @@ pub(super) struct Findings {
     summary: String,
     /// Something here hangs on the value of a literal.
     pub(super) is_literal_sensitive: bool,
+    /// On that of a parameter.
+    pub(super) is_parameter_sensitive: bool,
+    /// On what the session has said before.
+    pub(super) is_session_sensitive: bool,
 }
 
 impl Default for Findings {
@@ -37,6 +46,9 @@ impl Default for Findings {
             tables: BTreeSet::new(),
             columns: BTreeSet::new(),
             functions: BTreeSet::new(),
+            calls: BTreeSet::new(),
+            names: BTreeSet::new(),
+            traits: BTreeSet::new(),
             settings: BTreeSet::new(),
             keys: Vec::new(),
             references: HashMap::new(),
@@ -44,6 +56,8 @@ impl Default for Findings {
             analysis: Analysis::Complete,
             summary: String::new(),
             is_literal_sensitive: false,
+            is_parameter_sensitive: false,
+            is_session_sensitive: false,
         }
     }
 }
@@ -71,6 +85,28 @@ impl Findings {
         if self.functions.len() < MAX_NAMES {
             self.functions.insert(name);
         }
+    }
+
+    /// Code by this name runs now or later, and only its definition tells what it does.
+    pub(super) fn call(&mut self, name: &str) {
+        if self.calls.len() < MAX_NAMES {
+            self.calls.insert(name.into());
+        } else {
+            self.worsen(Analysis::TooLong);
+        }
+    }
+
+    /// A name that runs code where a database has some by it.
+    pub(super) fn name(&mut self, name: Arc<str>) {
+        if self.names.len() < MAX_NAMES {
+            self.names.insert(name);
+        } else {
+            self.unknown(Analysis::TooLong);
+        }
+    }
+
+    pub(super) fn stands_out(&mut self, by: Trait) {
+        self.traits.insert(by);
     }
 
     pub(super) fn setting(&mut self, name: &str) {
@@ -125,6 +161,32 @@ impl Findings {
         inner.columns.into_iter().for_each(|column| self.column(column));
         inner.functions.into_iter().for_each(|function| self.function(function));
         inner.settings.iter().for_each(|setting| self.setting(setting));
+        self.calls.extend(inner.calls);
+        self.names.extend(inner.names);
+        self.traits.extend(inner.traits);
+        self.is_parameter_sensitive |= inner.is_parameter_sensitive;
+        self.is_session_sensitive |= inner.is_session_sensitive;
+    }
+
+    /// The same for what was prepared before and is executed now.
+    pub(super) fn repeat(&mut self, facts: &Facts) {
+        self.effects = self.effects.union(facts.effects);
+        self.worsen(facts.analysis);
+        if let Some(is_restricted) = facts.restricted {
+            self.restrict(is_restricted);
+        }
+        let mut named = BTreeSet::new();
+        for table in &facts.tables {
+            self.table(&table.name, table.access);
+            named.insert(&table.name);
+        }
+        named.into_iter().for_each(|name| self.refer(name));
+        facts.columns.iter().for_each(|column| self.column(column.clone()));
+        facts.functions.iter().for_each(|function| self.function(function.clone()));
+        facts.calls.iter().for_each(|call| self.call(call));
+        facts.names.iter().for_each(|name| self.name(name.clone()));
+        self.traits.extend(&facts.traits);
+        facts.settings.iter().for_each(|setting| self.setting(setting));
     }
 
     pub(super) fn into_facts(self, text: String, fingerprint: u64) -> Facts {
@@ -138,6 +200,9 @@ impl Findings {
             tables: self.tables.into_iter().collect(),
             columns: self.columns.into_iter().collect(),
             functions: self.functions.into_iter().collect(),
+            calls: self.calls.into_iter().collect(),
+            names: self.names.into_iter().collect(),
+            traits: self.traits.into_iter().collect(),
             settings: self.settings.into_iter().collect(),
             keys: self.keys.into_iter().filter(is_only).collect(),
             restricted: self.restricted,
@@ -151,20 +216,7 @@ pub(super) fn merge(statements: &[Arc<Facts>], text: String, fingerprint: u64) -
     let mut whole = Findings::default();
     let mut summary = String::new();
     for facts in statements {
-        whole.effects = whole.effects.union(facts.effects);
-        whole.worsen(facts.analysis);
-        if let Some(is_restricted) = facts.restricted {
-            whole.restrict(is_restricted);
-        }
-        let mut named = BTreeSet::new();
-        for table in &facts.tables {
-            whole.table(&table.name, table.access);
-            named.insert(&table.name);
-        }
-        named.into_iter().for_each(|name| whole.refer(name));
-        facts.columns.iter().for_each(|column| whole.column(column.clone()));
-        facts.functions.iter().for_each(|function| whole.function(function.clone()));
-        facts.settings.iter().for_each(|setting| whole.setting(setting));
+        whole.repeat(facts);
         for key in &facts.keys {
             whole.key(key.table.clone(), key.column.clone(), key.value.clone());
         }

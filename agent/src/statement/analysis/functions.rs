@@ -2,7 +2,9 @@
 
 use std::{collections::HashSet, sync::LazyLock};
 
-use crate::event::Effect;
+use pg_query::NodeEnum;
+
+use crate::event::{Effect, Trait};
 
 /// Functions that only compute, or read what the catalog and the statistics show anyway.
 ///
@@ -41,6 +43,10 @@ pub(super) enum Known {
 pub(super) fn known(schema: Option<&str>, name: &str) -> Known {
     if name.starts_with("dblink") {
         return Known::Unknown;
+    }
+    // They only compute, and nobody but a superuser can change them.
+    if schema == Some("information_schema") && name.starts_with("_pg_") {
+        return Known::Harmless;
     }
     if schema.is_some_and(|schema| schema != "pg_catalog") {
         return Known::Opaque;
@@ -137,6 +143,149 @@ fn by_prefix(name: &str) -> Known {
     ];
     let family = FAMILIES.iter().find(|(prefix, _)| name.starts_with(prefix));
     family.map_or(Known::Opaque, |(_, effects)| Known::Does(effects))
+}
+
+/// What stands out in a function of PostgreSQL's own.
+pub(super) fn stands_out(name: &str) -> Option<Trait> {
+    Some(match name {
+        "pg_terminate_backend" | "pg_cancel_backend" => Trait::SessionKill,
+        "lo_import" | "lo_export" => Trait::LargeObjectFile,
+        "lo_unlink" => Trait::LargeObjectDrop,
+        "pg_reload_conf" => Trait::LastingSetting,
+        "pg_stat_file" => Trait::ServerFile,
+        _ if ["pg_read_", "pg_ls_", "pg_file_"].iter().any(|family| name.starts_with(family))
+            && name != "pg_file_settings" =>
+        {
+            Trait::ServerFile
+        }
+        "pg_create_restore_point"
+        | "pg_logical_emit_message"
+        | "pg_rotate_logfile"
+        | "pg_rotate_logfile_old"
+        | "pg_promote"
+        | "pg_switch_wal"
+        | "pg_wal_replay_pause"
+        | "pg_wal_replay_resume"
+        | "pg_backup_start"
+        | "pg_backup_stop"
+        | "pg_start_backup"
+        | "pg_stop_backup"
+        | "pg_log_backend_memory_contexts"
+        | "pg_nextoid"
+        | "pg_stop_making_pinned_objects"
+        | "pg_import_system_collations"
+        | "pg_extension_config_dump"
+        | "pg_clear_relation_stats"
+        | "pg_restore_relation_stats"
+        | "pg_clear_attribute_stats"
+        | "pg_restore_attribute_stats" => Trait::ServerControl,
+        _ if name.starts_with("pg_stat_reset") || name.starts_with("pg_replication_origin_") => {
+            Trait::ServerControl
+        }
+        _ => return None,
+    })
+}
+
+/// What is a keyword with an argument list in this grammar, and a function's name in older ones.
+pub(super) fn name_of_syntax(node: &NodeEnum) -> Option<&'static str> {
+    use NodeEnum as N;
+    Some(match node {
+        N::JsonArrayConstructor(_) | N::JsonArrayQueryConstructor(_) => "json_array",
+        N::JsonObjectConstructor(_) => "json_object",
+        N::JsonArrayAgg(_) => "json_arrayagg",
+        N::JsonObjectAgg(_) => "json_objectagg",
+        N::JsonScalarExpr(_) => "json_scalar",
+        N::JsonSerializeExpr(_) => "json_serialize",
+        N::JsonParseExpr(_) => "json",
+        N::JsonFuncExpr(it) => match it.op() {
+            pg_query::protobuf::JsonExprOp::JsonExistsOp => "json_exists",
+            pg_query::protobuf::JsonExprOp::JsonQueryOp => "json_query",
+            _ => "json_value",
+        },
+        N::JsonTable(_) => "json_table",
+        N::MergeSupportFunc(_) => "merge_action",
+        _ => return None,
+    })
+}
+
+/// Relations of `pg_catalog` that somebody could change by hand, and that are no views.
+const CATALOG: &[&str] = &[
+    "pg_aggregate",
+    "pg_am",
+    "pg_amop",
+    "pg_amproc",
+    "pg_attrdef",
+    "pg_attribute",
+    "pg_auth_members",
+    "pg_authid",
+    "pg_cast",
+    "pg_class",
+    "pg_collation",
+    "pg_constraint",
+    "pg_conversion",
+    "pg_database",
+    "pg_db_role_setting",
+    "pg_default_acl",
+    "pg_depend",
+    "pg_description",
+    "pg_enum",
+    "pg_event_trigger",
+    "pg_extension",
+    "pg_foreign_data_wrapper",
+    "pg_foreign_server",
+    "pg_foreign_table",
+    "pg_index",
+    "pg_inherits",
+    "pg_init_privs",
+    "pg_language",
+    "pg_largeobject",
+    "pg_largeobject_metadata",
+    "pg_namespace",
+    "pg_opclass",
+    "pg_operator",
+    "pg_opfamily",
+    "pg_parameter_acl",
+    "pg_partitioned_table",
+    "pg_policy",
+    "pg_proc",
+    "pg_publication",
+    "pg_publication_namespace",
+    "pg_publication_rel",
+    "pg_range",
+    "pg_replication_origin",
+    "pg_rewrite",
+    "pg_seclabel",
+    "pg_sequence",
+    "pg_shdepend",
+    "pg_shdescription",
+    "pg_shseclabel",
+    "pg_statistic",
+    "pg_statistic_ext",
+    "pg_statistic_ext_data",
+    "pg_subscription",
+    "pg_subscription_rel",
+    "pg_tablespace",
+    "pg_transform",
+    "pg_trigger",
+    "pg_ts_config",
+    "pg_ts_config_map",
+    "pg_ts_dict",
+    "pg_ts_parser",
+    "pg_ts_template",
+    "pg_type",
+    "pg_user_mapping",
+];
+
+/// Whether a relation is PostgreSQL's own, by its name as written.
+pub(super) fn is_catalog(name: &str) -> bool {
+    let mut parts = name.rsplit('.');
+    match (parts.next(), parts.next()) {
+        (Some(_), Some(schema)) => {
+            ["pg_catalog", "information_schema", "pg_toast"].contains(&schema)
+        }
+        (Some(name), None) => CATALOG.contains(&name),
+        _ => false,
+    }
 }
 
 /// Whether PostgreSQL brings this operator; others run somebody's function.

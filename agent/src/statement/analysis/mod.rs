@@ -1,5 +1,6 @@
 //! What a text does, by PostgreSQL's own grammar.
 
+mod calls;
 mod carriers;
 mod definitions;
 mod depth;
@@ -10,13 +11,17 @@ mod names;
 mod objects;
 mod parts;
 mod query;
+mod reach;
 mod restrict;
+mod sameness;
+mod session;
+mod settings;
 #[cfg(test)]
 mod tests;
 mod utility;
 mod walk;
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +34,8 @@ use super::{
 };
 use crate::event::{Analysis, Effect, Effects, Facts};
 pub use grammar::{MAX_TEXT_BYTES, STACK_BYTES};
+pub use session::{Parameter, Parameters, Prepared, Said, Session};
+pub use settings::startup;
 use walk::Walk;
 
 /// The facts of a text, statement by statement and together.
@@ -41,6 +48,12 @@ pub struct Analysed {
     /// Whether other literals could mean other facts. Where not, the facts hold for each text of the
     /// same template.
     pub is_literal_sensitive: bool,
+    /// Whether values of parameters could mean other facts than those that are unseen.
+    pub is_parameter_sensitive: bool,
+    /// Whether another [`Session`] could, beyond its lexing and what is searched first.
+    pub is_session_sensitive: bool,
+    /// What it changes for the texts after it.
+    pub says: Vec<Said>,
 }
 
 impl Analysed {
@@ -68,8 +81,19 @@ impl Analysed {
     }
 
     fn only(facts: Facts) -> Self {
-        let whole = Arc::new(facts);
-        Self { statements: vec![whole.clone()], whole, is_literal_sensitive: true }
+        Self { is_literal_sensitive: true, ..Self::of(Arc::new(facts)) }
+    }
+
+    /// Facts that come from elsewhere than from a text.
+    pub fn of(whole: Arc<Facts>) -> Self {
+        Self {
+            statements: vec![whole.clone()],
+            whole,
+            is_literal_sensitive: false,
+            is_parameter_sensitive: false,
+            is_session_sensitive: false,
+            says: Vec::new(),
+        }
     }
 }
 
@@ -82,6 +106,9 @@ fn unknown_facts(redacted: String, fingerprint: u64, verb: Option<&str>, why: An
         tables: Vec::new(),
         columns: Vec::new(),
         functions: Vec::new(),
+        calls: Vec::new(),
+        names: Vec::new(),
+        traits: Vec::new(),
         settings: Vec::new(),
         keys: Vec::new(),
         restricted: None,
@@ -119,23 +146,43 @@ fn leading_keyword(text: &str, lexing: Lexing) -> Option<&'static str> {
 ///
 /// Never fails and never panics; wants [`STACK_BYTES`] of stack.
 pub fn analyse(text: &str, lexing: Lexing) -> Analysed {
+    analyse_in(text, &Session { lexing, ..Session::default() })
+}
+
+/// The same where more is known of the session; what a text says itself holds for the rest of it.
+pub fn analyse_in(text: &str, session: &Session) -> Analysed {
+    let lexing = session.lexing;
     let tree = match grammar::parse(text, lexing) {
         Ok(tree) => tree,
         Err(reason) => return Analysed::unparsed(text, lexing, reason),
     };
     let mut template = Template::default();
     template.fill(text, lexing);
+    let mut session = Cow::Borrowed(session);
+    let mut says = Vec::new();
     let mut is_literal_sensitive = false;
+    let mut is_parameter_sensitive = false;
+    let mut is_session_sensitive = false;
     let mut statements = Vec::with_capacity(tree.stmts.len());
     for raw in &tree.stmts {
-        let mut walk = Walk::new(&template, lexing);
+        let mut walk = Walk::new(&template, &session);
         if let Some(statement) = raw.stmt.as_deref() {
             walk.statement(statement);
         }
         is_literal_sensitive |= walk.findings.is_literal_sensitive;
+        is_parameter_sensitive |= walk.findings.is_parameter_sensitive;
+        is_session_sensitive |= walk.findings.is_session_sensitive;
+        let is_sensitive = walk.findings.is_parameter_sensitive;
         let own = own_text(text, raw.stmt_location, raw.stmt_len);
         let facts = walk.findings.into_facts(redact(own, lexing), fingerprint(own, lexing));
-        statements.push(Arc::new(facts));
+        let facts = Arc::new(facts);
+        if let Some(said) = raw.stmt.as_deref().and_then(|it| Said::by(it, &facts, is_sensitive)) {
+            if tree.stmts.len() > 1 {
+                session.to_mut().follow(&said);
+            }
+            says.push(said);
+        }
+        statements.push(facts);
     }
     let whole = match statements.as_slice() {
         [only] => only.clone(),
@@ -143,7 +190,14 @@ pub fn analyse(text: &str, lexing: Lexing) -> Analysed {
             Arc::new(findings::merge(several, redact(text, lexing), fingerprint(text, lexing)))
         }
     };
-    Analysed { statements, whole, is_literal_sensitive }
+    Analysed {
+        statements,
+        whole,
+        is_literal_sensitive,
+        is_parameter_sensitive,
+        is_session_sensitive,
+        says,
+    }
 }
 
 /// A statement's part of the text; no length means up to the end.

@@ -5,6 +5,8 @@ use pg_query::{
     protobuf::{ObjectType, TransactionStmtKind},
 };
 
+use crate::event::Trait;
+
 /// As in `TABLE` of `DROP TABLE`.
 pub(super) fn title(kind: ObjectType) -> &'static str {
     use ObjectType as O;
@@ -67,6 +69,29 @@ pub(super) fn is_relation(kind: ObjectType) -> bool {
     )
 }
 
+/// Whether objects of this sort run something.
+pub(super) fn is_code(kind: ObjectType) -> bool {
+    matches!(
+        kind,
+        ObjectType::ObjectAccessMethod
+            | ObjectType::ObjectAggregate
+            | ObjectType::ObjectCast
+            | ObjectType::ObjectConversion
+            | ObjectType::ObjectEventTrigger
+            | ObjectType::ObjectFdw
+            | ObjectType::ObjectFunction
+            | ObjectType::ObjectLanguage
+            | ObjectType::ObjectOpclass
+            | ObjectType::ObjectOperator
+            | ObjectType::ObjectOpfamily
+            | ObjectType::ObjectProcedure
+            | ObjectType::ObjectRoutine
+            | ObjectType::ObjectTransform
+            | ObjectType::ObjectTsparser
+            | ObjectType::ObjectTstemplate
+    )
+}
+
 pub(super) fn transaction_title(kind: TransactionStmtKind) -> &'static str {
     use TransactionStmtKind as T;
     match kind {
@@ -80,6 +105,45 @@ pub(super) fn transaction_title(kind: TransactionStmtKind) -> &'static str {
         T::TransStmtCommitPrepared => "COMMIT PREPARED",
         T::TransStmtRollbackPrepared => "ROLLBACK PREPARED",
         T::Undefined => "TRANSACTION",
+    }
+}
+
+/// What stands out in such a statement: whether it binds functions to what calls them unseen.
+pub(super) fn definition_traits(statement: &NodeEnum) -> &'static [Trait] {
+    use NodeEnum as N;
+    match statement {
+        N::DefineStmt(it) => match it.kind() {
+            // A shell type has no functions yet.
+            ObjectType::ObjectType if it.definition.is_empty() => &[],
+            ObjectType::ObjectCollation
+            | ObjectType::ObjectTsconfiguration
+            | ObjectType::ObjectTsdictionary => &[],
+            _ => &[Trait::Code],
+        },
+        // Its bounds are made the same, or their distance computed, by functions.
+        N::CreateRangeStmt(it) => {
+            let binds = it.params.iter().any(|param| match &param.node {
+                Some(NodeEnum::DefElem(param)) => {
+                    matches!(param.defname.as_str(), "canonical" | "subtype_diff")
+                }
+                _ => true,
+            });
+            if binds { &[Trait::Code] } else { &[] }
+        }
+        N::CreatePlangStmt(_) => &[Trait::Native],
+        N::CreateFdwStmt(_) | N::AlterFdwStmt(_) => &[Trait::Code, Trait::OtherServer],
+        N::AlterTypeStmt(_)
+        | N::CreateAmStmt(_)
+        | N::CreateEventTrigStmt(_)
+        | N::AlterEventTrigStmt(_)
+        | N::CreateOpClassStmt(_)
+        | N::CreateOpFamilyStmt(_)
+        | N::AlterOpFamilyStmt(_)
+        | N::AlterOperatorStmt(_)
+        | N::CreateConversionStmt(_)
+        | N::CreateCastStmt(_)
+        | N::CreateTransformStmt(_) => &[Trait::Code],
+        _ => &[],
     }
 }
 

@@ -5,16 +5,18 @@ use std::sync::Arc;
 use pg_query::{
     Node, NodeEnum,
     protobuf::{
-        Alias, CmdType, DeleteStmt, InsertStmt, IntoClause, JoinExpr, JoinType, MergeMatchKind,
-        MergeStmt, MergeWhenClause, OnConflictAction, OnConflictClause, RangeFunction,
-        RangeSubselect, RangeVar, ReturningClause, SelectStmt, UpdateStmt, WithClause,
+        AExprKind, Alias, CmdType, DeleteStmt, InsertStmt, IntoClause, JoinExpr, JoinType,
+        MergeMatchKind, MergeStmt, MergeWhenClause, OnConflictAction, OnConflictClause,
+        RangeFunction, RangeSubselect, RangeVar, ReturningClause, SelectStmt, UpdateStmt,
+        WithClause,
     },
 };
 
 use super::{
     names::{Column, Scope, strings},
+    reach::{self, Target},
     restrict,
-    walk::{Walk, visit},
+    walk::{Walk, string_constant, visit},
 };
 use crate::event::{Access, Analysis, Effect};
 
@@ -76,7 +78,9 @@ impl Walk<'_> {
                     })
                     .collect();
             }
+            let named = std::mem::replace(&mut walk.named, fixed_name(where_clause.as_deref()));
             visit(walk, target_list);
+            walk.named = named;
             visit(walk, distinct_clause);
             visit(walk, where_clause);
             walk.keys(where_clause.as_deref());
@@ -248,9 +252,28 @@ impl Walk<'_> {
             walk.name_target(relation.as_ref(), table.as_ref());
             if let Some(conflict) = on_conflict_clause {
                 walk.on_conflict(conflict, table.as_ref());
+                if conflict.action == OnConflictAction::OnconflictUpdate as i32 {
+                    walk.limit_to_source(relation.as_ref(), select_stmt.as_deref());
+                }
             }
             walk.returning(returning_clause.as_ref(), table.as_ref());
         });
+    }
+
+    /// An INSERT of the table's own rows that updates where they are there already updates those.
+    fn limit_to_source(&mut self, relation: Option<&RangeVar>, source: Option<&Node>) {
+        let Some(NodeEnum::SelectStmt(select)) = source.and_then(|source| source.node.as_ref())
+        else {
+            return;
+        };
+        let own = reach::relations(&select.from_clause).into_iter().find_map(|(_, read)| {
+            read.filter(|read| relation.is_some_and(|to| to.relname == read.relname))
+        });
+        if let Some(relation) = own
+            && select.limit_count.is_none()
+        {
+            self.condition(select.where_clause.as_deref(), Target { relation, others: &[] });
+        }
     }
 
     fn on_conflict(&mut self, conflict: &OnConflictClause, table: Option<&Arc<str>>) {
@@ -285,7 +308,7 @@ impl Walk<'_> {
             visit(walk, from_clause);
             walk.assignments(target_list, table.as_ref());
             visit(walk, where_clause);
-            walk.condition(where_clause.as_deref());
+            walk.limit(where_clause.as_deref(), relation.as_ref(), from_clause);
             walk.keys(where_clause.as_deref());
             walk.returning(returning_clause.as_ref(), table.as_ref());
         });
@@ -302,10 +325,17 @@ impl Walk<'_> {
             walk.name_target(relation.as_ref(), table.as_ref());
             visit(walk, using_clause);
             visit(walk, where_clause);
-            walk.condition(where_clause.as_deref());
+            walk.limit(where_clause.as_deref(), relation.as_ref(), using_clause);
             walk.keys(where_clause.as_deref());
             walk.returning(returning_clause.as_ref(), table.as_ref());
         });
+    }
+
+    /// What a condition leaves of the target's rows; one without a target is unknown anyway.
+    fn limit(&mut self, condition: Option<&Node>, relation: Option<&RangeVar>, others: &[Node]) {
+        if let Some(relation) = relation {
+            self.condition(condition, Target { relation, others });
+        }
     }
 
     pub(super) fn merge(&mut self, merge: &MergeStmt) {
@@ -328,7 +358,11 @@ impl Walk<'_> {
             for clause in merge_when_clauses {
                 match &clause.node {
                     Some(NodeEnum::MergeWhenClause(arm)) => {
-                        walk.merge_arm(arm, join_condition.as_deref(), table.as_ref());
+                        let Some(relation) = relation.as_ref() else { continue };
+                        let others =
+                            source_relation.as_deref().map_or(&[][..], std::slice::from_ref);
+                        let target = Target { relation, others };
+                        walk.merge_arm(arm, join_condition.as_deref(), table.as_ref(), target);
                     }
                     _ => walk.findings.unknown(Analysis::UnknownSyntax),
                 }
@@ -337,7 +371,13 @@ impl Walk<'_> {
         });
     }
 
-    fn merge_arm(&mut self, arm: &MergeWhenClause, on: Option<&Node>, table: Option<&Arc<str>>) {
+    fn merge_arm(
+        &mut self,
+        arm: &MergeWhenClause,
+        on: Option<&Node>,
+        table: Option<&Arc<str>>,
+        target: Target<'_>,
+    ) {
         let MergeWhenClause {
             match_kind,
             command_type,
@@ -366,14 +406,14 @@ impl Walk<'_> {
         // A matched row fulfils both conditions; one without a match only the arm's own.
         let is_matched = *match_kind == MergeMatchKind::MergeWhenMatched as i32;
         match condition.as_deref() {
-            None => self.condition(on.filter(|_| is_matched)),
-            Some(own) if is_matched && !self.limits(own) => self.condition(on),
-            own => self.condition(own),
+            None => self.condition(on.filter(|_| is_matched), target),
+            Some(own) if is_matched && !self.limits(own, target) => self.condition(on, target),
+            own => self.condition(own, target),
         }
     }
 
-    fn limits(&mut self, condition: &Node) -> bool {
-        let (truth, looked_at_literal) = restrict::truth(condition);
+    fn limits(&mut self, condition: &Node, target: Target<'_>) -> bool {
+        let (truth, looked_at_literal) = restrict::truth(condition, target);
         self.findings.is_literal_sensitive |= looked_at_literal;
         matches!(truth, restrict::Truth::Depends | restrict::Truth::Never)
     }
@@ -433,4 +473,14 @@ impl Walk<'_> {
     pub(super) fn derived(&mut self, alias: Option<&Alias>) {
         self.name(alias.map_or("", |alias| &alias.aliasname), None, false);
     }
+}
+
+/// What `name = '…'` as the whole condition makes of the column `name`.
+fn fixed_name(condition: Option<&Node>) -> Option<String> {
+    let Some(NodeEnum::AExpr(expression)) = &condition?.node else { return None };
+    let Some(NodeEnum::ColumnRef(column)) = &expression.lexpr.as_deref()?.node else { return None };
+    let is_name = strings(&column.fields).last() == Some(&"name");
+    let is_equal = expression.kind() == AExprKind::AexprOp && strings(&expression.name) == ["="];
+    let text = expression.rexpr.as_deref().and_then(string_constant)?;
+    (is_name && is_equal).then(|| text.to_owned())
 }

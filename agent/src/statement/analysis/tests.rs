@@ -2,7 +2,9 @@
 
 use std::thread;
 
-use super::{MAX_TEXT_BYTES, STACK_BYTES, analyse, grammar};
+use super::{
+    MAX_TEXT_BYTES, Parameter, Parameters, STACK_BYTES, Session, analyse, analyse_in, grammar,
+};
 use crate::{
     event::{Analysis, Effect, Facts, KeyValue},
     statement::{
@@ -387,4 +389,90 @@ fn tokens_are_those_of_postgres() {
         }
     }
     assert!(n_compared > 2000, "{n_compared}");
+}
+
+#[test]
+fn some_things_stand_out() {
+    let lines = include_str!("tests/traits.txt").lines();
+    let mut lines = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let mut wrong = String::new();
+    while let (Some(text), Some(expected)) = (lines.next(), lines.next()) {
+        let facts = facts(text);
+        let traits: Vec<&str> = facts.traits.iter().map(|one| one.name()).collect();
+        let found = format!("{} | {}", traits.join(" "), facts.calls.join(" "));
+        if found.trim() != expected.trim() {
+            wrong.push_str(&format!("{text}\n    {found}\n"));
+        }
+    }
+    assert!(wrong.is_empty(), "\n{wrong}");
+}
+
+#[test]
+fn a_session_says_what_its_texts_mean() {
+    let parameters = |values: &[Option<&str>]| {
+        let value = |value: &Option<&str>| match value {
+            Some(text) => Parameter::Text((*text).into()),
+            None => Parameter::Unreadable,
+        };
+        Parameters::Bound(values.iter().map(value).collect())
+    };
+    let check = |text: &str, session: &Session, expected: &str| {
+        let facts = analyse_in(text, session).whole;
+        let traits: Vec<&str> = facts.traits.iter().map(|one| one.name()).collect();
+        let found = format!("{} | {}", traits.join(" "), facts.calls.join(" "));
+        assert_eq!(found.trim(), expected, "{text}");
+    };
+    let bound =
+        |values: &[Option<&str>]| Session { parameters: parameters(values), ..Session::default() };
+    let set = "SELECT set_config($1, $2::text, false)";
+    check(set, &bound(&[Some("log_statement"), Some("none")]), "audit-setting |");
+    check(set, &bound(&[Some("app.tenant"), None]), "|");
+    check(set, &bound(&[Some("search_path"), Some("a, b")]), "|");
+    check(set, &bound(&[Some("search_path"), None]), "search-path |");
+    check(set, &bound(&[None, None]), "audit-setting safety-setting |");
+    check(set, &bound(&[]), "audit-setting safety-setting |");
+    check(
+        "SELECT query_to_xml($1, true, true, '')",
+        &bound(&[Some("SELECT pg_read_file('/x')")]),
+        "server-file |",
+    );
+    // Its own parameters.
+    check("PREPARE p AS SELECT set_config($1, 'x', true)", &bound(&[Some("log_statement")]), "|");
+    let open = Session { in_transaction: true, ..Session::default() };
+    check("BEGIN READ WRITE", &open, "read-write |");
+    check("BEGIN READ ONLY", &open, "|");
+    let anywhere = Session { built_in_first: false, ..Session::default() };
+    check("SELECT lower('a') || 'b', pg_catalog.now()", &anywhere, "| lower ||");
+
+    let mut session = Session::default();
+    let texts = ["PREPARE p AS SELECT mine(1)", "PREPARE q AS SELECT set_config($1, 'x', true)"];
+    texts.iter().for_each(|text| session.hear(&analyse_in(text, &session)));
+    let known = |session: &Session, text: &str| {
+        !analyse_in(text, session).whole.effects.contains(Effect::Unknown)
+    };
+    assert!(known(&session, "EXECUTE p") && known(&session, "EXPLAIN ANALYZE EXECUTE p"));
+    assert!(!known(&session, "EXECUTE q('log_statement')") && !known(&session, "EXECUTE r"));
+    check("EXECUTE p", &session, "| mine");
+    session.hear(&analyse_in("DEALLOCATE p", &session));
+    assert!(!known(&session, "EXECUTE p"));
+    session.hear(&analyse_in("BEGIN", &session));
+    assert!(session.in_transaction && analyse_in(set, &session).is_parameter_sensitive);
+    assert!(analyse_in("EXECUTE p", &session).is_session_sensitive);
+}
+
+#[test]
+fn names_of_a_database_reveal_what_runs() {
+    for (text, foreign, expected) in [
+        ("SELECT lower(a) FROM t", &["lower"][..], "lower"),
+        ("SELECT pg_catalog.lower(a) FROM t", &["lower"], ""),
+        ("SELECT a = b FROM t", &["="], "="),
+        ("SELECT t.f FROM t", &[".f"], ".f"),
+        ("SELECT f FROM t", &[".f", "f"], ""),
+        ("SELECT json_scalar(1)", &["json_scalar"], "json_scalar"),
+        ("SELECT upper(a) FROM t", &["lower"], ""),
+    ] {
+        let found = facts(text).among(|name| foreign.contains(&name));
+        let calls = found.map(|facts| facts.calls.join(" ")).unwrap_or_default();
+        assert_eq!(calls, expected, "{text}");
+    }
 }

@@ -7,11 +7,11 @@ use pg_query::{
 };
 
 use super::{
-    definitions::grant_verb,
-    objects,
+    definitions::{grant_verb, opens_catalog},
+    objects, settings,
     walk::{Mode, Walk, visit},
 };
-use crate::event::{Access, Analysis, Effect};
+use crate::event::{Access, Analysis, Effect, Trait};
 
 impl Walk<'_> {
     /// A statement, at the top of a text or inside of another.
@@ -48,14 +48,24 @@ impl Walk<'_> {
             N::PrepareStmt(it) => {
                 // Judged here, where its text is known: EXECUTE shows none.
                 self.does("PREPARE", &[Effect::Session]);
+                let before = std::mem::replace(&mut self.is_preparing, true);
                 self.inner(it.query.as_deref());
+                self.is_preparing = before;
             }
             N::ExecuteStmt(it) => {
                 self.does("EXECUTE", &[Effect::Call]);
                 visit(self, &it.params);
-                self.opaque();
-                if self.mode == Mode::Runs {
-                    self.findings.unknown(Analysis::CallsCode);
+                self.findings.is_session_sensitive = true;
+                match self.session.prepared(&it.name) {
+                    Some(known) if !known.is_parameter_sensitive && self.mode == Mode::Runs => {
+                        self.findings.repeat(&known.facts);
+                    }
+                    _ => {
+                        self.opaque();
+                        if self.mode == Mode::Runs {
+                            self.findings.unknown(Analysis::CallsCode);
+                        }
+                    }
                 }
             }
             N::DeclareCursorStmt(it) => {
@@ -64,10 +74,14 @@ impl Walk<'_> {
             }
             N::ViewStmt(it) => {
                 self.defines("CREATE VIEW", it.view.as_ref());
+                if opens_catalog(it.query.as_deref()) {
+                    self.stands_out(Trait::CatalogWrite);
+                }
                 self.as_mode(Mode::View, |walk| walk.inner(it.query.as_deref()));
             }
             N::RuleStmt(it) => {
                 self.defines("CREATE RULE", it.relation.as_ref());
+                self.stands_out(Trait::Code);
                 self.as_mode(Mode::Kept, |walk| {
                     visit(walk, &it.where_clause);
                     it.actions.iter().for_each(|action| walk.statement(action));
@@ -77,7 +91,7 @@ impl Walk<'_> {
             // Code.
             N::DoStmt(_) => {
                 self.does("DO", &[]);
-                self.opaque();
+                self.code("?");
                 self.findings.unknown(Analysis::CallsCode);
             }
             N::CallStmt(it) => self.call_procedure(it),
@@ -85,11 +99,13 @@ impl Walk<'_> {
             N::ReturnStmt(it) => visit(self, &it.returnval),
             N::CreateTrigStmt(it) => {
                 self.defines("CREATE TRIGGER", it.relation.as_ref());
+                self.stands_out(Trait::Code);
                 self.as_mode(Mode::Kept, |walk| visit(walk, &it.when_clause));
             }
             N::LoadStmt(_) => {
                 self.does("LOAD", &[Effect::Program]);
-                self.opaque();
+                self.stands_out(Trait::Native);
+                self.code("?");
                 self.findings.unknown(Analysis::CallsCode);
             }
 
@@ -106,6 +122,7 @@ impl Walk<'_> {
             }
             N::CreateForeignTableStmt(it) => {
                 let table = it.base_stmt.as_ref();
+                self.stands_out(Trait::OtherServer);
                 self.defines(
                     "CREATE FOREIGN TABLE",
                     table.and_then(|table| table.relation.as_ref()),
@@ -154,8 +171,17 @@ impl Walk<'_> {
                 };
                 let verb = format!("ALTER {}", objects::title(kind));
                 self.defines(&verb, it.relation.as_ref());
+                self.renames_code(kind);
+                match kind {
+                    ObjectType::ObjectRole => self.effect(Effect::Grant),
+                    ObjectType::ObjectDatabase | ObjectType::ObjectTablespace => {
+                        self.stands_out(Trait::LastingSetting);
+                    }
+                    _ => {}
+                }
             }
             N::AlterObjectSchemaStmt(it) => {
+                self.renames_code(it.object_type());
                 let verb = format!("ALTER {}", objects::title(it.object_type()));
                 self.defines(&verb, it.relation.as_ref());
             }
@@ -221,6 +247,12 @@ impl Walk<'_> {
             N::TransactionStmt(it) => {
                 let verb = objects::transaction_title(it.kind());
                 self.does(verb, &[Effect::Session]);
+                if settings::opens_for_writing(&it.options) {
+                    self.findings.is_session_sensitive = true;
+                    if self.session.in_transaction {
+                        self.stands_out(Trait::ReadWrite);
+                    }
+                }
             }
             N::VariableSetStmt(it) => {
                 let is_reset =
@@ -246,7 +278,11 @@ impl Walk<'_> {
             N::AlterSystemStmt(it) => self.set_in("ALTER SYSTEM", it.setstmt.as_ref()),
             N::AlterDatabaseSetStmt(it) => self.set_in("ALTER DATABASE", it.setstmt.as_ref()),
             N::AlterRoleSetStmt(it) => self.set_in("ALTER ROLE", it.setstmt.as_ref()),
-            N::AlterDatabaseStmt(_) | N::AlterDatabaseRefreshCollStmt(_) => {
+            N::AlterDatabaseStmt(_) => {
+                self.does("ALTER DATABASE", &[Effect::Configure]);
+                self.stands_out(Trait::LastingSetting);
+            }
+            N::AlterDatabaseRefreshCollStmt(_) => {
                 self.does("ALTER DATABASE", &[Effect::Configure]);
             }
             N::VacuumStmt(it) => {
@@ -269,12 +305,14 @@ impl Walk<'_> {
             N::CheckPointStmt(_) => self.does("CHECKPOINT", &[Effect::Configure]),
             N::CreateTableSpaceStmt(_) => {
                 self.does("CREATE TABLESPACE", &[Effect::Define, Effect::Program]);
+                self.stands_out(Trait::ServerFile);
             }
             N::DropTableSpaceStmt(_) => {
                 self.does("DROP TABLESPACE", &[Effect::Drop, Effect::Program]);
             }
             N::AlterTableSpaceOptionsStmt(_) => {
                 self.does("ALTER TABLESPACE", &[Effect::Configure]);
+                self.stands_out(Trait::LastingSetting);
             }
             N::AlterTableMoveAllStmt(_) => self.does("ALTER TABLE", &[Effect::Define]),
             N::CreatedbStmt(_) => self.does("CREATE DATABASE", &[Effect::Define]),
@@ -283,14 +321,19 @@ impl Walk<'_> {
             // Extensions run a script of theirs, with more rights than their caller has.
             N::CreateExtensionStmt(_) => self.runs_script("CREATE EXTENSION"),
             N::AlterExtensionStmt(_) => self.runs_script("ALTER EXTENSION"),
-            N::AlterExtensionContentsStmt(_) => self.does("ALTER EXTENSION", &[Effect::Define]),
+            N::AlterExtensionContentsStmt(_) => {
+                self.does("ALTER EXTENSION", &[Effect::Define]);
+                self.stands_out(Trait::Extension);
+            }
 
             // Other servers.
             N::CreateForeignServerStmt(_) => {
                 self.does("CREATE SERVER", &[Effect::Define, Effect::Configure]);
+                self.stands_out(Trait::OtherServer);
             }
             N::AlterForeignServerStmt(_) => {
                 self.does("ALTER SERVER", &[Effect::Define, Effect::Configure]);
+                self.stands_out(Trait::OtherServer);
             }
             N::CreateUserMappingStmt(_) => {
                 self.does("CREATE USER MAPPING", &[Effect::Define, Effect::Grant]);
@@ -301,7 +344,10 @@ impl Walk<'_> {
             N::DropUserMappingStmt(_) => {
                 self.does("DROP USER MAPPING", &[Effect::Drop, Effect::Grant]);
             }
-            N::ImportForeignSchemaStmt(_) => self.does("IMPORT FOREIGN SCHEMA", &[Effect::Define]),
+            N::ImportForeignSchemaStmt(_) => {
+                self.does("IMPORT FOREIGN SCHEMA", &[Effect::Define]);
+                self.stands_out(Trait::OtherServer);
+            }
             N::CreatePublicationStmt(it) => {
                 self.does("CREATE PUBLICATION", &[Effect::Define, Effect::Replicate]);
                 self.published(&it.pubobjects);
@@ -326,10 +372,14 @@ impl Walk<'_> {
             }
             N::AlterFunctionStmt(it) => {
                 self.does("ALTER FUNCTION", &[Effect::Define]);
+                self.stands_out(Trait::Code);
                 self.sets_when_called(&it.actions);
             }
             other => match objects::definition_title(other) {
-                Some(verb) => self.does(verb, &[Effect::Define]),
+                Some(verb) => {
+                    self.does(verb, &[Effect::Define]);
+                    objects::definition_traits(other).iter().for_each(|by| self.stands_out(*by));
+                }
                 None => self.findings.unknown(Analysis::UnknownSyntax),
             },
         }
@@ -376,6 +426,20 @@ impl Walk<'_> {
     fn sets(&mut self, set: &VariableSetStmt) {
         let is_all = set.kind() == VariableSetKind::VarResetAll;
         self.findings.setting(if is_all { "all" } else { &set.name });
+        match set.kind() {
+            VariableSetKind::VarResetAll => {}
+            // `SET TRANSACTION …` and `SET SESSION CHARACTERISTICS AS …`
+            VariableSetKind::VarSetMulti => {
+                if settings::opens_for_writing(&set.args) {
+                    self.stands_out(Trait::ReadWrite);
+                }
+            }
+            _ => {
+                if let Some(by) = settings::stands_out(&set.name, &settings::to(set)) {
+                    self.stands_out(by);
+                }
+            }
+        }
     }
 
     /// `SET name = …` among a function's options: it holds whenever the function runs.
@@ -391,6 +455,7 @@ impl Walk<'_> {
     }
 
     fn set_in(&mut self, verb: &str, set: Option<&VariableSetStmt>) {
+        self.stands_out(Trait::LastingSetting);
         match set {
             Some(set) => self.set(verb, Effect::Configure, set),
             None => self.does(verb, &[Effect::Configure]),
@@ -399,6 +464,14 @@ impl Walk<'_> {
 
     fn runs_script(&mut self, verb: &str) {
         self.does(verb, &[Effect::Define]);
+        self.stands_out(Trait::Extension);
         self.opaque();
+    }
+
+    /// Under another name code may be found where other code was meant.
+    fn renames_code(&mut self, kind: ObjectType) {
+        if objects::is_code(kind) {
+            self.stands_out(Trait::Code);
+        }
     }
 }

@@ -4,32 +4,25 @@ use std::sync::Arc;
 
 use pg_query::{
     Node, NodeEnum,
-    protobuf::{
-        AExprKind, BoolExprType, CoercionForm, ColumnRef, FuncCall, RangeVar, a_const::Val,
-    },
+    protobuf::{AExprKind, BoolExprType, ColumnRef, RangeVar, a_const::Val},
 };
 
 use super::{
     findings::Findings,
-    functions::{self, Known},
-    grammar,
+    functions,
     names::{Column, Relation, Scopes, qualified, relation_name, strings},
     parts::{Parts, Visitor, descend},
+    reach::Target,
     restrict,
+    session::Session,
 };
 use crate::{
-    event::{Access, Analysis, Effect, KeyValue},
-    statement::{lexer::Lexing, template::Template},
+    event::{Access, Analysis, Effect, KeyValue, Trait},
+    statement::template::Template,
 };
 
 /// Deeper trees are not looked into; the parser's bound on messages comes to about the same.
 const MAX_DEPTH: usize = 500;
-
-/// SQL in a string of SQL in a string of SQL.
-const MAX_TEXTS: usize = 3;
-
-/// Which setting is changed can't be told.
-const ANY_SETTING: &str = "*";
 
 /// What becomes of the part of a statement that is walked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,19 +42,25 @@ pub(super) struct Walk<'a> {
     pub(super) scopes: Scopes,
     pub(super) mode: Mode,
     pub(super) template: &'a Template,
-    pub(super) lexing: Lexing,
+    pub(super) session: &'a Session,
+    /// `$1` is a parameter of the statement that is being prepared.
+    pub(super) is_preparing: bool,
+    /// What `name` is in each row at hand, as in `FROM pg_settings WHERE name = 'a'`.
+    pub(super) named: Option<String>,
     depth: usize,
-    n_texts: usize,
+    pub(super) n_texts: usize,
 }
 
 impl<'a> Walk<'a> {
-    pub(super) fn new(template: &'a Template, lexing: Lexing) -> Self {
+    pub(super) fn new(template: &'a Template, session: &'a Session) -> Self {
         Self {
             findings: Findings::default(),
             scopes: Scopes::default(),
             mode: Mode::Runs,
             template,
-            lexing,
+            session,
+            is_preparing: false,
+            named: None,
             depth: 0,
             n_texts: 0,
         }
@@ -78,6 +77,13 @@ impl<'a> Walk<'a> {
     pub(super) fn effect(&mut self, effect: Effect) {
         if self.mode == Mode::Runs {
             self.findings.effects.insert(effect);
+        }
+    }
+
+    /// What stands out in what is executed.
+    pub(super) fn stands_out(&mut self, by: Trait) {
+        if self.mode == Mode::Runs {
+            self.findings.stands_out(by);
         }
     }
 
@@ -102,7 +108,9 @@ impl<'a> Walk<'a> {
                     && matches!(&**name, "pg_settings" | "pg_catalog.pg_settings")
                 {
                     self.findings.effects.insert(Effect::Session);
-                    self.findings.setting(ANY_SETTING);
+                    self.any_setting();
+                } else if is_write(access) && functions::is_catalog(name) {
+                    self.findings.stands_out(Trait::CatalogWrite);
                 }
                 self.findings.table(name, access);
             }
@@ -129,6 +137,9 @@ impl<'a> Walk<'a> {
     fn column_ref(&mut self, reference: &ColumnRef) {
         let names = strings(&reference.fields);
         let is_star = names.len() < reference.fields.len();
+        if let (false, [_, .., name]) = (is_star, names.as_slice()) {
+            self.attribute(name);
+        }
         let columns = match (is_star, names.split_last()) {
             (true, None) => self.scopes.star(),
             (true, Some(_)) => vec![self.scopes.column(&names, None)],
@@ -138,114 +149,6 @@ impl<'a> Walk<'a> {
             (false, None) => Vec::new(),
         };
         columns.into_iter().for_each(|column| self.column(column));
-    }
-
-    fn call(&mut self, call: &FuncCall) {
-        let names = strings(&call.funcname);
-        let (schema, name) = match names.as_slice() {
-            [name] => (None, *name),
-            [.., schema, name] => (Some(*schema), *name),
-            [] => return self.findings.unknown(Analysis::UnknownSyntax),
-        };
-        let is_written = call.funcformat() != CoercionForm::CoerceSqlSyntax;
-        let shown = qualified(names.iter().copied().skip(usize::from(!is_written)));
-        self.findings.function(shown);
-        match functions::known(schema, name) {
-            Known::Harmless => {}
-            Known::Does(effects) => {
-                effects.iter().for_each(|effect| self.effect(*effect));
-                if effects.contains(&Effect::Call) {
-                    self.opaque();
-                }
-                if name == "set_config" {
-                    self.set_config(call.args.first());
-                }
-            }
-            Known::Sequence => {
-                self.effect(Effect::Update);
-                self.named_by_literal(call, Access::Update);
-            }
-            Known::ReadsTable => {
-                self.effect(Effect::Read);
-                self.named_by_literal(call, Access::Read);
-            }
-            Known::RunsText(nth) if name != "ts_rewrite" || call.args.len() == 2 => {
-                self.effect(Effect::Read);
-                self.text(call.args.get(nth));
-            }
-            Known::RunsText(_) => {}
-            Known::Opaque => self.opaque(),
-            Known::Unknown => {
-                self.opaque();
-                if matches!(self.mode, Mode::Runs | Mode::Planned) {
-                    self.findings.unknown(Analysis::CallsCode);
-                }
-            }
-        }
-    }
-
-    /// What is set stands in a literal, and so does whether it matters. A parameter is not in the text.
-    fn set_config(&mut self, name: Option<&Node>) {
-        self.findings.is_literal_sensitive = true;
-        match name {
-            Some(name) if is_parameter(name) => {}
-            name => self.findings.setting(name.and_then(string_constant).unwrap_or(ANY_SETTING)),
-        }
-    }
-
-    /// Code runs whose text isn't here. Planning runs it too where it calls itself immutable.
-    pub(super) fn opaque(&mut self) {
-        if matches!(self.mode, Mode::Runs | Mode::Planned) {
-            self.findings.effects.insert(Effect::Call);
-            self.findings.worsen(Analysis::CallsCode);
-        }
-    }
-
-    /// The relation that the first argument names, as `nextval('a.b')` does.
-    fn named_by_literal(&mut self, call: &FuncCall, access: Access) {
-        self.findings.is_literal_sensitive = true;
-        match call.args.first().and_then(string_constant) {
-            Some(text) => {
-                let parts: Vec<String> = text
-                    .split('.')
-                    .map(|part| match part.strip_prefix('"') {
-                        Some(part) => part.trim_end_matches('"').to_owned(),
-                        None => part.trim().to_lowercase(),
-                    })
-                    .collect();
-                let name = qualified(parts.iter().map(String::as_str));
-                self.access(&name, access);
-                self.findings.refer(&name);
-            }
-            None => self.opaque(),
-        }
-    }
-
-    /// SQL that stands in a string.
-    fn text(&mut self, argument: Option<&Node>) {
-        self.findings.is_literal_sensitive = true;
-        if self.mode != Mode::Runs {
-            return;
-        }
-        let Some(text) = argument.and_then(string_constant).filter(|_| self.n_texts < MAX_TEXTS)
-        else {
-            self.opaque();
-            return self.findings.unknown(Analysis::CallsCode);
-        };
-        let mut template = Template::default();
-        template.fill(text, self.lexing);
-        let mut inner = Walk::new(&template, self.lexing);
-        inner.n_texts = self.n_texts + 1;
-        match grammar::parse(text, self.lexing) {
-            Ok(tree) => {
-                tree.stmts
-                    .iter()
-                    .filter_map(|raw| raw.stmt.as_deref())
-                    .for_each(|s| inner.statement(s));
-                self.findings.absorb(inner.findings);
-            }
-            Err(_) => self.findings.unknown(Analysis::CallsCode),
-        }
     }
 
     /// What a condition says that every row must fulfil, as far as that is `column = value`.
@@ -302,25 +205,13 @@ impl<'a> Walk<'a> {
     }
 
     /// An UPDATE's or DELETE's condition.
-    pub(super) fn condition(&mut self, condition: Option<&Node>) {
-        let truth = condition.map(restrict::truth);
+    pub(super) fn condition(&mut self, condition: Option<&Node>, target: Target<'_>) {
+        let truth = condition.map(|condition| restrict::truth(condition, target));
         let (truth, looked_at_literal) = truth.unwrap_or((restrict::Truth::Always, false));
         self.findings.is_literal_sensitive |= looked_at_literal;
         if self.mode == Mode::Runs {
             let limits = matches!(truth, restrict::Truth::Depends | restrict::Truth::Never);
             self.findings.restrict(limits);
-        }
-    }
-
-    fn operator(&mut self, names: &[Node]) {
-        let names = strings(names);
-        let known = match names.as_slice() {
-            [name] => functions::is_known_operator(None, name),
-            [schema, name] => functions::is_known_operator(Some(schema), name),
-            _ => false,
-        };
-        if !known {
-            self.opaque();
         }
     }
 
@@ -409,6 +300,12 @@ impl Walk<'_> {
                 }
                 descend(node, self);
             }
+            NodeEnum::AIndirection(indirection) => {
+                for name in strings(&indirection.indirection) {
+                    self.attribute(name);
+                }
+                descend(node, self);
+            }
             NodeEnum::SelectStmt(select) => self.select(select),
             NodeEnum::InsertStmt(insert) => self.insert(insert),
             NodeEnum::UpdateStmt(update) => self.update(update),
@@ -423,20 +320,36 @@ impl Walk<'_> {
             }
             NodeEnum::JsonTable(range) => {
                 self.derived(range.alias.as_ref());
+                self.older_name(node);
                 descend(node, self);
             }
             NodeEnum::RangeTableSample(sample) => {
                 let method = strings(&sample.method);
                 if !matches!(method.as_slice(), ["bernoulli" | "system"]) {
-                    self.opaque();
+                    self.code(&qualified(method.into_iter()));
                 }
                 visit(self, &sample.relation);
                 visit(self, &sample.args);
                 visit(self, &sample.repeatable);
             }
-            _ => descend(node, self),
+            _ => {
+                self.older_name(node);
+                descend(node, self);
+            }
         }
     }
+
+    /// To an older server such syntax is a function's name.
+    fn older_name(&mut self, node: &NodeEnum) {
+        if let Some(name) = functions::name_of_syntax(node) {
+            self.findings.name(name.into());
+        }
+    }
+}
+
+/// Whether it changes what is in a relation, or the relation.
+fn is_write(access: Access) -> bool {
+    !matches!(access, Access::Read | Access::Lock | Access::Grant)
 }
 
 /// The string of a literal, bare or cast.
@@ -444,15 +357,6 @@ pub(super) fn string_constant(node: &Node) -> Option<&str> {
     match &restrict::constant(node)?.val {
         Some(Val::Sval(text)) => Some(&text.sval),
         _ => None,
-    }
-}
-
-/// `$1`, or `$1::text`.
-fn is_parameter(node: &Node) -> bool {
-    match &node.node {
-        Some(NodeEnum::ParamRef(_)) => true,
-        Some(NodeEnum::TypeCast(cast)) => cast.arg.as_deref().is_some_and(is_parameter),
-        _ => false,
     }
 }
 

@@ -1,0 +1,54 @@
+//! The corpus against a real server: what is called hostile does damage, what is called harmless runs.
+
+mod cases;
+mod client;
+mod run;
+
+use anyhow::{Result, ensure};
+use cases::Case;
+use dbwarden_tests::{Postgres, need_root};
+use run::{Bench, Endpoint};
+
+/// A server on which everything of the corpus can happen.
+fn server() -> Result<Postgres> {
+    Postgres::builder().setting("max_prepared_transactions", "5").start()
+}
+
+#[test]
+fn what_is_hostile_does_damage() -> Result<()> {
+    need_root!();
+    let postgres = server()?;
+    let direct = Endpoint::new("127.0.0.1", postgres.port());
+    let mut bench = Bench::new(&direct, &direct)?;
+    let mut broken = Vec::new();
+    let cases = Case::load("hostile")?;
+    for case in &cases {
+        let report = bench.run(case)?;
+        if !report.is_damage() {
+            broken.push(format!("{}: {report:?}", case.id));
+        }
+    }
+    ensure!(broken.is_empty(), "these do no damage:\n{}", broken.join("\n"));
+    ensure!(cases.len() >= 150, "only {} cases", cases.len());
+    Ok(())
+}
+
+#[test]
+fn what_is_harmless_runs() -> Result<()> {
+    need_root!();
+    let postgres = server()?;
+    let direct = Endpoint::new("127.0.0.1", postgres.port());
+    let mut bench = Bench::new(&direct, &direct)?;
+    let mut broken = Vec::new();
+    let cases = Case::load("harmless")?;
+    for case in &cases {
+        let report = bench.run(case)?;
+        for (n, failure) in &report.failures {
+            broken.push(format!("{}, step {n} ({:?}): {failure}", case.id, case.steps.get(*n)));
+        }
+    }
+    ensure!(broken.is_empty(), "these fail:\n{}", broken.join("\n"));
+    let n_steps: usize = cases.iter().map(|case| case.steps.len()).sum();
+    ensure!(n_steps >= 100, "only {n_steps} statements");
+    Ok(())
+}
