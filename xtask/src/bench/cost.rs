@@ -125,6 +125,11 @@ pub fn peak_kib(pid: u32) -> Result<u64> {
     kib(&format!("/proc/{pid}/status"), "VmHWM:")
 }
 
+/// Memory of the host that programs could have.
+pub fn available_kib() -> Result<u64> {
+    kib("/proc/meminfo", "MemAvailable:")
+}
+
 fn kib(path: &str, key: &str) -> Result<u64> {
     let text = fs::read_to_string(path).with_context(|| format!("reading {path}"))?;
     let line = text.lines().find_map(|line| line.strip_prefix(key));

@@ -288,7 +288,7 @@ fn judge_reading(reading: &Reading, court: &mut dyn Court) -> Result<(), Denial>
 }
 
 /// A denial, and the text that it is about.
-type Denied = (Denial, Option<Arc<str>>);
+type Denied = (Denial, Option<String>);
 
 /// Whatever a name may mean must pass. What the client has named otherwise than by messages (PREPARE, DECLARE)
 /// was judged there.
