@@ -26,7 +26,7 @@ impl Haproxy {
         let port = free_port()?;
         let file = folder.path().join("haproxy.cfg");
         let configuration = format!(
-            "global\n  maxconn 10000\ndefaults\n  mode tcp\n  timeout connect 5s\n  \
+            "global\n  maxconn 1000\ndefaults\n  mode tcp\n  timeout connect 5s\n  \
              timeout client 1h\n  timeout server 1h\nlisten postgres\n  \
              bind 127.0.0.1:{port}\n  server one 127.0.0.1:{}\n",
             postgres.port()
