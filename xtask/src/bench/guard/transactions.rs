@@ -56,11 +56,18 @@ pub fn measure(
     load: &Load,
     seconds: u32,
 ) -> Result<Transactions> {
+    let (mode, clients) = (load.mode, load.clients.to_string());
+    let load = ["-n", "-S", "-M", mode, "-c", &clients];
+    // PgBouncer opens its connections one after the other, and keeps them.
+    on_one(
+        ways.postgres.program("pgbench").args(load).args(["-t", "100"]).arg(ways.conninfo(way)?),
+    )?;
     let folder = tempfile::tempdir()?;
     let log = folder.path().join("log");
     let mut command = ways.postgres.program("pgbench");
     command
-        .args(["-n", "-S", "-M", load.mode, "-c", &load.clients.to_string(), "-l", "--log-prefix"])
+        .args(load)
+        .args(["-l", "--log-prefix"])
         .arg(&log)
         .args(["-T", &seconds.to_string()])
         .arg(ways.conninfo(way)?);
