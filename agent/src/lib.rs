@@ -15,6 +15,7 @@ pub mod gate;
 pub mod guard;
 pub mod identity;
 pub mod ledger;
+mod netlink;
 pub mod pipeline;
 pub mod policy;
 pub mod pooler;

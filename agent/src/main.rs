@@ -24,6 +24,7 @@ fn main() -> ExitCode {
         Command::Search(search) => cli::search(common, search),
         Command::Findings(findings) => cli::findings(common, findings),
         Command::Timeline(timeline) => cli::timeline(common, timeline),
+        Command::Unsteer(arguments) => cli::unsteer(arguments),
         Command::Sql(sql) => cli::sql(common, sql),
         Command::Report(report) => cli::report(common, report),
         Command::QueryWorker(worker) => cli::query_worker(worker),

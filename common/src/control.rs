@@ -121,7 +121,9 @@ pub struct Open {
     pub peer_gid: u32,
     pub tuple: Tuple,
     pub role: u8,
-    pub reserved: [u8; 3],
+    /// 1 where the process runs another program than the server.
+    pub program: u8,
+    pub reserved: [u8; 2],
     /// Bytes of `path` that are filled; abstract names begin with NUL.
     pub path_len: u32,
     pub path: [u8; PATH_LEN],

@@ -3,7 +3,7 @@
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
 use dbwarden_common::{
     CLOSE, Close, Connection, ControlHeader, INBOUND, ListenerKey, OPEN, OUTBOUND, Open, PATH_LEN,
-    Tuple,
+    TRACKED_PROGRAM, Tuple,
 };
 
 use crate::{
@@ -88,6 +88,11 @@ pub fn open(seen: &Transfer) -> bool {
             role = if unsafe { LISTENERS.get(key) }.is_some() { INBOUND } else { OUTBOUND };
         }
     }
+    // TCP sockets are told when they connect. A client's socket that a program has inherited is the server's.
+    let is_program = seen.tracked.flags & TRACKED_PROGRAM != 0;
+    if is_program && (role != OUTBOUND || family != AF_UNIX) {
+        return false;
+    }
     let connection = unmoved(seen.cookie, seen.tracked.server, role);
     const BPF_NOEXIST: u64 = 1;
     if CONNECTIONS.insert(sock, connection, BPF_NOEXIST).is_err() {
@@ -116,7 +121,8 @@ pub fn report_open(seen: &Transfer, role: u8, family: u16) {
         (*open).peer_uid = u32::MAX;
         (*open).peer_gid = u32::MAX;
         (*open).role = role;
-        (*open).reserved = [0; 3];
+        (*open).program = (seen.tracked.flags & TRACKED_PROGRAM != 0) as u8;
+        (*open).reserved = [0; 2];
         (*open).reserved2 = 0;
         (*open).path_len = 0;
         if family == AF_UNIX {

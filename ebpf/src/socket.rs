@@ -69,13 +69,12 @@ fn with_cookie(ctx: &BtfTracePointContext, sock: u64, len: u64, direction: u8, d
     }
 }
 
-/// The server that the current process belongs to, if its data is wanted.
+/// The server that the current process belongs to.
 #[inline(always)]
 pub fn tracked(pid_tgid: u64) -> Option<Tracked> {
     let tgid = (pid_tgid >> 32) as u32;
     // SAFETY: the value is copied at once.
-    let tracked = unsafe { TRACKED.get(tgid) }.copied()?;
-    (tracked.flags & TRACKED_PROGRAM == 0).then_some(tracked)
+    unsafe { TRACKED.get(tgid) }.copied()
 }
 
 pub struct Transfer {
@@ -101,6 +100,10 @@ pub fn transfer(seen: &Transfer, source: Source) -> bool {
     if cookie != Some(seen.cookie) {
         first = make_room(seen.sock, known) && open(seen);
         known = CONNECTIONS.get_ptr_mut(seen.sock);
+    }
+    // Of a program that the server has started, only what it connects to counts.
+    if seen.tracked.flags & TRACKED_PROGRAM != 0 {
+        return first;
     }
     // SAFETY: as above.
     let ready = known.filter(|connection| unsafe { (**connection).cookie } == seen.cookie);

@@ -2,6 +2,14 @@
 
 #[path = "../../agent/src/event/mod.rs"]
 pub mod event;
+/// What stands between two sides that may say anything, and the test that plays both.
+#[path = "../../agent/src/guard"]
+pub mod guard {
+    pub mod court;
+    pub mod hostile;
+    pub mod report;
+    pub mod session;
+}
 /// What verification parses of a ledger's folder.
 #[path = "../../agent/src/ledger"]
 pub mod ledger {

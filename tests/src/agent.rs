@@ -242,6 +242,18 @@ impl Agent {
         })
     }
 
+    /// Waits until clients of guarded servers are led to the guard.
+    pub fn await_steering(&self) -> Result<()> {
+        await_until("steering", || {
+            let servers = &self.status()?["guard"]["servers"];
+            let servers = servers.as_array().context("no server is guarded")?;
+            let is_led = |server: &Value| {
+                server["steering"].as_str().is_some_and(|how| how.contains("are led"))
+            };
+            Ok(servers.iter().all(is_led).then_some(()))
+        })
+    }
+
     /// SIGTERM, and its exit status.
     pub fn stop(&mut self) -> Result<ExitStatus> {
         self.process.stop()

@@ -1,11 +1,13 @@
 //! What the tests with real servers share, and `cargo xtask demo` with them.
 
 mod agent;
+mod bpffs;
 mod certificates;
 mod cgroup;
 mod children;
 mod dial;
 pub mod greeter;
+mod guarded;
 mod haproxy;
 mod namespace;
 mod need;
@@ -21,10 +23,12 @@ mod session;
 mod wire;
 
 pub use agent::{Agent, AgentBuilder, Watch};
+pub use bpffs::Bpffs;
 pub use certificates::Certificates;
 pub use cgroup::Cgroup;
 pub use children::{Running, await_until, python, said};
 pub use dial::{Dial, socket_cookie};
+pub use guarded::Guarded;
 pub use haproxy::Haproxy;
 pub use namespace::{Netns, in_own_network};
 pub use need::is_root;

@@ -43,6 +43,16 @@ pub fn promtool() -> Result<PathBuf> {
     Ok(tool_dir()?.join("promtool"))
 }
 
+/// PostgreSQL's driver for Java.
+pub fn jdbc() -> Result<PathBuf> {
+    Ok(tool_dir()?.join("postgresql-jdbc.jar"))
+}
+
+/// The folder in which Node.js finds its driver.
+pub fn node_modules() -> Result<PathBuf> {
+    Ok(tool_dir()?.join("node/node_modules"))
+}
+
 fn cache_dir() -> Result<PathBuf> {
     let cache = match std::env::var_os("XDG_CACHE_HOME") {
         Some(dir) if Path::new(&dir).is_absolute() => PathBuf::from(dir),

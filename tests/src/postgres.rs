@@ -48,6 +48,7 @@ pub struct PostgresBuilder {
     tls: bool,
     password: Option<String>,
     everywhere: bool,
+    hosts: Option<String>,
     account: Option<String>,
     program: Option<PathBuf>,
     wrapper: Vec<String>,
@@ -92,6 +93,12 @@ impl PostgresBuilder {
     /// Listens on every address of the host, for clients in a [`crate::Netns`].
     pub fn everywhere(mut self) -> Self {
         self.everywhere = true;
+        self
+    }
+
+    /// Whom it trusts, and who is rejected: `pg_hba.conf` from its first line to its last.
+    pub fn hosts(mut self, rules: &str) -> Self {
+        self.hosts = Some(rules.to_owned());
         self
     }
 
@@ -161,6 +168,9 @@ impl PostgresBuilder {
             let rules = fs::read_to_string(&file)?;
             fs::write(&file, format!("{rules}host all all all {method}\n"))?;
         }
+        if let Some(rules) = &self.hosts {
+            fs::write(at("data/pg_hba.conf"), rules)?;
+        }
 
         let mut postgres = Postgres {
             server: None,
@@ -172,6 +182,7 @@ impl PostgresBuilder {
             server_program: self.program,
             wrapper: self.wrapper,
             guard_port: if self.guarded { Some(free_port()?) } else { None },
+            everywhere: self.everywhere,
             folder,
         };
         postgres.start()?;
@@ -221,6 +232,7 @@ pub struct Postgres {
     server_program: Option<PathBuf>,
     wrapper: Vec<String>,
     guard_port: Option<u16>,
+    everywhere: bool,
     folder: TempDir,
 }
 
@@ -357,9 +369,11 @@ impl Postgres {
     pub fn guarded(&self, more: &str) -> String {
         let (name, port) = (self.name(), self.port);
         let guard = self.guard_port.unwrap_or_default();
+        // As the server itself.
+        let host = if self.everywhere { "0.0.0.0" } else { "127.0.0.1" };
         format!(
             "[[server]]\nname = \"{name}\"\nport = {port}\nlane = \"guard\"\n{more}\n\
-             [guard]\nlisten = \"127.0.0.1:{guard}\""
+             [guard]\nlisten = \"{host}:{guard}\"\n"
         )
     }
 

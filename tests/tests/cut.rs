@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use dbwarden_tests::{
-    Agent, Cgroup, Postgres, Session, Via, await_until, need_root, said, sender::placed,
+    Agent, Cgroup, PgBouncer, Postgres, Session, Via, await_until, need_root, said, sender::placed,
 };
 use serde_json::Value;
 
@@ -117,6 +117,61 @@ fn only_the_offender_is_cut_off() -> Result<()> {
         let words = line.to_string();
         ensure!(!words.contains("terminated by") && !words.contains("crash"), "{words}");
     }
+    Ok(())
+}
+
+/// Behind a pooler, it is the offender's connection to the pooler that ends: the one to the server is
+/// everybody's.
+#[test]
+fn only_the_offender_behind_a_pooler_is_cut_off() -> Result<()> {
+    need_root!();
+    const TRANSACTIONS: u32 = 1_000;
+    let postgres = Postgres::builder().start()?;
+    postgres.psql(Via::Unix, "CREATE TABLE kites (a int)")?;
+    postgres.pgbench(Via::Unix, &["-i", "-q"])?;
+    let postmaster = postgres.pid()?;
+    let pooler = PgBouncer::builder()
+        .setting("pool_mode", "transaction")
+        .setting("default_pool_size", "1")
+        .start(&postgres)?;
+    let policies = tempfile::tempdir()?;
+    let agent = agent(policies.path(), CUT, "[enforce]\nquarantine = \"0s\"\n")?;
+    agent.await_server(postgres.port())?;
+    agent.await_server(pooler.port())?;
+    let session = |via| {
+        let mut psql = postgres.program("psql");
+        Session::start(psql.args(["-XAtq", "-d", &pooler.conninfo(via)]))
+    };
+    let (mut by_tcp, mut by_unix) = (session(Via::Tcp)?, session(Via::Unix)?);
+    // All of them share it.
+    let backend = by_tcp.ask("SELECT pg_backend_pid()")?;
+    ensure!(by_unix.ask("SELECT pg_backend_pid()")? == backend);
+    for (n, via) in [(1, Via::Tcp), (2, Via::Unix)] {
+        let mut pgbench = postgres.program("pgbench");
+        pgbench.args(["-n", "-S", "-c", "4", "-t", &TRANSACTIONS.to_string()]);
+        pgbench.arg(pooler.conninfo(Via::Tcp)).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let others = pgbench.spawn()?;
+        let mut offender = session(via)?;
+        offender.ask("INSERT INTO kites VALUES (1)")?;
+        let cut = "SELECT message, pid, pooler FROM rows WHERE action = 'cut' ORDER BY time";
+        let cut = agent.await_rows(n, cut)?.pop().context("no row")?;
+        ensure!(cut["pid"] == offender.pid() && cut["pooler"] == pooler.name(), "{via:?}: {cut}");
+        let message = cut["message"].as_str().unwrap_or_default();
+        ensure!(message.starts_with("ended by rule no-kites; "), "{message}");
+        // Not before: a client that leaves in the middle of a statement takes the pooled connection with it.
+        ensure!(offender.ask("SELECT 1").is_err(), "{via:?}: not cut off");
+        let output = others.wait_with_output()?;
+        let words = String::from_utf8_lossy(&output.stdout);
+        let all = format!("processed: {0}/{0}", 4 * TRANSACTIONS);
+        ensure!(output.status.success() && words.contains(&all), "{via:?}: {output:?}");
+    }
+    agent.await_rows(0, "SELECT message FROM rows WHERE action = 'cut_failed'")?;
+    for bystander in [&mut by_tcp, &mut by_unix] {
+        ensure!(bystander.ask("SELECT pg_backend_pid()")? == backend, "the pool was cut off");
+    }
+    let [server, pooler] =
+        [postmaster, pooler.pid()].map(|pid| Path::new("/proc").join(pid.to_string()));
+    ensure!(server.exists() && pooler.exists() && postgres.pid()? == postmaster);
     Ok(())
 }
 

@@ -1,40 +1,12 @@
 //! The guard in front of a real server: what it lets pass is the server's own, what it denies never gets there.
 
-use std::fs;
-
 use anyhow::{Context, Result, ensure};
-use dbwarden_tests::{Agent, Postgres, PostgresBuilder, Via, need_root};
+use dbwarden_tests::{Guarded, Postgres, Session, Via, need_root};
 use serde_json::Value;
-use tempfile::TempDir;
 
 const NO_DROP: &str = r#"@id("no-drop") @verdict("deny") @severity("high") @message("nothing is dropped here")
     forbid (principal, action in [Action::"drop", Action::"truncate"], resource)
     when { context.lane == "guarded" };"#;
-
-/// A server, the agent that guards it by these rules alone, and their folder.
-struct Guarded {
-    postgres: Postgres,
-    agent: Agent,
-    policies: TempDir,
-}
-
-impl Guarded {
-    fn start(server: PostgresBuilder, rules: &str) -> Result<Self> {
-        let postgres = server.guarded().start()?;
-        let policies = tempfile::tempdir()?;
-        fs::write(policies.path().join("own.cedar"), rules)?;
-        let agent = Agent::builder()
-            .configuration(&format!(
-                "[policy]\ndirectory = \"{}\"\nstarter_pack = false",
-                policies.path().display()
-            ))
-            .configuration(&postgres.guarded("environment = \"production\""))
-            .start()?;
-        agent.await_server(postgres.port())?;
-        agent.await_guard()?;
-        Ok(Self { postgres, agent, policies })
-    }
-}
 
 fn psql_fails(postgres: &Postgres, via: Via, text: &str) -> Result<String> {
     let mut command = postgres.psql_command(via);
@@ -46,12 +18,13 @@ fn psql_fails(postgres: &Postgres, via: Via, text: &str) -> Result<String> {
 #[test]
 fn what_is_denied_never_gets_to_the_server_and_the_client_is_told_why() -> Result<()> {
     need_root!();
-    let Guarded { mut postgres, agent, policies: _policies } =
+    let mut guarded =
         Guarded::start(Postgres::builder().tls().password("secret").log_statements(), NO_DROP)?;
+    let Guarded { postgres, agent, .. } = &mut guarded;
     postgres.psql(Via::Tcp, "CREATE TABLE precious AS SELECT 1 AS n")?;
     for via in [Via::Guard, Via::GuardTls] {
         ensure!(postgres.psql(via, "SELECT n FROM precious")? == "1");
-        let told = psql_fails(&postgres, via, "DROP TABLE precious")?;
+        let told = psql_fails(postgres, via, "DROP TABLE precious")?;
         for expected in [
             "ERROR:  42501: dbwarden: nothing is dropped here",
             "DETAIL:  rule no-drop; effects: drop; tables: precious",
@@ -176,8 +149,8 @@ with psycopg.connect(sys.argv[1], autocommit=True) as c:
 #[test]
 fn after_a_denial_a_session_goes_on_as_after_an_error_of_the_servers_own() -> Result<()> {
     need_root!();
-    let Guarded { postgres, agent: _agent, policies: _policies } =
-        Guarded::start(Postgres::builder().tls().password("secret"), NO_DROP)?;
+    let mut guarded = Guarded::start(Postgres::builder().tls().password("secret"), NO_DROP)?;
+    let Guarded { postgres, .. } = &mut guarded;
     postgres.psql(Via::Tcp, "CREATE TABLE t AS SELECT 1 AS n")?;
     for via in [Via::Guard, Via::GuardTls] {
         postgres.python(via, SESSIONS)?;
@@ -189,8 +162,8 @@ fn after_a_denial_a_session_goes_on_as_after_an_error_of_the_servers_own() -> Re
 #[test]
 fn pgbench_runs_through_it_and_every_statement_is_a_row() -> Result<()> {
     need_root!();
-    let Guarded { postgres, agent, policies: _policies } =
-        Guarded::start(Postgres::builder().preload("pg_stat_statements"), NO_DROP)?;
+    let mut guarded = Guarded::start(Postgres::builder().preload("pg_stat_statements"), NO_DROP)?;
+    let Guarded { postgres, agent, .. } = &mut guarded;
     postgres.psql(Via::Unix, "CREATE EXTENSION pg_stat_statements")?;
     postgres.pgbench(Via::Unix, &["-i", "-q", "-s", "1"])?;
     for mode in ["simple", "extended", "prepared"] {
@@ -208,18 +181,26 @@ fn pgbench_runs_through_it_and_every_statement_is_a_row() -> Result<()> {
     agent.await_rows(3_000, rows)?;
     let guard = &agent.status()?["guard"];
     ensure!(guard["denied"] == 0 && guard["starts"] == 1, "{guard}");
+    // What the guard says that it has sent is what the server was seen to get, byte for byte.
+    let closed = "SELECT 1 FROM rows WHERE record = 'connection' AND action = 'closed' \
+                  AND lane = 'guarded'";
+    // pgbench looks at the server by a connection of its own first.
+    agent.await_rows(15, closed)?;
+    let differs =
+        agent.rows("SELECT message FROM findings WHERE rule = 'builtin:guard-differs'")?;
+    ensure!(differs.is_empty(), "{differs:?}");
     Ok(())
 }
 
 #[test]
 fn the_next_connection_from_quarantine_is_refused_in_words() -> Result<()> {
     need_root!();
-    let Guarded { postgres, agent, policies: _policies } =
-        Guarded::start(Postgres::builder(), NO_DROP)?;
+    let mut guarded = Guarded::start(Postgres::builder(), NO_DROP)?;
+    let Guarded { postgres, agent, .. } = &mut guarded;
     let address =
         ["quarantine", "add", "--address", "127.0.0.1", "--for", "1h", "--reason", "a drill"];
     dbwarden_tests::said(&mut agent.command(&address))?;
-    let told = psql_fails(&postgres, Via::Guard, "SELECT 1")?;
+    let told = psql_fails(postgres, Via::Guard, "SELECT 1")?;
     for expected in
         ["is in quarantine until", "Quarantine 1: a drill", "dbwarden quarantine release 1"]
     {
@@ -233,17 +214,10 @@ fn the_next_connection_from_quarantine_is_refused_in_words() -> Result<()> {
 #[test]
 fn a_guard_that_is_killed_takes_its_sessions_along_and_the_next_one_stands_soon() -> Result<()> {
     need_root!();
-    let Guarded { postgres, agent, policies: _policies } =
-        Guarded::start(Postgres::builder(), NO_DROP)?;
+    let guarded = Guarded::start(Postgres::builder(), NO_DROP)?;
+    let Guarded { postgres, agent, .. } = &guarded;
     ensure!(postgres.psql(Via::Guard, "SELECT 1")? == "1");
-    let mut children = String::new();
-    for thread in fs::read_dir(format!("/proc/{}/task", agent.pid()))? {
-        children += &fs::read_to_string(thread?.path().join("children")).unwrap_or_default();
-    }
-    let mut guards = children.split_whitespace().filter(|pid| {
-        fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.ends_with(b"\0guard\0"))
-    });
-    let guard: i32 = guards.next().context("there is no guard")?.parse()?;
+    let guard = guarded.guard_pid()?.cast_signed();
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(guard), nix::sys::signal::Signal::SIGKILL)?;
     dbwarden_tests::await_until("the next guard", || {
         let guard: &Value = &agent.status()?["guard"];
@@ -259,22 +233,55 @@ fn a_guard_that_is_killed_takes_its_sessions_along_and_the_next_one_stands_soon(
 #[test]
 fn local_clients_are_led_to_it_and_the_server_sees_them_as_they_are() -> Result<()> {
     need_root!();
-    let Guarded { postgres, agent, policies: _policies } =
-        Guarded::start(Postgres::builder().everywhere(), NO_DROP)?;
+    let mut guarded = Guarded::start_led(Postgres::builder().everywhere(), NO_DROP, "refuse")?;
+    let Guarded { postgres, agent, .. } = &mut guarded;
     postgres.psql(Via::Unix, "CREATE TABLE precious AS SELECT 1 AS n")?;
     for via in [Via::Tcp, Via::Tcp6] {
-        let told = psql_fails(&postgres, via, "DROP TABLE precious")?;
+        let told = psql_fails(postgres, via, "DROP TABLE precious")?;
         ensure!(told.contains("nothing is dropped here"), "{via:?}: {told}");
-        let address = postgres
-            .psql(via, "SELECT inet_client_addr(), inet_server_addr(), inet_server_port()")?;
+        let ask = "SELECT inet_client_addr(), inet_server_addr(), inet_server_port()";
+        let address = postgres.psql(via, ask)?;
         let host = if via == Via::Tcp { "127.0.0.1" } else { "::1" };
         ensure!(address == format!("{host}|{host}|{}", postgres.port()), "{via:?}: {address}");
     }
-    // A connection of before goes on, and so do those that come while there is a guard.
-    let rows =
-        "SELECT exe FROM statements WHERE lane = 'guarded' AND text LIKE 'DROP TABLE precious'";
+    // By the unix socket nobody is led; that is known.
+    let opened = "SELECT message FROM rows WHERE record = 'connection' AND action = 'opened' \
+                  AND transport = 'unix' AND message LIKE '%past the guard%'";
+    agent.await_rows(1, opened)?;
+    let rows = "SELECT exe FROM statements \
+                WHERE lane = 'guarded' AND text LIKE 'DROP TABLE precious'";
     for row in agent.await_rows(2, rows)? {
         ensure!(row["exe"].as_str().is_some_and(|exe| exe.ends_with("/psql")), "{row}");
+    }
+    Ok(())
+}
+
+/// Without the service nobody is between: they get to the server, or they are refused, as is configured. What
+/// was begun before goes on either way.
+#[test]
+fn without_a_service_new_connections_go_straight_on_or_are_refused() -> Result<()> {
+    need_root!();
+    for on_guard_down in ["direct", "refuse"] {
+        let mut guarded = Guarded::start_led(Postgres::builder(), NO_DROP, on_guard_down)?;
+        let Guarded { postgres, agent, .. } = &mut guarded;
+        let mut before = Session::start(&mut postgres.psql_command(Via::Unix))?;
+        ensure!(before.ask("SELECT 1")? == "1");
+        postgres.psql(Via::Unix, "CREATE TABLE precious AS SELECT 1 AS n")?;
+        psql_fails(postgres, Via::Tcp, "DROP TABLE precious")?;
+        agent.kill()?;
+        dbwarden_tests::await_until("the guard's end", || {
+            let told = postgres.psql(Via::Tcp, "SELECT n FROM precious");
+            Ok(match on_guard_down {
+                "direct" => told.is_ok_and(|n| n == "1").then_some(()),
+                _ => told.is_err_and(|e| e.to_string().contains("refused")).then_some(()),
+            })
+        })?;
+        ensure!(before.ask("SELECT 1")? == "1", "{on_guard_down}");
+        agent.start_again()?;
+        agent.await_guard()?;
+        agent.await_steering()?;
+        let told = psql_fails(postgres, Via::Tcp, "DROP TABLE precious")?;
+        ensure!(told.contains("nothing is dropped here"), "{on_guard_down}: {told}");
     }
     Ok(())
 }

@@ -147,7 +147,7 @@ fn the_examples_are_sound_and_do_what_their_cases_say() -> Result<()> {
     let cases = shipped("cases.toml");
     let test = dbwarden(&["policy", "test", &cases, "--policies", &shipped("example.cedar")])?;
     ensure!(test.status.code() == Some(0), "{test:?}");
-    ensure!(lines(&test)?.len() == 5);
+    ensure!(lines(&test)?.len() == 7);
     // Without the rules that they are about, cases fail.
     let test = dbwarden(&["policy", "test", &cases, "--policies", "/nonexistent.cedar"])?;
     ensure!(test.status.code() == Some(2), "{test:?}");
@@ -155,7 +155,7 @@ fn the_examples_are_sound_and_do_what_their_cases_say() -> Result<()> {
     let nothing = empty.path().display().to_string();
     let test = dbwarden(&["policy", "test", &cases, "--policies", &nothing])?;
     ensure!(test.status.code() == Some(1), "{test:?}");
-    ensure!(lines(&test)?.iter().filter(|line| line["passes"] == false).count() == 3);
+    ensure!(lines(&test)?.iter().filter(|line| line["passes"] == false).count() == 4);
     Ok(())
 }
 
@@ -188,6 +188,8 @@ fn mistakes_are_named_with_their_place_and_verdicts_explained() -> Result<()> {
     let explained = explain("INSERT INTO t VALUES (1)")?;
     ensure!(explained["verdict"] == "flag" && explained["rule"] == "no-inserts", "{explained}");
     ensure!(explained["findings"][0]["verdict"] == "deny", "{explained}");
+    let explained = explain("--connect-out=10.0.0.1:443")?;
+    ensure!(explained["verdict"] == "allow" && explained["destination_port"] == 443, "{explained}");
     let explained = explain("DELETE FROM t WHERE id = 1")?;
     ensure!(explained["rule"] == "builtin:ai-writes", "{explained}");
     let near = explained["near"].as_array().context("nothing came close")?;

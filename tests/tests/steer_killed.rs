@@ -14,34 +14,10 @@ use std::{
 use anyhow::{Context, Result, anyhow, ensure};
 use dbwarden::capture::steer::{GuardDown, SteerOptions, Steering, own_netns_cookie, remove_pins};
 use dbwarden_tests::{
-    Dial, Netns, await_until,
+    Bpffs, Dial, Netns, await_until,
     greeter::{Greeter, answers, heard, is_refused, server_and_guard},
-    in_own_network, need_root, said,
+    in_own_network, need_root,
 };
-use tempfile::TempDir;
-
-/// A BPF file system of the test's own.
-struct Bpffs(TempDir);
-
-impl Bpffs {
-    fn mount() -> Result<Bpffs> {
-        let folder = tempfile::Builder::new().prefix("dbwarden-bpffs-").tempdir()?;
-        said(Command::new("mount").args(["-t", "bpf", "bpf"]).arg(folder.path()))?;
-        Ok(Bpffs(folder))
-    }
-
-    fn folder(&self) -> PathBuf {
-        self.0.path().join("dbwarden")
-    }
-}
-
-impl Drop for Bpffs {
-    fn drop(&mut self) {
-        if let Err(error) = said(Command::new("umount").arg(self.0.path())) {
-            eprintln!("{error:#}");
-        }
-    }
-}
 
 const CHILD: &str = "DBWARDEN_STEER_CHILD";
 

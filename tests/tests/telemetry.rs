@@ -4,10 +4,16 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File},
-    io::{Read, Write},
+    io::{BufRead, BufReader, Read, Write},
     net::{TcpListener, TcpStream},
     path::Path,
     process::Stdio,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -393,5 +399,98 @@ fn after_a_minute_without_a_backend_what_was_dropped_is_what_did_not_arrive() ->
         Ok((arrived == sent).then_some(()))
     })?;
     eprintln!("{statements} statements: {sent} sent and arrived, {dropped} dropped and counted");
+    Ok(())
+}
+
+/// How long a slow backend takes for each export.
+const EXPORT: Duration = Duration::from_secs(2);
+
+/// A backend over HTTP that takes everything, slowly: one export after the other. Gives its port, and how
+/// many it has answered.
+fn slow_backend() -> Result<(u16, Arc<AtomicU64>)> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let port = listener.local_addr()?.port();
+    let answered = Arc::new(AtomicU64::new(0));
+    let n = answered.clone();
+    // It ends with the test's process.
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            if take_slowly(&stream).is_ok() {
+                n.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    });
+    Ok((port, answered))
+}
+
+fn take_slowly(mut stream: &TcpStream) -> Result<()> {
+    let mut reader = BufReader::new(stream);
+    let mut length = 0;
+    loop {
+        let mut line = String::new();
+        ensure!(reader.read_line(&mut line)? > 0, "it ends in the middle of its head");
+        match line.trim_end().to_ascii_lowercase().split_once(": ") {
+            Some(("content-length", n)) => length = n.parse()?,
+            None if line.trim_end().is_empty() => break,
+            _ => {}
+        }
+    }
+    reader.read_exact(&mut vec![0; length])?;
+    // The time that it takes is what makes it slow: there is nothing to wait for.
+    thread::sleep(EXPORT);
+    stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")?;
+    Ok(())
+}
+
+#[test]
+fn a_slow_backend_delays_neither_statements_nor_the_ledger() -> Result<()> {
+    need_root!();
+    const CLIENTS: u64 = 4;
+    const EACH: u64 = 8_000;
+    let folder = tempfile::tempdir()?;
+    let (port, answered) = slow_backend()?;
+    let postgres = Postgres::builder().start()?;
+    let mut agent = Agent::builder()
+        .configuration(&format!(
+            "[telemetry]\ntraces.ratio = 1.0\nmetrics.enabled = false\nlogs.enabled = false\n\
+             otlp = {{ endpoint = \"http://127.0.0.1:{port}\", protocol = \"http/protobuf\" }}"
+        ))
+        .start()?;
+    agent.await_server(postgres.port())?;
+    let script = folder.path().join("load.sql");
+    fs::write(&script, "SELECT 1;\n")?;
+    let (script, each) = (script.display().to_string(), EACH.to_string());
+    postgres.pgbench(Via::Unix, &["-n", "-c", "4", "-t", &each, "-f", &script])?;
+    postgres.psql(Via::Unix, "SELECT 1 AS the_last_one")?;
+    let begun = Instant::now();
+    let query = "SELECT text FROM statements WHERE text = 'SELECT ? AS the_last_one'";
+    agent.await_rows(1, query)?;
+    let took = begun.elapsed();
+    ensure!(took < Duration::from_secs(5), "the last statement was found after {took:?}");
+    let n = |value: &Value| value.as_u64().context("no figure");
+    let statements = "SELECT count(*) AS n FROM statements";
+    let kept = n(&agent.await_rows(1, statements)?[0]["n"])?;
+    ensure!(kept > CLIENTS * EACH, "{kept} of {} statements are kept", CLIENTS * EACH + 1);
+    agent.await_rows(0, "SELECT message FROM rows WHERE record = 'gap'")?;
+    // Nothing but what the queue had no room for is lost, also as it goes on.
+    let (mut sent, mut full) = (0, 0);
+    for _ in 0..2 {
+        let before = answered.load(Ordering::Relaxed);
+        await_until("an export", || Ok((answered.load(Ordering::Relaxed) > before).then_some(())))?;
+        (sent, full) = await_until("all accounted for", || {
+            let traces = signal(&agent, "traces")?;
+            ensure!(traces["trouble"].is_null(), "{traces}");
+            let (sent, full) = (n(&traces["sent"])?, n(&traces["dropped"]["queue_full"])?);
+            let waiting = n(&traces["waiting"])?;
+            Ok((sent + waiting + full == kept && waiting > 0).then_some((sent, full)))
+        })?;
+    }
+    ensure!(sent > 0 && full > 0, "{sent} sent, {full} dropped of {kept}");
+    let stopping = Instant::now();
+    agent.stop()?;
+    ensure!(stopping.elapsed() < Duration::from_secs(15), "{:?} to stop", stopping.elapsed());
+    eprintln!(
+        "{kept} statements kept, the last found after {took:?}; {sent} sent, {full} dropped and counted"
+    );
     Ok(())
 }

@@ -96,8 +96,10 @@ pub struct Opened {
     pub server: u32,
     /// The server's process.
     pub pid: u32,
-    /// A client came in; else the server's own process reaches out.
+    /// A client came in; else a process of the server reaches out.
     pub inbound: bool,
+    /// The server's own process; else a program that it has started.
+    pub by_server: bool,
     pub netns: u32,
     /// IP connections only.
     pub ends: Option<Ends>,
@@ -270,6 +272,7 @@ fn opened(open: &abi::Open) -> Opened {
         server: open.server,
         pid: open.header.tgid,
         inbound: open.role == abi::INBOUND,
+        by_server: open.program == 0,
         netns: open.tuple.netns,
         ends: (!unix).then(|| ends(&open.tuple)),
         local: if unix {

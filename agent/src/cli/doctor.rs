@@ -6,17 +6,23 @@ use anyhow::Result;
 use unicode_width::UnicodeWidthStr;
 
 use super::{
-    Answer, Common, Format,
+    Answer, Common, Format, block_on,
     terminal::{self, Paint, Style, clean, left},
 };
 use crate::capture;
+use crate::control::{Client, GuardStatus};
 use crate::doctor::{self, About, Check, Host, Verdict};
 
 pub fn doctor(common: &Common) -> Result<Answer> {
     common.no_csv()?;
     let host = Host::of_this_machine(capture::object_bytes());
     let trial = capture::trial(doctor::return_probe_danger().is_none());
-    let checks = doctor::verdicts(&host, &trial);
+    let mut checks = doctor::verdicts(&host, &trial);
+    // Whether a service runs is not the question here.
+    let status = block_on(async { Ok(Client::new(&common.control).status().await?) });
+    let guard = status.ok().and_then(|status| status.capture.guard);
+    let at = checks.iter().take_while(|check| check.about == About::Host).count();
+    checks.splice(at..at, guard.iter().flat_map(guarded));
     let mut out = io::stdout().lock();
     match common.format() {
         Format::Json | Format::Csv => {
@@ -30,6 +36,21 @@ pub fn doctor(common: &Common) -> Result<Answer> {
     }
     let lacking = checks.iter().any(|check| check.verdict == Verdict::Lacking);
     Ok(if lacking { Answer::No } else { Answer::Done })
+}
+
+/// What the running service says of the servers that it guards.
+fn guarded(guard: &GuardStatus) -> impl Iterator<Item = Check> {
+    let name = "guarded server";
+    guard.servers.iter().map(move |server| {
+        let of = |words: &str| format!("{}: {words}", server.name);
+        match (&server.problem, &server.network) {
+            (Some(why), _) => Check::notable(name, of(&format!("not guardable: {why}"))),
+            (None, Some(why)) => {
+                Check::notable(name, of(&format!("clients from the network go straight: {why}")))
+            }
+            (None, None) => Check::fine(name, of(&server.steering)),
+        }
+    })
 }
 
 const PROGRAMS: &str = "The programs in the kernel, tried and taken off again";

@@ -15,6 +15,7 @@ use super::{
     output::{Layout, Out, Output},
     table::{Align, Table},
     terminal::{Paint, Style, clean, fit, width},
+    who::who,
 };
 use crate::search::{self, Page, Request, Trailer, Zone};
 
@@ -30,7 +31,7 @@ pub struct Findings {
 }
 
 /// What the table shows of a row.
-const SHOWN: [&str; 16] = [
+const SHOWN: [&str; 19] = [
     "action",
     "severity",
     "verdict",
@@ -47,6 +48,9 @@ const SHOWN: [&str; 16] = [
     "database",
     "summary",
     "text",
+    "destination_address",
+    "destination_port",
+    "destination_program",
 ];
 
 /// Of a cell: one long name must not push everything else off the screen.
@@ -73,6 +77,18 @@ struct Row {
     db_user: Option<String>,
     database: Option<String>,
     text: Option<String>,
+    destination_address: Option<String>,
+    destination_port: Option<u16>,
+    destination_program: Option<String>,
+}
+
+/// What tells two episodes apart.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    rule: Option<String>,
+    connection: Option<String>,
+    sequence: Option<u64>,
+    destination: Option<String>,
 }
 
 pub fn findings(common: &Common, arguments: &Findings) -> Result<Answer> {
@@ -104,7 +120,7 @@ struct Episodes {
     zone: Zone,
     rows: Vec<Row>,
     /// Where the episode of a rule that began with a statement stands among `rows`.
-    begun: HashMap<(String, String, u64), usize>,
+    begun: HashMap<Key, usize>,
 }
 
 impl Layout for Episodes {
@@ -126,8 +142,12 @@ impl Episodes {
     }
 
     fn take(&mut self, row: Row) {
-        let part = |part: &Option<String>| part.clone().unwrap_or_default();
-        let key = (part(&row.rule), part(&row.connection), row.sequence.unwrap_or(0));
+        let key = Key {
+            rule: row.rule.clone(),
+            connection: row.connection.clone(),
+            sequence: row.sequence,
+            destination: row.destination(),
+        };
         let began = self.begun.get(&key).and_then(|at| self.rows.get_mut(*at));
         match began.filter(|_| row.action == "ended") {
             Some(began) => began.counts = row.counts.or(Some(HashMap::new())),
@@ -148,7 +168,7 @@ impl Episodes {
             ("rule", Align::Left),
             ("who", Align::Left),
             ("session", Align::Left),
-            ("statements", Align::Right),
+            ("times", Align::Right),
             ("what", Align::Left),
         ];
         let mut table = Table::new(&titles);
@@ -158,9 +178,11 @@ impl Episodes {
                 Some("medium") => Style::Warning,
                 _ => Style::Dim,
             };
-            let n = row.counts.as_ref().and_then(|counts| counts.get("statements"));
+            let (destination, counts) = (row.destination(), row.counts.as_ref());
+            let name = if destination.is_some() { "connections" } else { "statements" };
+            let n = counts.and_then(|counts| counts.get(name));
             // An end whose beginning isn't shown counts too; what goes on is not counted yet.
-            let statements = match (n, row.connection.is_some()) {
+            let times = match (n, row.connection.is_some() || destination.is_some()) {
                 (Some(n), _) => n.to_string(),
                 (None, true) => "…".to_owned(),
                 (None, false) => String::new(),
@@ -172,14 +194,14 @@ impl Episodes {
                     format!("{}@{}", part(user), part(database))
                 }
             };
-            let what = row.text.as_ref().or(row.message.as_ref());
+            let what = row.text.as_ref().or(destination.as_ref()).or(row.message.as_ref());
             table.row(vec![
                 (Style::Dim, time(&row.time, self.zone)),
                 (style, clean(row.severity.as_deref().unwrap_or_default())),
                 (Style::Bold, fit(&clean(row.rule.as_deref().unwrap_or_default()), CELL)),
-                (Style::Plain, fit(&clean(&row.who()), CELL)),
+                (Style::Plain, fit(&clean(who!(row).unwrap_or_default()), CELL)),
                 (Style::Plain, fit(&clean(&session), CELL)),
-                (Style::Plain, statements),
+                (Style::Plain, times),
                 (Style::Plain, fit(&clean(what.map_or("", String::as_str)), width() / 2)),
             ]);
         }
@@ -188,17 +210,12 @@ impl Episodes {
 }
 
 impl Row {
-    /// The best name for the sender that is verified.
-    fn who(&self) -> String {
-        let names = [
-            &self.principal,
-            &self.login_user,
-            &self.os_user,
-            &self.unit,
-            &self.container,
-            &self.client_address,
-        ];
-        names.into_iter().flatten().next().cloned().unwrap_or_default()
+    /// `10.0.0.1 port 443 by /usr/bin/curl`
+    fn destination(&self) -> Option<String> {
+        let address = self.destination_address.as_ref()?;
+        let port = self.destination_port.map(|port| format!(" port {port}")).unwrap_or_default();
+        let by = self.destination_program.as_ref().map(|exe| format!(" by {exe}"));
+        Some(format!("{address}{port}{}", by.unwrap_or_default()))
     }
 }
 

@@ -21,9 +21,11 @@ mod status;
 mod table;
 mod terminal;
 mod timeline;
+mod unsteer;
 mod verify;
 mod watch;
 mod webhook;
+mod who;
 mod whois;
 
 use std::{io, io::IsTerminal, path::PathBuf, process::ExitCode};
@@ -44,6 +46,7 @@ pub use search::{Search, search};
 pub use sql::{Sql, sql};
 pub use status::status;
 pub use timeline::{Timeline, timeline};
+pub use unsteer::{Unsteer, unsteer};
 pub use verify::{Verify, verify};
 pub use watch::{Watch, watch};
 pub use webhook::{WebhookArguments, webhook};
@@ -159,6 +162,11 @@ pub enum Command {
     /// A rule with @verdict("cut") ends a connection, and puts whoever it was into quarantine for the
     /// time that [enforce] says.
     Quarantine(QuarantineArguments),
+    /// Let clients get to guarded servers again while the service is gone
+    ///
+    /// Where a [[server]] says on_guard_down = "refuse" (the default), nobody gets to it while no guard stands, also
+    /// when the service is stopped. This takes that off, until the service starts again.
+    Unsteer(Unsteer),
     /// Show who did what, when
     Timeline(Box<Timeline>),
     /// Ask the ledger in SQL

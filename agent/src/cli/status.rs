@@ -13,7 +13,8 @@ use super::{
     terminal::{Paint, Style, bytes, clean, count, counted, duration, whole_seconds},
 };
 use crate::control::{
-    Client, CopyStatus, LedgerStatus, ServerStatus, Status, TelemetryStatus, WebhookStatus,
+    Client, CopyStatus, GuardStatus, LedgerStatus, ServerStatus, Status, TelemetryStatus,
+    WebhookStatus,
 };
 
 pub fn status(common: &Common) -> Result<Answer> {
@@ -115,6 +116,9 @@ fn render(status: &Status, paint: Paint) -> String {
     for webhook in &capture.webhooks {
         self::webhook(webhook, &mut fact);
     }
+    if let Some(guard) = &capture.guard {
+        self::guard(guard, &mut fact);
+    }
     for ring in &capture.rings {
         let per_cent = ring.peak_bytes.saturating_mul(100) / ring.size_bytes.max(1);
         let style = if per_cent >= 50 { Style::Warning } else { Style::Plain };
@@ -181,6 +185,42 @@ fn copies(copies: &CopyStatus, fact: &mut impl FnMut(&str, Style, &str)) {
     }
     if let Some(trouble) = trouble {
         fact("", Style::Bad, trouble);
+    }
+}
+
+fn guard(guard: &GuardStatus, fact: &mut impl FnMut(&str, Style, &str)) {
+    let passed = counted(guard.passed, "statement");
+    let words = format!(
+        "{} passed, {} denied, {} ({} open), {} refused",
+        passed,
+        count(guard.denied),
+        counted(guard.clients, "client"),
+        count(guard.clients_open),
+        count(guard.refused),
+    );
+    match guard.stands {
+        true => fact("guard", Style::Good, &words),
+        false => fact("guard", Style::Bad, &format!("does not stand: {words}")),
+    }
+    if let Some(problem) = &guard.problem {
+        fact("guard", Style::Bad, &format!("its newest rules are not taken: {problem}"));
+    }
+    for server in &guard.servers {
+        let way = match &server.listens {
+            Some(listens) => format!("{}, {}; or by {listens}", server.name, server.steering),
+            None => format!("{}, {}", server.name, server.steering),
+        };
+        match &server.problem {
+            None => {
+                fact("guarded", Style::Plain, &way);
+                if let Some(why) = &server.network {
+                    fact("", Style::Warning, &format!("clients from the network are not: {why}"));
+                }
+            }
+            Some(problem) => {
+                fact("guarded", Style::Bad, &format!("{}, not reached: {problem}", server.name));
+            }
+        }
     }
 }
 
@@ -269,8 +309,8 @@ fn servers(servers: &[ServerStatus]) -> Table {
 mod tests {
     use super::{Paint, render};
     use crate::control::{
-        AbsentServer, Agent, CopyStatus, Hooks, LedgerStatus, Ring, ServerStatus, SignalStatus,
-        Snapshot, Status, TelemetryStatus, Totals, WebhookStatus,
+        AbsentServer, Agent, CopyStatus, GuardStatus, GuardedServer, Hooks, LedgerStatus, Ring,
+        ServerStatus, SignalStatus, Snapshot, Status, TelemetryStatus, Totals, WebhookStatus,
     };
 
     fn busy() -> Status {
@@ -330,6 +370,21 @@ mod tests {
                     peak_bytes: 1 << 20,
                 }],
                 processes: 412,
+                guard: Some(GuardStatus {
+                    stands: true,
+                    servers: vec![GuardedServer {
+                        name: "main".into(),
+                        listens: Some("127.0.0.1:6432".into()),
+                        problem: None,
+                        steering: "its clients are led to the guard".into(),
+                        network: Some("the server doesn't listen on 127.0.0.1".into()),
+                    }],
+                    passed: 1_200,
+                    denied: 3,
+                    clients: 40,
+                    clients_open: 2,
+                    ..GuardStatus::default()
+                }),
                 ledger: Some(LedgerStatus {
                     directory: "/var/lib/dbwarden/ledger".into(),
                     open_rows: 1_200,
@@ -395,6 +450,9 @@ scraped    at http://127.0.0.1:9464/metrics
 webhook    oncall to https://alerts/dbwarden, 40 sent, 3 wait
            lost: expired 2
            HTTP 503
+guard      1200 statements passed, 3 denied, 40 clients (2 open), 0 refused
+guarded    main, its clients are led to the guard; or by 127.0.0.1:6432
+           clients from the network are not: the server doesn't listen on 127.0.0.1
 ring       at most 6 % of 16 MiB in use (data)
 
 SERVER        ENGINE           PID  LISTENS                                       TLS       OPEN  BLIND  STATEMENTS      IN    OUT

@@ -190,6 +190,7 @@ pub struct Enforce {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Guard {
+    pub steer: Option<bool>,
     pub pins: Option<Spanned<PathBuf>>,
     pub listen: Option<Spanned<Listen>>,
 }

@@ -14,6 +14,9 @@ use super::{
 /// The guard, as far as it isn't a matter of one server.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Guard {
+    /// Whether those who connect to a guarded server are led to the guard. Where not, they may come by
+    /// themselves.
+    pub steer: bool,
     /// On a BPF file system: what refuses clients while there is no guard, though the service is gone.
     pub pins: PathBuf,
     /// Where clients may come in by themselves, by server.
@@ -23,7 +26,7 @@ pub struct Guard {
 
 impl Default for Guard {
     fn default() -> Self {
-        Self { pins: "/sys/fs/bpf/dbwarden".into(), listen: BTreeMap::new() }
+        Self { steer: true, pins: "/sys/fs/bpf/dbwarden".into(), listen: BTreeMap::new() }
     }
 }
 
@@ -61,10 +64,11 @@ impl OnGuardDown {
 }
 
 pub(super) fn guard(written: file::Guard, servers: &[Server]) -> Result<Guard, Complaint> {
+    let steer = written.steer.unwrap_or(true);
     let pins = written.pins.map(|path| absolute("pins", path)).transpose()?;
     let pins = pins.unwrap_or(Guard::default().pins);
     let Some(listen) = written.listen else {
-        return Ok(Guard { pins, ..Guard::default() });
+        return Ok(Guard { steer, pins, ..Guard::default() });
     };
     let span = listen.span();
     let guarded: Vec<&str> = servers
@@ -103,7 +107,7 @@ pub(super) fn guard(written: file::Guard, servers: &[Server]) -> Result<Guard, C
             listen
         }
     };
-    Ok(Guard { pins, listen })
+    Ok(Guard { steer, pins, listen })
 }
 
 /// Both, or none where they are found by what the server is configured with.

@@ -92,6 +92,8 @@ pub struct GuardedServer {
     pub problem: Option<String>,
     /// Whether those who connect to the server itself are led to the guard, or why not.
     pub steering: String,
+    /// Why clients from the network aren't.
+    pub network: Option<String>,
 }
 
 /// Which hooks see the socket calls, and why these.

@@ -113,6 +113,8 @@ struct Key {
     data_directory: PathBuf,
     data_file: FileId,
     verified: bool,
+    /// Of a pooler: it has no data, and several may run the same program.
+    port: Option<u16>,
 }
 
 #[derive(Debug)]
@@ -135,6 +137,7 @@ impl Names {
             data_directory: server.data_directory.clone(),
             data_file: server.data_file,
             verified,
+            port: server.port().filter(|_| server.kind == ServerKind::Pooler),
         };
         if let Some(given) = self.given.get_mut(&key) {
             given.running = true;
@@ -241,9 +244,10 @@ mod tests {
             ..ServerRule::default()
         }];
         let mut names = Names::new(1);
-        let pooler = server(6432, "/usr/sbin/pgbouncer", 1, Trust::Verified);
+        let pooler = |port| server(port, "/usr/sbin/pgbouncer", 1, Trust::Verified);
         let cases = [
-            (Server { kind: ServerKind::Pooler, ..pooler }, "pgbouncer-6432"),
+            (Server { kind: ServerKind::Pooler, ..pooler(6432) }, "pgbouncer-6432"),
+            (Server { kind: ServerKind::Pooler, ..pooler(6433) }, "pgbouncer-6433"),
             (server(5432, "/a", 1, Trust::Verified), "pg-5432"),
             (server(5432, "/b", 1, Trust::Verified), "pg-5432-********"),
             (server(5432, "/c", 2, Trust::Verified), "pg-5432-********"),

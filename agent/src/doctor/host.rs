@@ -8,7 +8,11 @@ use std::{
     str::FromStr,
 };
 
-use crate::{enforce, event::in_full};
+use crate::{
+    capture::steer::{self, SteerTrial},
+    enforce,
+    event::in_full,
+};
 
 /// Everything that the verdicts look at. `None` is what could not be looked at.
 #[derive(Clone, Debug)]
@@ -37,6 +41,12 @@ pub struct Host {
     pub host_pid_namespace: Option<bool>,
     /// Whether a connection can be ended, tried on two of our own; else why not.
     pub ends_connections: Result<(), String>,
+    /// Whether clients on this host can be led to a guard, tried; else why not.
+    pub leads_local: Result<(), String>,
+    /// The same of clients from the network.
+    pub leads_network: Result<(), String>,
+    /// Whether a BPF file system is where steering is kept by default.
+    pub bpffs: bool,
     /// Size of the BPF object in the binary; 0 when it was built without.
     pub object_bytes: usize,
 }
@@ -73,6 +83,7 @@ const BTF: &str = "/sys/kernel/btf/vmlinux";
 const TRACEFS_MAGIC: u64 = 0x7472_6163;
 const SECURITYFS_MAGIC: u64 = 0x7363_6673;
 const CGROUP2_MAGIC: u64 = 0x6367_7270;
+const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
 /// `PROC_PID_INIT_INO`: the inode of the first pid namespace.
 const HOST_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
 /// No kernel's BTF is near it.
@@ -82,6 +93,7 @@ impl Host {
     pub fn of_this_machine(object_bytes: usize) -> Self {
         let uname = rustix::system::uname();
         let release = uname.release().to_string_lossy().into_owned();
+        let SteerTrial { local, network } = steer::trial();
         Self {
             kernel: release.parse().ok(),
             release,
@@ -101,6 +113,9 @@ impl Host {
                 .ok()
                 .map(|metadata| metadata.ino() == HOST_PID_NAMESPACE),
             ends_connections: enforce::trial().map_err(|error| in_full(&error)),
+            leads_local: local.map_err(|error| in_full(&error)),
+            leads_network: network.map_err(|error| in_full(&error)),
+            bpffs: file_system("/sys/fs/bpf") == Some(BPF_FS_MAGIC),
             object_bytes,
         }
     }

@@ -1,5 +1,6 @@
 //! What capture needs of a host: facts gathered in one file, judged by pure functions in the other.
 
+mod guard;
 mod host;
 mod programs;
 mod verdicts;

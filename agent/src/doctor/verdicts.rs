@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::{
-    CgroupLayout, Host, Kernel, Lockdown, Tracefs,
+    CgroupLayout, Host, Kernel, Lockdown, Tracefs, guard,
     programs::{Trial, programs, works},
 };
 use crate::capture::ProgramSet;
@@ -105,8 +105,8 @@ pub fn verdicts(host: &Host, trial: &Trial) -> Vec<Check> {
         memlock(host),
         unprivileged_bpf(host),
         perf_events(host),
-        bpffs(),
     ];
+    checks.extend(guard::checks(host));
     checks.extend(programs(trial, host.root));
     checks
 }
@@ -374,10 +374,6 @@ fn perf_events(host: &Host) -> Check {
     }
 }
 
-fn bpffs() -> Check {
-    Check::fine("bpffs", "not needed: nothing is pinned, so nothing stays when the agent ends")
-}
-
 #[cfg(test)]
 mod tests {
     use super::{Verdict, verdicts};
@@ -405,6 +401,9 @@ mod tests {
             audit_login_uid: true,
             host_pid_namespace: Some(true),
             ends_connections: Ok(()),
+            leads_local: Ok(()),
+            leads_network: Ok(()),
+            bpffs: true,
             object_bytes: 200_000,
         }
     }
@@ -503,6 +502,25 @@ mod tests {
                 Notable,
                 "CAP_NET_ADMIN",
             ),
+            (
+                |h| h.leads_local = Err("no cgroup v2 tree is mounted".into()),
+                "guard: local",
+                Notable,
+                "not guardable: no cgroup v2",
+            ),
+            (
+                |h| h.leads_network = Err("it needs Linux 5.17 or newer".into()),
+                "guard: network",
+                Notable,
+                "not guardable: it needs",
+            ),
+            (
+                |h| (h.root, h.leads_network) = (false, Err("it lacks CAP_BPF".into())),
+                "guard: network",
+                Unknown,
+                "not tried: it lacks",
+            ),
+            (|h| h.bpffs = false, "guard: pins", Notable, "not mounted"),
             (
                 |h| h.host_pid_namespace = Some(false),
                 "processes",

@@ -4,32 +4,25 @@ use std::{
     fs::{self, File},
     io,
     net::{IpAddr, Ipv4Addr, TcpListener, TcpStream},
-    os::{fd::OwnedFd, unix::fs::MetadataExt},
+    os::unix::fs::MetadataExt,
     thread,
-    time::Duration,
 };
 
 use rustix::{
-    net::{
-        AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send,
-        socket_with,
-        sockopt::{Timeout, set_socket_timeout, socket_cookie},
-    },
+    net::{netlink::SOCK_DIAG, sockopt::socket_cookie},
     thread::{LinkNameSpaceType, move_into_link_name_space},
 };
 
 use super::{EnforceError, unix};
-use crate::event::{ServerSocket, SocketName};
+use crate::{
+    event::{ServerSocket, SocketName},
+    netlink::Netlink,
+};
 
 const SOCK_DESTROY: u16 = 21;
-const NLM_F_REQUEST: u16 = 1;
-const NLM_F_ACK: u16 = 4;
-const NLMSG_ERROR: u16 = 2;
 const IPPROTO_TCP: u8 = 6;
-/// `struct nlmsghdr` and `struct inet_diag_req_v2`.
-const REQUEST_BYTES: usize = 16 + 56;
-/// The kernel answers at once; a thread that waits for ever would end nothing more.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// `struct inet_diag_req_v2`.
+const REQUEST_BYTES: usize = 56;
 
 type End = (IpAddr, u16);
 
@@ -83,12 +76,6 @@ fn request(server: End, client: End, cookie: u64) -> [u8; REQUEST_BYTES] {
         }
         at += part.len();
     };
-    put(&(REQUEST_BYTES as u32).to_ne_bytes());
-    put(&SOCK_DESTROY.to_ne_bytes());
-    put(&(NLM_F_REQUEST | NLM_F_ACK).to_ne_bytes());
-    put(&1_u32.to_ne_bytes()); // sequence
-    put(&0_u32.to_ne_bytes()); // to the kernel
-
     let family = if server_address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
     put(&[family as u8, IPPROTO_TCP, 0, 0]);
     put(&u32::MAX.to_ne_bytes()); // in any state
@@ -115,34 +102,13 @@ fn address(address: IpAddr) -> [u8; 16] {
 }
 
 fn destroy(request: &[u8]) -> Result<bool, EnforceError> {
-    let failed = |error: rustix::io::Errno| EnforceError::Refused { source: error.into() };
-    let kernel: OwnedFd = socket_with(
-        AddressFamily::NETLINK,
-        SocketType::RAW,
-        SocketFlags::CLOEXEC,
-        Some(netlink::SOCK_DIAG),
-    )
-    .map_err(failed)?;
-    set_socket_timeout(&kernel, Timeout::Recv, Some(PATIENCE)).map_err(failed)?;
-    send(&kernel, request, SendFlags::empty()).map_err(failed)?;
-    let mut answer = [0; 256];
-    let (_, len) = recv(&kernel, &mut answer[..], RecvFlags::empty()).map_err(failed)?;
-    match code(answer.get(..len).unwrap_or_default()) {
-        Some(0) => Ok(true),
-        Some(libc::ENOENT) => Ok(false),
-        Some(code) => Err(EnforceError::Refused { source: io::Error::from_raw_os_error(code) }),
-        None => {
-            let source = io::Error::other("its answer can't be read");
-            Err(EnforceError::Refused { source })
-        }
+    let asked =
+        Netlink::open(Some(SOCK_DIAG)).and_then(|kernel| kernel.ask(SOCK_DESTROY, 0, request));
+    match asked {
+        Ok(()) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+        Err(source) => Err(EnforceError::Refused { source }),
     }
-}
-
-/// Of an acknowledgement: 0, or an errno.
-fn code(answer: &[u8]) -> Option<i32> {
-    let kind = u16::from_ne_bytes(answer.get(4..6)?.try_into().ok()?);
-    let code = i32::from_ne_bytes(answer.get(16..20)?.try_into().ok()?);
-    (kind == NLMSG_ERROR).then_some(code.checked_neg()?)
 }
 
 /// On a connection of our own over the loopback interface.
@@ -170,33 +136,19 @@ mod tests {
 
     use rustix::net::sockopt::socket_cookie;
 
-    use super::{code, destroy, request};
+    use super::{destroy, request};
 
     #[test]
     fn a_request_is_laid_out_as_the_kernel_reads_it() {
         let server = ("::ffff:10.0.0.1".parse().unwrap(), 5_432);
         let bytes = request(server, ("10.0.0.2".parse().unwrap(), 0x1234), 0x1122_3344_5566_7788);
-        let mut expected = vec![72, 0, 0, 0, 21, 0, 5, 0, 1, 0, 0, 0, 0, 0, 0, 0];
-        expected.extend([2, 6, 0, 0, 255, 255, 255, 255, 0x15, 0x38, 0x12, 0x34]);
+        let mut expected = vec![2, 6, 0, 0, 255, 255, 255, 255, 0x15, 0x38, 0x12, 0x34];
         expected.extend([10, 0, 0, 1].into_iter().chain([0; 12]));
         expected.extend([10, 0, 0, 2].into_iter().chain([0; 12]));
         expected.extend([0, 0, 0, 0, 0x88, 0x77, 0x66, 0x55, 0x44, 0x33, 0x22, 0x11]);
         assert_eq!(bytes.as_slice(), expected);
         let bytes = request(("::1".parse().unwrap(), 1), ("::1".parse().unwrap(), 2), 0);
-        assert_eq!((bytes[16], bytes[43], bytes[59]), (10, 1, 1));
-    }
-
-    #[test]
-    fn answers() {
-        let answer = |kind: u16, code: i32| {
-            let head = [[0; 4].as_slice(), &kind.to_ne_bytes(), &[0; 10]].concat();
-            [head, code.to_ne_bytes().to_vec()].concat()
-        };
-        assert_eq!(code(&answer(2, 0)), Some(0));
-        assert_eq!(code(&answer(2, -2)), Some(2));
-        assert_eq!(code(&answer(3, 0)), None);
-        assert_eq!(code(&answer(2, i32::MIN)), None);
-        assert_eq!(code(&answer(2, 0)[..19]), None);
+        assert_eq!((bytes[0], bytes[27], bytes[43]), (10, 1, 1));
     }
 
     /// The same ends and another cookie are another connection.

@@ -1,10 +1,10 @@
-//! What policy makes of a statement.
+//! What policy makes of a statement, or of a connection that a database opens.
 
 use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{Facts, Origin, WallTime, origin::named};
+use super::{Destination, Facts, Origin, WallTime, origin::named};
 
 named! {
     /// What becomes of a statement, from the mildest to the worst.
@@ -63,8 +63,8 @@ pub struct Finding {
     pub dry_run: bool,
 }
 
-/// A run of statements by the same sender with the same finding, or trouble with the policies themselves:
-/// a row when it begins, and one when it is over.
+/// A run of statements by the same sender with the same finding, or of connections to the same destination,
+/// or trouble with the policies themselves: a row when it begins, and one when it is over.
 #[derive(Clone, Debug)]
 pub struct Episode {
     /// When it began, or when its last statement did.
@@ -78,6 +78,8 @@ pub struct Episode {
     pub sequence: u64,
     /// What the first statement did.
     pub facts: Option<Arc<Facts>>,
+    /// Where the database connected to.
+    pub destination: Option<Arc<Destination>>,
     /// By stable names, as in `statements` and `rows`.
     pub counts: Vec<(Arc<str>, u64)>,
 }

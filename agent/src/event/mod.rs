@@ -2,6 +2,7 @@
 
 mod claims;
 mod connection;
+mod destination;
 mod facts;
 mod in_full;
 mod judgement;
@@ -18,6 +19,7 @@ mod time;
 
 pub use claims::{Claims, Tag as ClaimTag, Trace};
 pub use connection::{Client, ConnectionId, Endpoint, SocketId};
+pub use destination::{Destination, Outbound, Remote};
 pub use facts::{
     Access, Analysis, Effect, Effects, Facts, KeyPredicate, KeyValue, TableAccess, Trait,
 };

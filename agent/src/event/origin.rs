@@ -39,6 +39,9 @@ pub struct Origin {
     /// For policies; no row has them.
     #[serde(skip)]
     pub groups: Arc<[Arc<str>]>,
+    /// The server is guarded, and the client came past the guard. For policies; no row has it.
+    #[serde(skip)]
+    pub past_guard: bool,
     /// For whoever ends it; no row has it.
     #[serde(skip)]
     pub socket: Option<ServerSocket>,

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{Claims, Episode, Facts, Judgement, Origin, Parameter, StatementKind, WallTime};
+use super::{
+    Claims, Episode, Facts, Judgement, Origin, Outbound, Parameter, StatementKind, WallTime,
+};
 
 /// One statement with everything known about it. The field names are the product's vocabulary: the
 /// same in `watch --format json`, in the ledger's columns and wherever else a statement is shown.
@@ -61,6 +63,7 @@ pub enum Entry {
     Statement(Record),
     Occurrence(Occurrence),
     Finding(Episode),
+    Outbound(Outbound),
 }
 
 impl Entry {
@@ -69,6 +72,7 @@ impl Entry {
             Self::Statement(record) => record.time,
             Self::Occurrence(occurrence) => occurrence.time,
             Self::Finding(episode) => episode.time,
+            Self::Outbound(outbound) => outbound.time,
         }
     }
 
@@ -102,7 +106,7 @@ pub struct Occurrence {
 }
 
 super::origin::named! {
-    /// The `record` column of rows that are no statements (those have `statement`).
+    /// The `record` column of rows that are neither a `statement` nor a `finding` nor a `destination`.
     OccurrenceKind {
         Connection = "connection",
         Coverage = "coverage",
@@ -110,7 +114,5 @@ super::origin::named! {
         Service = "service",
         Configuration = "configuration",
         Retention = "retention",
-        /// A process of a database opened a connection of its own.
-        Destination = "destination",
     }
 }

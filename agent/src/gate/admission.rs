@@ -14,9 +14,14 @@ use std::{
     time::Duration,
 };
 
-use super::{Asked, Gate, Identified, Way, certificate::Certificates, own_netns, steering::Lead};
+use super::{
+    Asked, Gate, Identified, Way,
+    certificate::Certificates,
+    client_certificates, own_netns,
+    steering::{Caller, Lead},
+};
 use crate::{
-    event::Endpoint,
+    event::{Client, Endpoint},
     guard::wire::{Admission, Number, Order, Refusal, Rules, Wants},
 };
 
@@ -51,6 +56,7 @@ pub(super) fn start(
             match jobs.recv_timeout(LOOK) {
                 Ok(Job::Rules) => {
                     rules(&gate, &mut certificates);
+                    client_certificates::look(&gate);
                     lead.follow(&gate);
                 }
                 Ok(Job::Lead) => lead.follow(&gate),
@@ -63,6 +69,7 @@ pub(super) fn start(
                         tracing::info!("a guarded server's certificate has changed");
                         rules(&gate, &mut certificates);
                     }
+                    client_certificates::look(&gate);
                     // The host may have got another address.
                     lead.follow(&gate);
                 }
@@ -78,8 +85,8 @@ fn rules(gate: &Gate, certificates: &mut Certificates) {
         let state = gate.state();
         (state.channel.clone(), state.policies.clone())
     };
-    let (Some(channel), Some(policies)) = (channel, policies) else { return };
-    let rules = Rules { settings: gate.settings.clone(), policies, certificates };
+    let (Some(channel), Some((policies, starter_pack))) = (channel, policies) else { return };
+    let rules = Rules { settings: gate.settings.clone(), policies, starter_pack, certificates };
     if let Err(error) = channel.send(&Order::Rules(Box::new(rules)), None) {
         tracing::error!(%error, "the guard's rules");
     }
@@ -96,25 +103,45 @@ fn refuse(gate: &Gate, number: Number, refusal: Refusal) {
 
 fn admit(gate: &Gate, lead: &mut Lead, asked: Asked, identified: Identified) {
     let Asked { number, target, wants, way, is_led, .. } = asked;
+    let client = SocketAddr::from(way.from);
+    let is_remote = matches!(identified.client, Client::Remote { .. });
     // As the client meant it: the server sees the address that it would have seen.
-    let (to, from) = match is_led {
-        true => (SocketAddr::new(way.to.0, target.address.port()), Some(way.from.0)),
-        false => (target.address, None),
+    let (to, caller) = match target.loopback(client.ip()) {
+        Ok(to) if is_remote => (to, Caller::Network(client)),
+        Err(why) if is_remote => return refuse(gate, number, Refusal::of_network(&why)),
+        _ if is_led => {
+            (SocketAddr::new(way.to.0, target.address.port()), Caller::Here(Some(client.ip())))
+        }
+        _ => {
+            let keeps = !client.ip().is_loopback() && client.is_ipv4() == target.address.is_ipv4();
+            (target.address, Caller::Here(keeps.then_some(client.ip())))
+        }
     };
-    let server = match lead.connect(to, from) {
+    let server = match lead.connect(to, caller) {
         Ok(server) => server,
+        Err(error) if is_remote => {
+            return refuse(gate, number, Refusal::of_network(&error.to_string()));
+        }
         Err(error) => return refuse(gate, number, Refusal::unreachable(&error.to_string())),
     };
     let (Ok(from), Ok(to)) = (server.local_addr(), server.peer_addr()) else {
         return refuse(gate, number, Refusal::unreachable("it has hung up"));
     };
     let end = |at: SocketAddr| (at.ip(), at.port());
+    let admitted_as = identified.clone();
     let Identified { connection, client, remote } = identified.clone();
     if matches!(wants, Wants::Session { .. }) {
         // Before anything is said on it: the server's first look at it tells the observer.
         gate.expect(Way { netns: own_netns(), from: end(from), to: end(to) }, identified);
     }
-    let channel = gate.state().channel.clone();
+    let channel = {
+        let mut state = gate.state();
+        // It may have left meanwhile.
+        if state.clients.contains_key(&number) {
+            state.admitted.insert(number, admitted_as);
+        }
+        state.channel.clone()
+    };
     let Some(channel) = channel else { return };
     let local = Endpoint::Ip { address: to.ip(), port: to.port() };
     let admission = Admission { connection, server_name: target.name, local, remote, client };

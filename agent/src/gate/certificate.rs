@@ -69,12 +69,7 @@ fn place(server: &Server, target: &Target) -> Option<Place> {
         return Some(Place { pid, certificate: certificate.clone(), key: key.clone() });
     }
     let data = &target.data_directory;
-    let mut settings = HashMap::new();
-    for file in ["postgresql.conf", "postgresql.auto.conf"] {
-        if let Ok(text) = read(pid, &data.join(file)) {
-            settings.extend(parse(&text));
-        }
-    }
+    let settings = settings(target);
     let is_on =
         |value: &String| matches!(value.to_ascii_lowercase().as_str(), "on" | "true" | "yes" | "1");
     if !settings.get("ssl").is_some_and(is_on) {
@@ -89,6 +84,30 @@ fn place(server: &Server, target: &Target) -> Option<Place> {
     })
 }
 
+/// What its files say, the later over the earlier.
+pub(super) fn settings(target: &Target) -> HashMap<String, String> {
+    let data = &target.data_directory;
+    let main = config_file(target.pid).unwrap_or_else(|| data.join("postgresql.conf"));
+    let mut settings = HashMap::new();
+    for file in [main, data.join("postgresql.auto.conf")] {
+        if let Ok(text) = read(target.pid, &file) {
+            settings.extend(parse(&text));
+        }
+    }
+    settings
+}
+
+/// As distributions start a server whose settings aren't with its data: `-c config_file=…`.
+fn config_file(pid: u32) -> Option<PathBuf> {
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let mut words = line.split(|byte| *byte == 0).filter_map(|word| str::from_utf8(word).ok());
+    let path = words.find_map(|word| {
+        let word = word.strip_prefix("--").or(word.strip_prefix("-c")).unwrap_or(word);
+        word.strip_prefix("config_file=").or(word.strip_prefix("config-file="))
+    });
+    path.map(PathBuf::from)
+}
+
 fn look(place: &Place) -> Look {
     let changed =
         |path: &Path| open_as(place.pid, path).and_then(|f| f.metadata()?.modified()).ok();
@@ -100,7 +119,7 @@ fn certificate(place: &Place) -> io::Result<Certificate> {
     Ok(Certificate { chain, key })
 }
 
-fn read(pid: u32, path: &Path) -> io::Result<String> {
+pub(super) fn read(pid: u32, path: &Path) -> io::Result<String> {
     let file: File = open_as(pid, path)?;
     let mut text = String::new();
     file.take(MAX_BYTES).read_to_string(&mut text)?;

@@ -17,7 +17,7 @@ use rustix::{
     },
 };
 
-use super::{Arrived, Gate, MAX_CLIENTS, Ports, Way, own_netns};
+use super::{Arrived, Gate, MAX_CLIENTS, Port, Ports, Way, own_netns};
 use crate::{
     config::LaneChoice,
     guard::wire::{Channel, Order},
@@ -27,11 +27,13 @@ const BACKLOG: i32 = 1_024;
 
 /// Closes its listeners when it is dropped: nobody can come in without a guard.
 pub(super) struct Listeners {
+    gate: Arc<Gate>,
     stop: Arc<OwnedFd>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
-pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+/// An address of its own, where nobody gets in yet.
+pub(super) fn bound(address: SocketAddr) -> io::Result<TcpListener> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(family, SocketType::STREAM, flags, None)?;
@@ -40,7 +42,6 @@ pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
         set_ipv6_v6only(&socket, true)?;
     }
     bind(&socket, &address)?;
-    rustix::net::listen(&socket, BACKLOG)?;
     Ok(TcpListener::from(socket))
 }
 
@@ -49,14 +50,15 @@ struct Listening {
     server: usize,
     /// Clients of the server itself are led here.
     is_led: bool,
-    socket: TcpListener,
+    socket: Arc<TcpListener>,
 }
 
 impl Listeners {
     pub(super) fn open(gate: &Arc<Gate>, channel: Arc<Channel>) -> io::Result<Self> {
         let mut listening = Vec::new();
         for (server, at) in &gate.listen {
-            listening.push(Listening { server: *server, is_led: false, socket: listen(*at)? });
+            let socket = Arc::new(bound(*at)?);
+            listening.push(Listening { server: *server, is_led: false, socket });
         }
         let mut all = vec![Ports::default(); gate.servers.len()];
         let guarded = gate.servers.iter().zip(&mut all).enumerate();
@@ -67,24 +69,29 @@ impl Listeners {
                 (Ipv6Addr::UNSPECIFIED.into(), &mut ports.v6),
             ] {
                 // A host may have no IPv6.
-                let Ok(socket) = listen(SocketAddr::new(ip, 0)) else { continue };
-                *port = Some(socket.local_addr()?.port());
+                let Ok(socket) = bound(SocketAddr::new(ip, 0)) else { continue };
+                let socket = Arc::new(socket);
+                *port = Some(Port { number: socket.local_addr()?.port(), socket: socket.clone() });
                 listening.push(Listening { server, is_led: true, socket });
             }
         }
-        gate.state().ports = all;
-        gate.moved.store(true, Ordering::Release);
+        gate.move_to(all);
+        for one in &listening {
+            rustix::net::listen(&one.socket, BACKLOG)?;
+        }
         let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
-        let (gate, until) = (gate.clone(), stop.clone());
+        let (accepting, until) = (gate.clone(), stop.clone());
         let thread = thread::Builder::new()
             .name("gate-listen".into())
-            .spawn(move || accept(&gate, &channel, &listening, &until))?;
-        Ok(Self { stop, thread: Some(thread) })
+            .spawn(move || accept(&accepting, &channel, &listening, &until))?;
+        Ok(Self { gate: gate.clone(), stop, thread: Some(thread) })
     }
 }
 
 impl Drop for Listeners {
     fn drop(&mut self) {
+        // Kept open there, they would take in clients whom nobody serves.
+        self.gate.state().ports.clear();
         let _ = rustix::io::write(&self.stop, &1_u64.to_ne_bytes());
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();

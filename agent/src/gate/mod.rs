@@ -6,14 +6,18 @@
 
 mod admission;
 mod certificate;
+mod client_certificates;
+mod endings;
 mod listeners;
 mod process;
+mod return_way;
 mod steering;
+mod transparent;
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::PathBuf,
     sync::{
@@ -28,18 +32,27 @@ use std::{
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::{
+    capture::steer::SteerError,
     config::{LaneChoice, Settings},
     control::{GuardStatus, GuardedServer},
-    event::{Client, ConnectionId, Endpoint},
-    guard::wire::{Channel, Denied, Number, Refusal, Wants},
+    event::{Client, ConnectionId, Endpoint, in_full},
+    guard::wire::{Channel, Denied, Number, Refusal, Sent, Wants},
     policy::Source,
 };
 use admission::Job;
+pub use endings::BrokenOff;
+use endings::Endings;
+
+pub use steering::take_off;
 
 /// Denied statements that the observer has not seen yet, or saw a moment ago.
 const MAX_DENIED: usize = 10_000;
 /// For the guard's word on a statement whose end has been observed already.
 const DENIED_PATIENCE: Duration = Duration::from_millis(500);
+/// Sessions that are over, until the observer has seen their ends too.
+const MAX_SENT: usize = 20_000;
+/// For the pipeline to come by.
+const KNOWN_PATIENCE: Duration = Duration::from_secs(5);
 /// Clients in the guard at a time.
 const MAX_CLIENTS: usize = 20_000;
 /// Sockets to servers on which nobody has spoken yet.
@@ -67,6 +80,22 @@ pub struct Target {
     pub data_directory: PathBuf,
 }
 
+impl Target {
+    /// Where it takes a client from the network, in that one's name: nowhere else would its answers stay on this
+    /// host.
+    fn loopback(&self, client: IpAddr) -> Result<SocketAddr, String> {
+        let loopback: IpAddr = match client {
+            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        };
+        let takes = |at: &&SocketAddr| {
+            at.ip() == loopback || at.is_ipv4() == loopback.is_ipv4() && at.ip().is_unspecified()
+        };
+        let at = self.listens.iter().find(takes).map(|at| SocketAddr::new(loopback, at.port()));
+        at.ok_or_else(|| format!("the server does not listen on {loopback}"))
+    }
+}
+
 /// Somebody who wants to get to a server, to be identified.
 #[derive(Clone, Debug)]
 pub struct Asked {
@@ -92,13 +121,16 @@ pub struct Identified {
 pub struct Gate {
     /// What the guard is given of the settings.
     settings: String,
+    steer: bool,
     servers: Vec<crate::config::Server>,
     /// By the server's place in the settings.
     listen: Vec<(usize, SocketAddr)>,
     state: Mutex<State>,
     denied: Mutex<DeniedTexts>,
     was_denied: Condvar,
+    was_known: Condvar,
     asked: Mutex<Vec<Asked>>,
+    endings: Endings,
     is_asked: AtomicBool,
     /// The guard listens on other ports.
     moved: AtomicBool,
@@ -112,12 +144,19 @@ pub struct Gate {
 #[derive(Default)]
 struct State {
     /// `None` until they have been loaded.
-    policies: Option<Vec<(Arc<str>, Arc<str>)>>,
+    policies: Option<(Vec<(Arc<str>, Arc<str>)>, bool)>,
     /// By the server's place in the settings; why there is none, where there is none.
     targets: Vec<Result<Target, String>>,
+    /// Why nobody may be led to a server that was found, where that is so.
+    unfit: Vec<Option<String>>,
     clients: HashMap<Number, Arrived>,
     expected: HashMap<Way, Identified>,
     expected_order: VecDeque<Way>,
+    /// Who the clients are that have been let in.
+    admitted: HashMap<Number, Identified>,
+    /// What sessions that are over have sent to their servers.
+    sent: HashMap<ConnectionId, Sent>,
+    sent_order: VecDeque<ConnectionId>,
     /// To the guard that runs.
     channel: Option<Arc<Channel>>,
     /// It takes clients in.
@@ -126,15 +165,41 @@ struct State {
     problem: Option<String>,
     /// Where the guard takes in those who are led to it; by the server's place in the settings.
     ports: Vec<Ports>,
-    /// Why clients aren't led to the guard.
+    /// Whether clients are led to the guard, or why not.
     steering: Option<String>,
+    /// Why clients from the network aren't, by the server's place in the settings.
+    network: Vec<Option<String>>,
 }
 
-/// Of the guard, for the clients of one server.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+impl State {
+    /// Those that clients can get to by the guard.
+    fn targets(&self) -> Vec<Result<Target, String>> {
+        let mut targets = self.targets.clone();
+        for (target, unfit) in targets.iter_mut().zip(&self.unfit) {
+            if let (Ok(_), Some(why)) = (&target, unfit) {
+                *target = Err(why.clone());
+            }
+        }
+        targets
+    }
+
+    fn is_unfit(&self, place: usize) -> bool {
+        self.unfit.get(place).is_some_and(Option::is_some)
+    }
+}
+
+/// Of the guard, for the clients of one server; gone with the guard.
+#[derive(Clone, Debug, Default)]
 struct Ports {
-    v4: Option<u16>,
-    v6: Option<u16>,
+    v4: Option<Port>,
+    v6: Option<Port>,
+}
+
+/// Where those are taken in who are led.
+#[derive(Clone, Debug)]
+struct Port {
+    number: u16,
+    socket: Arc<TcpListener>,
 }
 
 /// A client between its arrival and its end.
@@ -174,6 +239,10 @@ pub enum GateError {
     Listen { address: SocketAddr, source: io::Error },
     #[error("can't start the guard")]
     Start(#[from] io::Error),
+    #[error("can't take off what leads clients to a guard")]
+    Steering(#[from] SteerError),
+    #[error("can't take off the rules for the way back of clients from the network")]
+    Returns(#[source] io::Error),
     #[error("can't write the settings for the guard")]
     Settings(#[from] toml::ser::Error),
 }
@@ -185,24 +254,34 @@ impl Gate {
     /// An address that can't be listened on, or what the host refuses.
     pub fn open(settings: &Settings) -> Result<Option<(Arc<Self>, Threads)>, GateError> {
         let guarded = |server: &crate::config::Server| server.lane == LaneChoice::Guard;
-        if !settings.servers.iter().any(guarded) {
+        let is_guarded = settings.servers.iter().any(guarded);
+        if !(is_guarded && settings.guard.steer)
+            && let Err(error) = take_off(&settings.guard.pins)
+        {
+            // Of a time when the configuration said otherwise.
+            tracing::error!("the steering of before stays: {}", in_full(&error));
+        }
+        if !is_guarded {
             return Ok(None);
         }
         let listen = listen(settings);
         // Whoever has written the addresses is told at once.
         for (_, address) in &listen {
             let failed = |source| GateError::Listen { address: *address, source };
-            listeners::listen(*address).map_err(failed)?;
+            listeners::bound(*address).map_err(failed)?;
         }
         let (jobs, inbox) = channel();
         let gate = Arc::new(Self {
             settings: toml::to_string(&settings.of_guard())?,
+            steer: settings.guard.steer,
             servers: settings.servers.clone(),
             listen,
             state: Mutex::default(),
             denied: Mutex::default(),
             was_denied: Condvar::new(),
+            was_known: Condvar::new(),
             asked: Mutex::default(),
+            endings: Endings::default(),
             is_asked: AtomicBool::new(false),
             moved: AtomicBool::new(false),
             wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
@@ -229,13 +308,13 @@ impl Gate {
         let _ = self.jobs.lock().unwrap_or_else(PoisonError::into_inner).send(job);
     }
 
-    /// The policies that apply from now on, without those that dbwarden brings along.
-    pub fn policies(&self, sources: &[Source]) {
-        let policies = sources.iter().map(|source| {
+    /// The policies that apply from now on, and whether those that dbwarden brings along do too.
+    pub fn policies<'a>(&self, sources: impl Iterator<Item = &'a Source>, starter_pack: bool) {
+        let policies = sources.map(|source| {
             let (name, text): (&str, &str) = (&source.name, &source.text);
             (name.into(), text.into())
         });
-        self.state().policies = Some(policies.collect());
+        self.state().policies = Some((policies.collect(), starter_pack));
         self.job(Job::Rules);
     }
 
@@ -249,17 +328,36 @@ impl Gate {
         }
     }
 
-    /// Whether the guard listens on other ports than before.
+    /// Whether the guard is about to listen on other ports than before; to be followed by
+    /// [`Gate::is_known`].
     pub fn has_moved(&self) -> bool {
-        self.moved.swap(false, Ordering::AcqRel)
+        self.moved.load(Ordering::Acquire)
+    }
+
+    /// The kernel side tells from now on who connects to [`Gate::ports`].
+    pub fn is_known(&self) {
+        self.moved.store(false, Ordering::Release);
+        let _state = self.state();
+        self.was_known.notify_all();
+    }
+
+    /// Nobody comes in there before the kernel side would tell who it is.
+    fn move_to(&self, ports: Vec<Ports>) {
+        let mut state = self.state();
+        state.ports = ports;
+        self.moved.store(true, Ordering::Release);
+        self.wake();
+        let moved = |_: &mut State| self.moved.load(Ordering::Acquire) && !self.is_stopping();
+        // A pipeline that is so busy has worse troubles than a client without a name.
+        drop(self.was_known.wait_timeout_while(state, KNOWN_PATIENCE, moved));
     }
 
     /// Ports in front of servers, in this network namespace.
     pub fn ports(&self) -> Vec<u16> {
         let own = self.listen.iter().map(|(_, at)| at.port());
         let state = self.state();
-        let led = state.ports.iter().flat_map(|ports| [ports.v4, ports.v6]).flatten();
-        own.chain(led).collect()
+        let led = state.ports.iter().flat_map(|ports| [&ports.v4, &ports.v6]).flatten();
+        own.chain(led.map(|port| port.number)).collect()
     }
 
     /// Those who wait to be identified.
@@ -275,8 +373,44 @@ impl Gate {
 
     fn ask(&self, asked: Asked) {
         self.asked.lock().unwrap_or_else(PoisonError::into_inner).push(asked);
+        self.wake();
+    }
+
+    fn wake(&self) {
         self.is_asked.store(true, Ordering::Release);
         let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
+    }
+
+    /// Sessions that broke off since the last call, and how many more there were.
+    pub fn take_broken(&self) -> (Vec<BrokenOff>, u64) {
+        self.endings.take()
+    }
+
+    /// A client has left; why, if not as clients do.
+    fn ended(&self, number: Number, sent: Sent, broken: Option<String>) {
+        let mut state = self.state();
+        let (client, who) = (state.clients.remove(&number), state.admitted.remove(&number));
+        if let Some(who) = &who {
+            if state.sent_order.len() >= MAX_SENT
+                && let Some(old) = state.sent_order.pop_front()
+            {
+                state.sent.remove(&old);
+            }
+            state.sent.insert(who.connection, sent);
+            state.sent_order.push_back(who.connection);
+        }
+        let (Some(why), Some(client)) = (broken, client) else { return };
+        let target = state.targets.get(client.server).cloned().and_then(Result::ok);
+        drop(state);
+        let (address, port) = client.way.from;
+        tracing::debug!(%address, port, "a guarded session broke off: {why}");
+        self.endings.push(BrokenOff { target, way: client.way, who, why });
+        self.wake();
+    }
+
+    /// What a session has sent to its server, once it is over.
+    pub fn sent(&self, connection: ConnectionId) -> Option<Sent> {
+        self.state().sent.remove(&connection)
     }
 
     /// What becomes of somebody who was asked about. Never waits.
@@ -337,16 +471,15 @@ impl Gate {
         let Figures { starts, clients, refused, passed, denied } = &self.figures;
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
         let state = self.state();
-        let servers = self.servers.iter().zip(&state.targets).enumerate();
+        let targets = state.targets();
+        let servers = self.servers.iter().zip(&targets).enumerate();
         let guarded = servers.filter(|(_, (server, _))| server.lane == LaneChoice::Guard);
         let servers = guarded.map(|(place, (server, target))| GuardedServer {
             name: server.name.clone().unwrap_or_default(),
             listens: self.listen.iter().find(|(at, _)| *at == place).map(|(_, at)| at.to_string()),
             problem: target.as_ref().err().cloned(),
-            steering: state.steering.clone().unwrap_or_else(|| match state.stands {
-                true => "its clients are led to the guard".to_owned(),
-                false => "there is no guard".to_owned(),
-            }),
+            steering: state.steering.clone().unwrap_or_else(|| "there is no guard yet".to_owned()),
+            network: state.network.get(place).cloned().flatten(),
         });
         GuardStatus {
             stands: state.stands,

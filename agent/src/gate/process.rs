@@ -65,7 +65,11 @@ fn keep_one(gate: &Arc<Gate>) -> io::Result<()> {
     gate.job(Job::Rules);
     let outcome = listen(gate, &channel);
     channel.close();
-    gate.state().clients.clear();
+    {
+        let mut state = gate.state();
+        state.clients.clear();
+        state.admitted.clear();
+    }
     end(&mut child)?;
     outcome
 }
@@ -92,13 +96,9 @@ fn listen(gate: &Arc<Gate>, channel: &Arc<Channel>) -> io::Result<()> {
                 gate.figures.denied.fetch_add(1, Ordering::Relaxed);
                 gate.deny(*denied);
             }
-            Word::Ended { number, passed, broken, .. } => {
+            Word::Ended { number, passed, sent, broken } => {
                 gate.figures.passed.fetch_add(passed, Ordering::Relaxed);
-                let client = gate.state().clients.remove(&number);
-                if let (Some(why), Some(client)) = (broken, client) {
-                    let (address, port) = client.way.from;
-                    tracing::warn!(%address, port, "a guarded session broke off: {why}");
-                }
+                gate.ended(number, sent, broken);
             }
         }
     }
@@ -108,7 +108,7 @@ fn listen(gate: &Arc<Gate>, channel: &Arc<Channel>) -> io::Result<()> {
 fn arrived(gate: &Gate, number: u64, wants: Wants) {
     let state = gate.state();
     let Some(client) = state.clients.get(&number).copied() else { return };
-    let target = state.targets.get(client.server).cloned();
+    let target = state.targets().into_iter().nth(client.server);
     drop(state);
     match target.unwrap_or_else(|| Err("no such server".to_owned())) {
         Ok(target) => {

@@ -6,7 +6,10 @@
 
 mod court;
 mod entry;
+#[cfg(test)]
+mod hostile;
 mod judging;
+mod lobby;
 mod relay;
 mod report;
 mod rulebook;

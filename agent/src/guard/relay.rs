@@ -34,7 +34,8 @@ pub(super) enum End {
     Closed,
     Client,
     Server(io::Error),
-    Broken(Broken),
+    /// With what the client was to get before it.
+    Broken(Broken, Vec<u8>),
 }
 
 /// Until both sides are done, or one of them breaks off.
@@ -53,8 +54,10 @@ pub(super) async fn relay(
         to_server: Direction::default(),
         to_client: Direction::default(),
     };
-    match poll_fn(|cx| relay.poll(cx)).await {
+    let ended = poll_fn(|cx| relay.poll(cx)).await;
+    match ended {
         Ok(()) => End::Closed,
+        Err(End::Broken(broken, _)) => End::Broken(broken, relay.untold()),
         Err(end) => end,
     }
 }
@@ -83,6 +86,10 @@ struct Relay<'a> {
 }
 
 impl Relay<'_> {
+    fn untold(&mut self) -> Vec<u8> {
+        self.out.to_client.split_off(self.to_client.sent.min(self.out.to_client.len()))
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
         loop {
             let mut moved = false;
@@ -116,7 +123,7 @@ impl Relay<'_> {
                 return Ok(true);
             }
             let passed = self.session.take_client_bytes(heard, self.court, &mut self.out);
-            let passed = passed.map_err(End::Broken)?;
+            let passed = passed.map_err(|broken| End::Broken(broken, Vec::new()))?;
             let waiting = &mut self.out.to_server;
             self.to_server.pass(passed, waiting, self.server, cx).map_err(End::Server)?;
             Ok(true)
@@ -137,7 +144,7 @@ impl Relay<'_> {
                 return Ok(true);
             }
             let passed = self.session.take_server_bytes(heard, self.court, &mut self.out);
-            let passed = passed.map_err(End::Broken)?;
+            let passed = passed.map_err(|broken| End::Broken(broken, Vec::new()))?;
             let waiting = &mut self.out.to_client;
             self.to_client.pass(passed, waiting, self.client, cx).map_err(|_| End::Client)?;
             Ok(true)

@@ -52,7 +52,7 @@ impl Rulebook {
             let made = certificate.as_ref().map(Tls::new).transpose();
             tls.push(made.map_err(|source| Unusable::Tls { server: name(), source })?);
         }
-        let (world, starter_pack) = (settings.world(), settings.policy.starter_pack);
+        let (world, starter_pack) = (settings.world(), rules.starter_pack);
         let sources: Vec<Source> = rules
             .policies
             .into_iter()

@@ -52,6 +52,8 @@ pub struct Rules {
     pub settings: String,
     /// Names and texts of the policies.
     pub policies: Vec<(Arc<str>, Arc<str>)>,
+    /// Those that dbwarden brings along apply too.
+    pub starter_pack: bool,
     /// By the place of the server in the settings.
     pub certificates: Vec<Option<Certificate>>,
 }
@@ -107,9 +109,18 @@ pub enum Word {
     Ended {
         number: Number,
         passed: u64,
-        denied: u64,
+        sent: Sent,
         broken: Option<String>,
     },
+}
+
+/// What a session has sent to its server in all, to be held against what the server was seen to get.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sent {
+    /// From the `StartupMessage` on, before encryption.
+    pub bytes: u64,
+    /// All of it has arrived where nothing broke off.
+    pub is_whole: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -14,21 +14,24 @@ use tokio::{
 use super::{
     entry::{self, Arrival, Failed, Unwelcome},
     judging::{self, ClientCourt, Judging},
+    lobby::Lobby,
     relay::{End, relay},
     report::{Report, Severity},
     rulebook::Rulebook,
     session::Session,
     stream::{Socket, Stream},
-    wire::{Admission, Channel, Number, Refusal, Wants, Word},
+    wire::{Admission, Channel, Number, Refusal, Sent, Wants, Word},
 };
 use crate::pipeline::{profile::Profile, servers::ServerFacts};
 
-/// From the first byte to the `StartupMessage`, as PostgreSQL's `authentication_timeout`.
-const ENTRY: Duration = Duration::from_secs(60);
 /// For the service to say whether a client may go on.
 const ADMISSION: Duration = Duration::from_secs(30);
+/// For the server to speak TLS and take the `StartupMessage`.
+const INTRODUCTION: Duration = Duration::from_secs(30);
 /// For a client to take the reason why not.
 const FAREWELL: Duration = Duration::from_secs(5);
+/// Of what a client still says after its end.
+const MAX_IGNORED_BYTES: usize = 1 << 20;
 
 /// What a worker is told.
 pub(super) enum Task {
@@ -45,6 +48,7 @@ pub(super) enum Answer {
 struct Worker {
     judging: Rc<RefCell<Judging>>,
     rules: RefCell<Arc<Rulebook>>,
+    lobby: Lobby,
     waiting: RefCell<HashMap<Number, oneshot::Sender<Answer>>>,
     channel: Arc<Channel>,
 }
@@ -59,6 +63,7 @@ pub(super) fn work(
     let worker = Rc::new(Worker {
         judging: Rc::new(RefCell::new(judging)),
         rules: RefCell::new(rules),
+        lobby: Lobby::default(),
         waiting: RefCell::default(),
         channel,
     });
@@ -99,8 +104,8 @@ impl Worker {
         let mut session = Session::new(rand::random());
         let broken = self.serve(number, server, socket, &mut session).await;
         let counts = session.counts();
-        let (passed, denied) = (counts.passed, counts.denied);
-        self.tell(&Word::Ended { number, passed, denied, broken: broken.err() });
+        let sent = Sent { bytes: counts.sent_bytes, is_whole: counts.took_leave && broken.is_ok() };
+        self.tell(&Word::Ended { number, passed: counts.passed, sent, broken: broken.err() });
     }
 
     /// What went wrong, in words.
@@ -114,8 +119,8 @@ impl Worker {
         let rules = self.rules.borrow().clone();
         let tls = rules.tls.get(server).and_then(Option::as_ref);
         let socket = Socket::given(socket).map_err(|error| error.to_string())?;
-        let arrival = match timeout(ENTRY, entry::greet(socket, tls)).await {
-            Err(_) => return Err("it did not say what it wants in time".to_owned()),
+        let arrival = match self.lobby.host(number, entry::greet(socket, tls)).await {
+            Err(lingered) => return Err(lingered.to_string()),
             Ok(Err(failed)) => return turn_away(failed).await,
             Ok(Ok(arrival)) => arrival,
         };
@@ -145,7 +150,9 @@ impl Worker {
         };
         let tls = tls.filter(|_| matches!(stream, Stream::Tls(_)));
         let upstream = Socket::given(upstream).map_err(|error| error.to_string())?;
-        let mut upstream = match entry::introduce(upstream, tls, &packet).await {
+        let introduced = timeout(INTRODUCTION, entry::introduce(upstream, tls, &packet)).await;
+        let introduced = introduced.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        let mut upstream = match introduced {
             Ok(upstream) => upstream,
             Err(error) => {
                 let refusal = Refusal::unreachable(&error.to_string());
@@ -153,10 +160,13 @@ impl Worker {
                 return Err(format!("the server: {error}"));
             }
         };
+        session.introduced(packet.len());
         let Some(court) = &mut court else {
             // The server says nothing, and closes.
             let mut nothing = [0; 1];
             let _ = timeout(FAREWELL, upstream.read(&mut nothing)).await;
+            // libpq takes an end without a word of TLS for an error.
+            let _ = timeout(FAREWELL, stream.shutdown()).await;
             return Ok(());
         };
         match relay(&mut stream, &mut upstream, session, court).await {
@@ -164,8 +174,12 @@ impl Worker {
             // Either may go without a word.
             End::Client => Ok(()),
             End::Server(error) => Err(format!("the server: {error}")),
-            End::Broken(broken) => {
-                say(&mut stream, &broken.report()).await;
+            End::Broken(broken, mut words) => {
+                // In the midst of an answer it would be taken for a part of that.
+                if session.is_between_answers() {
+                    words.append(&mut broken.report());
+                }
+                say(&mut stream, &words).await;
                 Err(broken.to_string())
             }
         }
@@ -224,6 +238,16 @@ impl Refusal {
             hint: Some("`dbwarden status` on the server's host says more.".to_owned()),
         }
     }
+
+    /// Of a client whose own address the server would not see.
+    pub fn of_network(why: &str) -> Self {
+        Self {
+            code: "28000".to_owned(),
+            message: "dbwarden: the guard takes no clients from the network here".to_owned(),
+            detail: Some(why.to_owned()),
+            hint: Some("Connect to the server's own address.".to_owned()),
+        }
+    }
 }
 
 async fn turn_away(failed: Failed) -> Result<(), String> {
@@ -252,7 +276,16 @@ async fn turn_away(failed: Failed) -> Result<(), String> {
 async fn say(stream: &mut Stream, words: &[u8]) {
     let said = async {
         stream.write_all(words).await?;
-        stream.shutdown().await
+        stream.shutdown().await?;
+        // What stays unread would end the connection by a reset, which may overtake the words.
+        let mut ignored = [0; 512];
+        let mut left = MAX_IGNORED_BYTES;
+        loop {
+            match stream.read(&mut ignored).await? {
+                n @ 1.. if n <= left => left -= n,
+                _ => return io::Result::Ok(()),
+            }
+        }
     };
     // A client that doesn't listen misses them.
     let _ = timeout(FAREWELL, said).await;

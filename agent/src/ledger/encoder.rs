@@ -83,6 +83,7 @@ impl Encoder {
             Entry::Finding(episode) => {
                 (&episode.origin, TextHalf::of_finding(episode), episode.time)
             }
+            Entry::Outbound(outbound) => (&outbound.origin, None, outbound.time),
         };
         let origin = self.origin(origin)?;
         let facts = half.map_or(Ok(NO_FACTS), |half| self.facts(half))?;

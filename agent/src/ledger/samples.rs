@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use crate::event::{
-    Access, Analysis, Certainty, ClaimTag, Claims, ConnectionId, Effect, Effects, Engine, Entry,
-    Episode, EpisodeAction, Facts, Finding, Judgement, Lane, LoginStrength, Occurrence,
-    OccurrenceKind, Origin, Parameter, Parent, PrincipalKind, Record, Severity, StatementKind,
-    TableAccess, Trace, Transport, Verdict, WallTime,
+    Access, Analysis, Certainty, ClaimTag, Claims, ConnectionId, Destination, Effect, Effects,
+    Engine, Entry, Episode, EpisodeAction, Facts, Finding, Judgement, Lane, LoginStrength,
+    Occurrence, OccurrenceKind, Origin, Outbound, Parameter, Parent, PrincipalKind, Record, Remote,
+    Severity, StatementKind, TableAccess, Trace, Transport, Verdict, WallTime,
 };
 
 pub fn full_origin() -> Origin {
@@ -32,6 +32,7 @@ pub fn full_origin() -> Origin {
         principal_rule: None,
         initiator: None,
         groups: Arc::default(),
+        past_guard: false,
         socket: None,
         pid: Some(4711),
         process_start: Some(WallTime(1_700_000_000_000_000)),
@@ -208,7 +209,26 @@ pub fn finding() -> Episode {
         origin: Arc::new(Origin { host: "db-1".into(), ..Origin::default() }),
         sequence: 7,
         facts: Some(Arc::new(full_facts())),
+        destination: None,
         counts: vec![("statements".into(), 3), ("rows".into(), 9)],
+    }
+}
+
+pub fn outbound() -> Outbound {
+    Outbound {
+        time: WallTime(1_764_000_000_000_004),
+        action: EpisodeAction::Ended,
+        origin: Arc::new(Origin { host: "db-1".into(), ..Origin::default() }),
+        pid: 4711,
+        destination: Arc::new(Destination {
+            to: Remote::Ip([10, 0, 0, 1].into(), 443),
+            region: Some("us-east-1".into()),
+            server: Some("archive".into()),
+            program: Some("/usr/bin/curl".into()),
+            by_server: false,
+        }),
+        judgement: Some(Arc::new(judgement())),
+        connections: Some(3),
     }
 }
 
@@ -244,6 +264,7 @@ impl Entries {
         match self.below(8) {
             0 => self.episode(),
             1 => self.occurrence(),
+            2 => self.outbound(),
             _ => Entry::Statement(self.record()),
         }
     }
@@ -320,8 +341,34 @@ impl Entries {
                 let at = this.below(5);
                 this.facts[at].clone()
             }),
+            destination: self.maybe(|this| Arc::new(this.destination())),
             counts: self.list(|this| (this.string().into(), this.draw())),
         })
+    }
+
+    fn outbound(&mut self) -> Entry {
+        Entry::Outbound(Outbound {
+            time: WallTime(1_764_000_000_000_000 + self.below(1_000_000) as i64),
+            action: EpisodeAction::ALL[self.below(2)],
+            origin: self.shared_origin(),
+            pid: self.draw() as u32,
+            destination: Arc::new(self.destination()),
+            judgement: self.maybe(|this| Arc::new(this.judgement())),
+            connections: self.number(),
+        })
+    }
+
+    fn destination(&mut self) -> Destination {
+        Destination {
+            to: match self.below(2) {
+                0 => Remote::Ip((self.draw() as u32).to_be_bytes().into(), self.draw() as u16),
+                _ => Remote::Unix(self.text()),
+            },
+            region: self.text(),
+            server: self.text(),
+            program: self.text(),
+            by_server: self.below(2) == 0,
+        }
     }
 
     fn shared_origin(&mut self) -> Arc<Origin> {

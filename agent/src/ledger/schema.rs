@@ -51,7 +51,7 @@ use Group::{Facts as F, Origin as O, Row as R};
 
 /// In the order of the file.
 pub const COLUMNS: &[Column] = &[
-    // `statement`, or an `OccurrenceKind`.
+    // `statement`, `finding`, `destination`, or an `OccurrenceKind`.
     column("record", R, Kind::Text),
     column("time", R, Kind::Time),
     column("duration_us", R, Kind::U64),
@@ -132,6 +132,16 @@ pub const COLUMNS: &[Column] = &[
     // Of what came through a pooler.
     column("pooler", O, Kind::Text),
     column("client_certainty", O, Kind::Text),
+    // Of what a database's own processes connect to, and of findings about it: an address or the path of a
+    // unix socket, …
+    column("destination_address", R, Kind::Text),
+    column("destination_port", R, Kind::U16),
+    column("destination_region", R, Kind::Text),
+    // … the watched server that it is, and which process connects: the server's own, or a program's.
+    column("destination_server", R, Kind::Text),
+    column("destination_pid", R, Kind::U32),
+    column("destination_program", R, Kind::Text),
+    column("destination_by_server", R, Kind::Bool),
 ];
 
 /// The columns as Arrow knows them.

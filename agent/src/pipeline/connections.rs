@@ -12,6 +12,7 @@ use rustc_hash::FxHashMap;
 
 use super::{
     behind::{Part, Poolers},
+    crosscheck::CrossCheck,
     dialogue::Dialogue,
     outbox::Outbox,
     profile::Profile,
@@ -57,6 +58,7 @@ pub struct Shared {
     next_id: u32,
     /// Where servers are guarded.
     pub gate: Option<Arc<Gate>>,
+    pub cross_check: CrossCheck,
 }
 
 impl Shared {
@@ -77,6 +79,7 @@ impl Shared {
             totals: Totals::default(),
             next_id: 0,
             gate,
+            cross_check: CrossCheck::default(),
         }
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::{
     behind::Part,
     connections::Shared,
+    crosscheck::Ended,
     profile::Profile,
     record::{Tally, connection_row, record},
 };
@@ -31,6 +32,8 @@ pub struct Dialogue {
     /// The client has said good-bye.
     terminated: bool,
     tally: Tally,
+    /// What the client has sent, on the socket and before encryption.
+    sent: [u64; 2],
     /// Of the session's statistics, what is counted in the totals already.
     sync_lost: u64,
     skipped_bytes: u64,
@@ -47,6 +50,7 @@ impl Dialogue {
             part: None,
             terminated: false,
             tally: Tally::default(),
+            sent: [0; 2],
             sync_lost: 0,
             skipped_bytes: 0,
         }
@@ -92,6 +96,10 @@ impl Dialogue {
             }
         }
         self.count(shared, direction, piece);
+        if direction == Direction::Request {
+            let [socket, tls] = &mut self.sent;
+            *(if layer == Layer::Tls { tls } else { socket }) += piece_len(piece);
+        }
         let Self { session, profile, tally, opened, part, terminated, .. } = self;
         let mut listener = Listener { profile, tally, opened, part, terminated, shared, at };
         match piece {
@@ -106,7 +114,7 @@ impl Dialogue {
 
     fn count(&mut self, shared: &mut Shared, direction: Direction, piece: Piece<'_>) {
         let (len, lost) = match piece {
-            Piece::Bytes(bytes) => (bytes.len() as u64, 0),
+            Piece::Bytes(_) => (piece_len(piece), 0),
             Piece::Gap { len, lost } => (len, lost),
         };
         let truncated = if let Piece::Gap { .. } = piece { len.saturating_sub(lost) } else { 0 };
@@ -181,6 +189,22 @@ impl Dialogue {
         }
         let tally = &self.tally;
         tell(shared, &mut self.profile, at, "closed", |row| row.counts = tally.counts());
+        if self.profile.is_guarded() && !self.is_dark() {
+            let [socket, tls] = self.sent;
+            shared.cross_check.push(Ended {
+                connection: self.profile.id,
+                origin: self.profile.origin(&shared.host, &shared.rules),
+                at,
+                got_bytes: if tls > 0 { tls } else { socket },
+            });
+        }
+    }
+}
+
+fn piece_len(piece: Piece<'_>) -> u64 {
+    match piece {
+        Piece::Bytes(bytes) => bytes.len() as u64,
+        Piece::Gap { len, .. } => len,
     }
 }
 

@@ -1,27 +1,25 @@
 //! What becomes of a verdict that ends a connection, and of those who are in quarantine.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashSet, VecDeque},
     io,
     sync::Arc,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
+use super::brakes::{Brakes, By, Pull, Withheld};
 use crate::{
     config,
     control::{Hub, Notice},
     enforce::{Change, EnforceError, Enforcer, Outcome, Quarantine, Who},
     event::{
-        Entry, Occurrence, OccurrenceKind, Origin, Record, ServerSocket, SocketName, StatementKind,
-        Verdict, WallTime, in_full,
+        Destination, Entry, Occurrence, OccurrenceKind, Origin, Outbound, Record, ServerSocket,
+        SocketName, StatementKind, Verdict, WallTime, in_full,
     },
 };
 
 /// Connections that were ended lately: what they had on their way still comes in.
 const MAX_ORDERED: usize = 4_096;
-/// Servers whose cuts are counted.
-const MAX_SERVERS: usize = 256;
-const MINUTE: Duration = Duration::from_secs(60);
 
 /// Asked by the recorder about each statement and each connection that begins.
 pub struct Enforcing {
@@ -30,7 +28,7 @@ pub struct Enforcing {
     settings: config::Enforce,
     ordered: HashSet<SocketName>,
     order: VecDeque<SocketName>,
-    brakes: HashMap<Option<Arc<str>>, Brake>,
+    brakes: Brakes,
     live: Arc<Hub>,
     host: Arc<Origin>,
 }
@@ -43,23 +41,19 @@ struct Ticket {
 }
 
 enum Cause {
-    Rule {
-        rule: Arc<str>,
+    Rule { rule: Arc<str>, of: Occasion },
+    Quarantine { number: u64, reason: String },
+}
+
+/// What a rule was about.
+enum Occasion {
+    Statement {
         sequence: u64,
         /// It had not failed.
         may_have_committed: bool,
     },
-    Quarantine {
-        number: u64,
-        reason: String,
-    },
-}
-
-/// Of one server: a rule that is written badly doesn't take everybody down.
-struct Brake {
-    since: Instant,
-    cuts: u32,
-    withheld: u64,
+    /// The database connected to it for this client.
+    Outbound(Arc<Destination>),
 }
 
 impl Enforcing {
@@ -75,13 +69,14 @@ impl Enforcing {
             settings: settings.clone(),
             ordered: HashSet::new(),
             order: VecDeque::new(),
-            brakes: HashMap::new(),
+            brakes: Brakes::new(settings.cuts_per_minute),
             live,
             host,
         })
     }
 
-    /// A statement that has been judged, or something of a connection: that it has begun, above all.
+    /// A statement or a connection of the database that has been judged, or something of a client's connection: that
+    /// it has begun, above all.
     pub fn take(&mut self, entry: &Entry, told: &mut Vec<Entry>) {
         match entry {
             Entry::Statement(record) => self.statement(record, told),
@@ -92,6 +87,7 @@ impl Enforcing {
                 origin,
                 ..
             }) => self.look(*time, origin, told),
+            Entry::Outbound(outbound) => self.outbound(outbound, told),
             Entry::Occurrence(_) | Entry::Finding(_) => {}
         }
     }
@@ -103,10 +99,22 @@ impl Enforcing {
             Some(_) if record.kind == StatementKind::Replication => {}
             Some(rule) => {
                 let may_have_committed = record.error_code.is_none();
-                let cause = Cause::Rule { rule, sequence: record.sequence, may_have_committed };
+                let sequence = record.sequence;
+                let of = Occasion::Statement { sequence, may_have_committed };
+                let cause = Cause::Rule { rule, of };
                 self.cut(record.time, &record.origin, cause, told);
             }
             None => self.look(record.time, &record.origin, told),
+        }
+    }
+
+    /// Ends the connection of the client for which a database connects to somewhere.
+    fn outbound(&mut self, outbound: &Outbound, told: &mut Vec<Entry>) {
+        let Outbound { time, origin, destination, judgement, .. } = outbound;
+        let judged = judgement.as_deref().filter(|found| found.verdict == Verdict::Cut);
+        if let Some(rule) = judged.and_then(|found| found.rule.clone()) {
+            let of = Occasion::Outbound(destination.clone());
+            self.cut(*time, origin, Cause::Rule { rule, of }, told);
         }
     }
 
@@ -120,7 +128,11 @@ impl Enforcing {
 
     fn cut(&mut self, time: WallTime, origin: &Arc<Origin>, cause: Cause, told: &mut Vec<Entry>) {
         let is_ordered = |socket: ServerSocket| self.ordered.contains(&socket.name);
-        if origin.socket.is_some_and(is_ordered) || self.brakes(origin) {
+        let by = match cause {
+            Cause::Rule { .. } => By::Rules,
+            Cause::Quarantine { .. } => By::Quarantine,
+        };
+        if origin.socket.is_some_and(is_ordered) || self.brakes(origin, by) {
             return;
         }
         let ticket = Ticket { time, origin: origin.clone(), cause };
@@ -140,33 +152,24 @@ impl Enforcing {
     }
 
     /// Whether enough connections of this server were ended for this minute.
-    fn brakes(&mut self, origin: &Origin) -> bool {
-        if self.brakes.len() >= MAX_SERVERS && !self.brakes.contains_key(&origin.server) {
-            return true;
-        }
-        let limit = self.settings.cuts_per_minute;
-        let fresh = || Brake { since: Instant::now(), cuts: 0, withheld: 0 };
-        let brake = self.brakes.entry(origin.server.clone()).or_insert_with(fresh);
-        if brake.cuts < limit {
-            brake.cuts += 1;
-            return false;
-        }
-        brake.withheld += 1;
-        if brake.withheld == 1 {
+    fn brakes(&mut self, origin: &Origin, by: By) -> bool {
+        let server = &origin.server;
+        let pull = self.brakes.pull(server.as_ref(), by, Instant::now());
+        if pull == Pull::First {
+            let (limit, advice) = (self.brakes.per_minute(), by.advice());
             let message = format!(
-                "{limit} connections were ended within a minute: others go on until it is over; is \
-                 a rule wrong?"
+                "{limit} connections were ended within a minute: others go on until it is over; \
+                 {advice}"
             );
-            tracing::error!(server = origin.server.as_deref(), "{message}");
-            let server = origin.server.clone();
+            tracing::error!(server = server.as_deref(), "{message}");
             self.live.notice(|| Notice {
                 time: super::wall_time(),
                 notice: "cut_withheld",
-                server,
+                server: server.clone(),
                 message,
             });
         }
-        true
+        pull != Pull::Free
     }
 
     /// What has become of orders, of quarantine and of the brakes.
@@ -178,26 +181,23 @@ impl Enforcing {
         for change in self.quarantine.changes(now) {
             told.push(self.changed(&change, now));
         }
-        let host = &self.host;
-        self.brakes.retain(|server, brake| {
-            let goes_on = brake.since.elapsed() < MINUTE;
-            if !goes_on && brake.withheld > 0 {
-                told.push(Entry::Occurrence(Occurrence {
-                    time: now,
-                    kind: OccurrenceKind::Connection,
-                    action: "cut_withheld",
-                    origin: Arc::new(Origin { server: server.clone(), ..Origin::clone(host) }),
-                    message: Some(
-                        "more connections were to be ended than may be in a minute".into(),
-                    ),
-                    counts: vec![
-                        ("cut".into(), brake.cuts.into()),
-                        ("withheld".into(), brake.withheld),
-                    ],
-                }));
-            }
-            goes_on
-        });
+        for withheld in self.brakes.tick(Instant::now()) {
+            told.push(self.withheld(withheld, now));
+        }
+    }
+
+    fn withheld(&self, over: Withheld, now: WallTime) -> Entry {
+        let Withheld { server, by, cuts, withheld } = over;
+        let by = by.name();
+        let message = format!("more connections were to be ended by {by} than may be in a minute");
+        Entry::Occurrence(Occurrence {
+            time: now,
+            kind: OccurrenceKind::Connection,
+            action: "cut_withheld",
+            origin: Arc::new(Origin { server, ..Origin::clone(&self.host) }),
+            message: Some(message),
+            counts: vec![("cut".into(), cuts.into()), ("withheld".into(), withheld)],
+        })
     }
 
     /// A row of a connection that has ended, or goes on though it should not.
@@ -215,11 +215,21 @@ impl Enforcing {
         };
         let mut counts = Vec::new();
         match &cause {
-            Cause::Rule { rule, sequence, may_have_committed } => {
-                let fate = if *may_have_committed { "may have committed" } else { "has failed" };
-                message += &format!(" by rule {rule}; statement {sequence} {fate}");
-                counts.push(("statement".into(), *sequence));
-                counts.push(("may_have_committed".into(), u64::from(*may_have_committed)));
+            Cause::Rule { rule, of } => {
+                message += &format!(" by rule {rule}; ");
+                match of {
+                    Occasion::Statement { sequence, may_have_committed } => {
+                        let committed = *may_have_committed;
+                        let fate = if committed { "may have committed" } else { "has failed" };
+                        message += &format!("statement {sequence} {fate}");
+                        counts.push(("statement".into(), *sequence));
+                        counts.push(("may_have_committed".into(), u64::from(committed)));
+                    }
+                    Occasion::Outbound(destination) => {
+                        message += &format!("the database connected to {destination} for it");
+                        counts.push(("may_have_committed".into(), 1));
+                    }
+                }
             }
             Cause::Quarantine { number, reason } => {
                 message += &format!(" by quarantine {number}: {reason}");

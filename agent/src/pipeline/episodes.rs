@@ -1,8 +1,11 @@
-//! Findings of statement after statement → episodes: told when they begin, and once more when they are over.
+//! Findings of statement after statement, connection after connection → episodes: told when they begin, and once more when they are over.
 
 use std::{collections::HashMap, sync::Arc};
 
-use crate::event::{Entry, Episode, EpisodeAction, Finding, Origin, Record, WallTime};
+use crate::event::{
+    Destination, Entry, Episode, EpisodeAction, Facts, Finding, Judgement, Origin, Outbound,
+    Record, WallTime,
+};
 
 /// An episode is over when its finding has not come again for so long.
 const QUIET_US: i64 = 300_000_000;
@@ -27,25 +30,65 @@ struct Key {
     db_user: Option<Arc<str>>,
     sender: [Option<Arc<str>>; 3],
     fingerprint: u64,
+    destination: Option<Arc<Destination>>,
+}
+
+/// What findings are about.
+#[derive(Clone, Copy)]
+pub struct Occasion<'a> {
+    time: WallTime,
+    origin: &'a Arc<Origin>,
+    sequence: u64,
+    facts: Option<&'a Arc<Facts>>,
+    destination: Option<&'a Arc<Destination>>,
+    rows: u64,
+    judgement: Option<&'a Judgement>,
 }
 
 struct State {
     first: Episode,
     last: WallTime,
-    statements: u64,
+    /// Statements, or connections.
+    times: u64,
     rows: u64,
 }
 
+impl<'a> Occasion<'a> {
+    pub fn of_statement(record: &'a Record) -> Self {
+        Self {
+            time: record.time,
+            origin: &record.origin,
+            sequence: record.sequence,
+            facts: record.facts.as_ref(),
+            destination: None,
+            rows: record.rows.unwrap_or(0),
+            judgement: record.judgement.as_deref(),
+        }
+    }
+
+    pub fn of_outbound(outbound: &'a Outbound) -> Self {
+        Self {
+            time: outbound.time,
+            origin: &outbound.origin,
+            sequence: 0,
+            facts: None,
+            destination: Some(&outbound.destination),
+            rows: 0,
+            judgement: outbound.judgement.as_deref(),
+        }
+    }
+}
+
 impl Episodes {
-    /// Takes in a statement's findings; gives the episodes that begin with it and those that end for it.
-    pub fn take(&mut self, record: &Record, told: &mut Vec<Entry>) {
-        let findings = record.judgement.iter().flat_map(|judgement| &judgement.findings);
+    /// Takes in the findings of one occasion; gives the episodes that begin with it and those that end for it.
+    pub fn take(&mut self, on: Occasion<'_>, told: &mut Vec<Entry>) {
+        let findings = on.judgement.iter().flat_map(|judgement| &judgement.findings);
         for finding in findings {
-            let key = Key::new(finding, record);
+            let key = Key::new(finding, on);
             if let Some(state) = self.going_on.get_mut(&key) {
-                state.last = record.time.max(state.last);
-                state.statements += 1;
-                state.rows += record.rows.unwrap_or(0);
+                state.last = on.time.max(state.last);
+                state.times += 1;
+                state.rows += on.rows;
                 continue;
             }
             if self.going_on.len() >= MAX_EPISODES {
@@ -57,18 +100,18 @@ impl Episodes {
                 }
             }
             let first = Episode {
-                time: record.time,
-                began: record.time,
+                time: on.time,
+                began: on.time,
                 action: EpisodeAction::Began,
                 finding: finding.clone(),
-                origin: record.origin.clone(),
-                sequence: record.sequence,
-                facts: record.facts.clone(),
+                origin: on.origin.clone(),
+                sequence: on.sequence,
+                facts: on.facts.cloned(),
+                destination: on.destination.cloned(),
                 counts: Vec::new(),
             };
             told.push(Entry::Finding(first.clone()));
-            let rows = record.rows.unwrap_or(0);
-            let state = State { first, last: record.time, statements: 1, rows };
+            let state = State { first, last: on.time, times: 1, rows: on.rows };
             self.going_on.insert(key, state);
         }
     }
@@ -90,28 +133,29 @@ impl Episodes {
 }
 
 impl Key {
-    fn new(finding: &Finding, record: &Record) -> Self {
+    fn new(finding: &Finding, on: Occasion<'_>) -> Self {
         let Origin { server, database, db_user, principal, os_user, client_address, .. } =
-            &*record.origin;
+            &**on.origin;
         Self {
             rule: finding.rule.clone(),
             server: server.clone(),
             database: database.clone(),
             db_user: db_user.clone(),
             sender: [principal, os_user, client_address].map(Clone::clone),
-            fingerprint: record.facts.as_ref().map_or(0, |facts| facts.fingerprint),
+            fingerprint: on.facts.map_or(0, |facts| facts.fingerprint),
+            destination: on.destination.cloned(),
         }
     }
 }
 
 impl State {
     fn end(self) -> Entry {
-        Entry::Finding(Episode {
-            time: self.last,
-            action: EpisodeAction::Ended,
-            counts: vec![("statements".into(), self.statements), ("rows".into(), self.rows)],
-            ..self.first
-        })
+        let counts = match self.first.destination {
+            None => vec![("statements".into(), self.times), ("rows".into(), self.rows)],
+            Some(_) => vec![("connections".into(), self.times)],
+        };
+        let action = EpisodeAction::Ended;
+        Entry::Finding(Episode { time: self.last, action, counts, ..self.first })
     }
 }
 
@@ -119,7 +163,7 @@ impl State {
 mod tests {
     use std::sync::Arc;
 
-    use super::{Episodes, MAX_EPISODES, QUIET_US};
+    use super::{Episodes, MAX_EPISODES, Occasion, QUIET_US};
     use crate::{
         event::{
             Clock, Entry, Finding, Judgement, Origin, Outcome, Record, Severity, Statement,
@@ -167,10 +211,10 @@ mod tests {
     #[test]
     fn the_same_finding_is_told_at_both_ends() {
         let (mut episodes, mut entries) = (Episodes::default(), Vec::new());
-        episodes.take(&statement("a", 0, &["x", "y"]), &mut entries);
+        episodes.take(Occasion::of_statement(&statement("a", 0, &["x", "y"])), &mut entries);
         assert_eq!(told(&mut entries), ["x began", "y began"]);
-        episodes.take(&statement("a", 1, &["x"]), &mut entries);
-        episodes.take(&statement("b", 2, &["x"]), &mut entries);
+        episodes.take(Occasion::of_statement(&statement("a", 1, &["x"])), &mut entries);
+        episodes.take(Occasion::of_statement(&statement("b", 2, &["x"])), &mut entries);
         assert_eq!(told(&mut entries), ["x began"]);
         episodes.tick(WallTime(QUIET_US + 500_000), &mut entries);
         assert_eq!(told(&mut entries), ["y ended statements=1 rows=2"]);
@@ -184,7 +228,10 @@ mod tests {
     fn there_is_an_end_to_how_many_go_on() {
         let (mut episodes, mut entries) = (Episodes::default(), Vec::new());
         for n in 0..=MAX_EPISODES {
-            episodes.take(&statement(&n.to_string(), n as i64, &["x"]), &mut entries);
+            episodes.take(
+                Occasion::of_statement(&statement(&n.to_string(), n as i64, &["x"])),
+                &mut entries,
+            );
         }
         assert_eq!(episodes.going_on.len(), MAX_EPISODES);
         let ended = |entry: &Entry| matches!(entry, Entry::Finding(one) if !one.counts.is_empty());

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
-use super::{connections::Connections, now, profile::Profile, servers::ServerFacts};
+use super::{
+    connections::Connections, now, profile::Profile, record::connection_row, servers::ServerFacts,
+};
 use crate::{
     capture::Ends,
     enforce::Quarantine,
-    event::{Client, Endpoint, Finding, Judgement, Lane, Record, Severity, Verdict},
-    gate::{Asked, Gate, Identified},
+    event::{Client, Endpoint, Entry, Finding, Judgement, Lane, Record, Severity, Verdict},
+    gate::{Asked, BrokenOff, Gate, Identified},
     guard::{
         session::POISON,
         wire::{Refusal, Wants},
@@ -43,14 +45,12 @@ fn who(
     // As the guard's end has it.
     let ends = Ends { local: way.to, remote: way.from };
     let client = connections.client_at(way.netns, ends, processes);
-    if matches!(client, Client::Remote { .. }) {
-        // The server would take it for somebody of its own host, and trust it like one.
-        return Err(Refusal {
-            code: "28000".to_owned(),
-            message: "dbwarden: the guard takes no clients from the network here".to_owned(),
-            detail: Some("The server would see a client of its own host.".to_owned()),
-            hint: Some("Connect to the server's own address.".to_owned()),
-        });
+    let is_servers = way.to.1 == asked.target.address.port();
+    if matches!(client, Client::Remote { .. }) && asked.is_led && !is_servers {
+        // Nobody has led it there, and who may reach the server's port is not who may reach this one.
+        return Err(Refusal::of_network(
+            "This port of the guard's is for clients that are led to it.",
+        ));
     }
     let (address, port) = way.from;
     let remote = Endpoint::Ip { address, port };
@@ -79,6 +79,38 @@ fn who(
                 held.number
             )),
         }),
+    }
+}
+
+/// Makes rows of the sessions that broke off.
+pub fn break_off(
+    connections: &mut Connections,
+    processes: &mut ProcessTable,
+    facts: impl Fn(&str) -> Option<std::rc::Rc<ServerFacts>>,
+) {
+    let Some(gate) = connections.shared.gate.clone() else { return };
+    let (broken, uncounted) = gate.take_broken();
+    for (left, BrokenOff { target, way, who, why }) in (0..broken.len()).rev().zip(broken) {
+        let Some(target) = target else { continue };
+        let Some(server) = facts(&target.name) else { continue };
+        let (connection, client, remote) = match who {
+            Some(Identified { connection, client, remote }) => (connection, client, remote),
+            None => {
+                let (address, port) = way.from;
+                let ends = Ends { local: way.to, remote: way.from };
+                let client = connections.client_at(way.netns, ends, processes);
+                (connections.shared.new_id(now()), client, Endpoint::Ip { address, port })
+            }
+        };
+        let shared = &mut connections.shared;
+        let local = Endpoint::Ip { address: target.address.ip(), port: target.address.port() };
+        let mut profile = Profile::new(connection, server, local, remote, client, None).guarded();
+        let mut row = connection_row(shared, &mut profile, now(), "broken");
+        row.message = Some(why);
+        if left == 0 && uncounted > 0 {
+            row.counts.push(("others".into(), uncounted));
+        }
+        shared.outbox.push(Entry::Occurrence(row));
     }
 }
 

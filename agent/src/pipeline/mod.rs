@@ -4,8 +4,10 @@
 //! clients) has threads of its own, which this one never waits for.
 
 mod behind;
+mod brakes;
 mod connections;
 mod coverage;
+mod crosscheck;
 mod destinations;
 mod dialogue;
 mod enforcing;
@@ -201,6 +203,9 @@ pub fn run(
             &service.quarantine,
             |name| state.servers.named(name),
         );
+        guarding::break_off(&mut state.connections, &mut state.processes, |name| {
+            state.servers.named(name)
+        });
         if n > 0 || state.servers.is_looking() {
             idle = 0;
             std::thread::sleep(GATHER);
@@ -398,9 +403,17 @@ impl State {
         self.connections.shared.clock = clock();
         self.connections.poll(now);
         self.servers.refill_quotas(capture);
-        self.servers.poll_destinations(now, &mut self.connections);
         capture.flush_log();
         self.catch_up(capture, now);
+        let shared = &mut self.connections.shared;
+        if let Some(gate) = &shared.gate {
+            let differences = shared.cross_check.tick(
+                |connection| gate.sent(connection),
+                now,
+                shared.clock.wall(now),
+            );
+            differences.into_iter().for_each(|finding| shared.outbox.push(finding));
+        }
         if now >= self.next_coverage {
             self.next_coverage = BootTime(now.0 + COVERAGE_NS);
             self.tell_coverage();
@@ -442,7 +455,6 @@ impl State {
     /// The last words: what was captured before the end is still said.
     fn end(mut self, capture: &mut Capture) -> Recording {
         while self.turn(capture) > 0 {}
-        self.servers.end_destinations(&mut self.connections.shared.outbox);
         self.connections.close_all(now());
         self.tell_coverage();
         let version = env!("CARGO_PKG_VERSION");

@@ -85,7 +85,7 @@ impl Outbox {
     }
 
     pub fn push(&mut self, entry: Entry) {
-        if !self.keeps && matches!(entry, Entry::Occurrence(_)) {
+        if !self.keeps && matches!(entry, Entry::Occurrence(_) | Entry::Outbound(_)) {
             return;
         }
         let bytes = weight(&entry);
@@ -121,6 +121,9 @@ impl Outbox {
     }
 }
 
+/// What a connection holds beside what is shared: names of places and programs.
+const OUTBOUND_BYTES: usize = 1_024;
+
 /// Bytes that an entry holds for itself, roughly.
 fn weight(entry: &Entry) -> usize {
     let held = match entry {
@@ -137,6 +140,7 @@ fn weight(entry: &Entry) -> usize {
                 + occurrence.counts.len() * size_of::<(Arc<str>, u64)>()
         }
         Entry::Finding(episode) => episode.counts.len() * size_of::<(Arc<str>, u64)>(),
+        Entry::Outbound(_) => OUTBOUND_BYTES,
     };
     size_of::<Entry>() + held
 }

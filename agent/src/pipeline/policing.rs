@@ -1,4 +1,5 @@
-//! The rules in force: loaded, replaced when their files change, asked about every statement.
+//! The rules in force: loaded, replaced when their files change, asked about every statement and about every
+//! connection that a database opens.
 
 use std::{
     path::{Path, PathBuf},
@@ -11,12 +12,12 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use super::episodes::Episodes;
+use super::episodes::{Episodes, Occasion};
 use crate::{
     config::{self, Settings, UnreadablePolicies},
     event::{
         Entry, Episode, EpisodeAction, Finding, Judgement, Occurrence, OccurrenceKind, Origin,
-        Record, Severity, Verdict, WallTime,
+        Outbound, Record, Severity, Verdict, WallTime,
     },
     gate::Gate,
     policy::{Circumstances, Complaints, Judge, Set, World},
@@ -115,15 +116,29 @@ impl Policing {
 
     fn tell_gate(&self) {
         if let Some(gate) = &self.gate {
-            let own = usize::from(self.starter_pack || self.trouble.is_some());
-            gate.policies(self.judge.set().sources().get(own..).unwrap_or_default());
+            let set = self.judge.set();
+            let brings_along = set.sources().len() > set.own_sources().count();
+            gate.policies(set.own_sources(), brings_along);
         }
     }
 
-    /// Judges a statement; gives the episodes that begin with it.
+    /// Judges a statement or a connection that a database opens; gives the episodes that begin with it.
     ///
     /// `denied`: the guard's judgement, where it has let the server have something else.
-    pub fn judge(
+    pub fn take(
+        &mut self,
+        entry: &mut Entry,
+        denied: Option<Arc<Judgement>>,
+        told: &mut Vec<Entry>,
+    ) {
+        match entry {
+            Entry::Statement(record) => self.statement(record, denied, told),
+            Entry::Outbound(outbound) => self.outbound(outbound, told),
+            Entry::Occurrence(_) | Entry::Finding(_) => {}
+        }
+    }
+
+    fn statement(
         &mut self,
         record: &mut Record,
         denied: Option<Arc<Judgement>>,
@@ -142,7 +157,21 @@ impl Policing {
         let has_findings = !judgement.findings.is_empty();
         record.judgement = Some(judgement);
         if has_findings {
-            self.episodes.take(record, told);
+            self.episodes.take(Occasion::of_statement(record), told);
+        }
+    }
+
+    fn outbound(&mut self, outbound: &mut Outbound, told: &mut Vec<Entry>) {
+        let Outbound { origin, destination, time, .. } = outbound;
+        let mut judgement = self.judge.judge_outbound(origin, destination, *time);
+        // Of the server itself there is no client whose connection could be ended.
+        if judgement.verdict == Verdict::Cut && origin.socket.is_none() {
+            judgement = Arc::new(Judgement { verdict: Verdict::Flag, ..(*judgement).clone() });
+        }
+        let has_findings = !judgement.findings.is_empty();
+        outbound.judgement = Some(judgement);
+        if has_findings {
+            self.episodes.take(Occasion::of_outbound(outbound), told);
         }
     }
 
@@ -272,6 +301,7 @@ fn refusal(refused: &Refused, consequence: &str, host: &Arc<Origin>, now: WallTi
         origin: host.clone(),
         sequence: 0,
         facts: None,
+        destination: None,
         counts: Vec::new(),
     }
 }

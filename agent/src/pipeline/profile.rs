@@ -82,6 +82,10 @@ impl Profile {
         Self { lane: Lane::Guarded, ..self }
     }
 
+    pub fn is_guarded(&self) -> bool {
+        self.lane == Lane::Guarded
+    }
+
     pub fn is_encrypted(&self) -> bool {
         self.encrypted
     }
@@ -251,6 +255,7 @@ impl Profile {
                 (Endpoint::Unix { .. }, true) => Transport::UnixTls,
             }),
             lane: Some(self.lane),
+            past_guard: self.server.is_guarded && self.lane == Lane::Observed,
 
             connection: Some(self.id),
             database: self.database.clone(),
@@ -349,6 +354,7 @@ mod tests {
                 places: Default::default(),
                 coverage: Default::default(),
                 is_verified: true,
+                is_guarded: false,
                 pooler: None,
             };
             let end = Endpoint::Unix { path: None };

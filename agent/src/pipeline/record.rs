@@ -71,12 +71,14 @@ pub fn connection_row(
     at: BootTime,
     action: &'static str,
 ) -> Occurrence {
+    let origin = profile.origin(&shared.host, &shared.rules);
+    let message = origin.past_guard.then(|| "past the guard of its server".to_owned());
     Occurrence {
         time: shared.clock.wall(at),
         kind: OccurrenceKind::Connection,
         action,
-        origin: profile.origin(&shared.host, &shared.rules),
-        message: None,
+        origin,
+        message,
         counts: Vec::new(),
     }
 }

@@ -10,6 +10,7 @@ use std::{
 use anyhow::{Context, Result};
 
 use super::{
+    destinations::Destinations,
     enforcing::Enforcing,
     guarding,
     keeping::{Alert, Keeping},
@@ -41,6 +42,7 @@ pub struct Recorder {
     keeping: Option<Keeping>,
     policing: Option<Policing>,
     enforcing: Option<Enforcing>,
+    destinations: Destinations,
     telemetry: Option<Feed>,
     posting: Option<Posting>,
     gate: Option<Arc<Gate>>,
@@ -85,6 +87,7 @@ impl Recorder {
             keeping,
             policing,
             enforcing,
+            destinations: Destinations::default(),
             telemetry,
             posting,
             gate,
@@ -115,18 +118,27 @@ impl Recorder {
                         self.record(self.gap(lost), now);
                     }
                     for mut entry in mem::take(&mut batch.entries) {
+                        let mut denied = None;
                         if let Entry::Statement(record) = &mut entry {
                             let gate = self.gate.as_deref();
-                            let denied = gate.and_then(|gate| guarding::unveil(gate, record));
+                            denied = gate.and_then(|gate| guarding::unveil(gate, record));
                             self.analyse(record, &mut analyst);
-                            if let Some(policing) = &mut self.policing {
-                                policing.judge(record, denied, &mut told);
-                            }
+                        }
+                        if let Some(policing) = &mut self.policing {
+                            policing.take(&mut entry, denied, &mut told);
                         }
                         if let Some(enforcing) = &mut self.enforcing {
                             enforcing.take(&entry, &mut told);
                         }
-                        self.record(entry, now);
+                        match entry {
+                            // One of many, perhaps: a burst is what makes rows.
+                            Entry::Outbound(outbound) => {
+                                let mut rows = Vec::new();
+                                self.destinations.take(outbound, &mut rows);
+                                self.record_all(&mut rows, now);
+                            }
+                            entry => self.record(entry, now),
+                        }
                         self.record_all(&mut told, now);
                     }
                     inbox.done(&batch);
@@ -144,8 +156,13 @@ impl Recorder {
                 enforcing.tick(now, &mut told);
                 self.record_all(&mut told, now);
             }
+            let now = wall_time();
+            self.destinations.tick(now, &mut told);
+            self.record_all(&mut told, now);
             self.tick();
         }
+        self.destinations.end(&mut told);
+        self.record_all(&mut told, wall_time());
         if let Some(policing) = &mut self.policing {
             policing.end(&mut told);
             self.record_all(&mut told, wall_time());
@@ -218,7 +235,8 @@ impl Recorder {
             // Where nobody watches, nothing is allocated.
             (Entry::Statement(record), None) => self.live.publish(|| Arc::new(record)),
             (Entry::Occurrence(occurrence), Some(telemetry)) => telemetry.occurrence(&occurrence),
-            (Entry::Occurrence(_), None) => {}
+            (Entry::Outbound(outbound), Some(telemetry)) => telemetry.outbound(&outbound),
+            (Entry::Occurrence(_) | Entry::Outbound(_), None) => {}
             (Entry::Finding(episode), telemetry) => {
                 if let Some(telemetry) = telemetry {
                     telemetry.finding(&episode);

@@ -18,8 +18,6 @@ use dbwarden_common::{TRACKED_LIMITED, Tracked};
 use super::{
     connections::Connections,
     coverage::Coverage,
-    destinations::{Destinations, Reach},
-    outbox::Outbox,
     places::Places,
     scout::{Answer, Found, Request, Scout},
 };
@@ -28,7 +26,10 @@ use crate::{
     config::{self, LaneChoice, Settings, TlsCapture},
     control::{AbsentServer, Hub, Notice, ServerStatus},
     discovery::{self, Listener, Look, Names, Server, ServerKind, ServerRule, Trust, Watcher},
-    event::{BootTime, Endpoint, Engine, Entry, Origin, ProcessEvent, WallTime},
+    event::{
+        BootTime, Destination, Endpoint, Engine, Entry, EpisodeAction, Origin, Outbound,
+        ProcessEvent, Remote, WallTime,
+    },
     gate::{Gate, Target},
     identity::{Peer, ProcessTable, Procfs},
     policy::{Whereabouts, World},
@@ -51,6 +52,8 @@ pub struct ServerFacts {
     pub coverage: Coverage,
     /// Its program and its files are root's or its own account's: nobody pretends to be it.
     pub is_verified: bool,
+    /// Its clients are to come through the guard.
+    pub is_guarded: bool,
     /// Of a pooler, its process.
     pub pooler: Option<u32>,
 }
@@ -59,7 +62,7 @@ impl ServerFacts {
     /// For whoever tells of a connection to it, and counts nothing.
     pub fn named(name: Arc<str>, engine: Engine, places: Places) -> Self {
         let coverage = Coverage::default();
-        Self { name, engine, places, coverage, is_verified: true, pooler: None }
+        Self { name, engine, places, coverage, is_verified: true, is_guarded: true, pooler: None }
     }
 
     /// What is said of the server where no client is known.
@@ -89,7 +92,6 @@ pub struct Servers {
     places: Vec<Places>,
     /// What [[region]] says of addresses.
     world: World,
-    destinations: Destinations,
     tls: TlsCapture,
     /// Whether poolers are watched.
     poolers: bool,
@@ -128,7 +130,6 @@ impl Servers {
             listeners: HashSet::new(),
             places: settings.servers.iter().map(Places::new).collect(),
             world: settings.world(),
-            destinations: Destinations::default(),
             lanes: settings.servers.iter().map(|server| server.lane).collect(),
             have_changed: true,
             guard_ports: Vec::new(),
@@ -229,31 +230,36 @@ impl Servers {
             .unwrap_or_else(|| facts.origin(&connections.shared.host));
         let server = self.reached(opened);
         let region = self.region_of(opened, server.as_deref(), &connections.shared.host);
-        let target = match (opened.ends, &opened.local) {
-            (Some(ends), _) => format!("{} port {}", ends.remote.0, ends.remote.1).into(),
-            (None, Endpoint::Unix { path: Some(path) }) => path.clone(),
-            (None, _) => "a unix socket without a name".into(),
+        let to = match (opened.ends, &opened.local) {
+            (Some(ends), _) => Remote::Ip(ends.remote.0, ends.remote.1),
+            (None, Endpoint::Unix { path }) => Remote::Unix(path.clone()),
+            (None, Endpoint::Ip { .. }) => Remote::Unix(None),
         };
-        let reach = Reach {
-            time: clock.wall(opened.time),
-            origin,
-            pid: opened.pid,
-            exe: process.and_then(|process| process.exe.clone()),
-            target,
+        let destination = Destination {
+            to,
             region,
             server: server.map(|server| server.name.clone()),
+            program: process.and_then(|process| process.exe.clone()),
+            by_server: opened.by_server,
         };
-        let message = reach.message();
+        let outbound = Outbound {
+            time: clock.wall(opened.time),
+            action: EpisodeAction::Began,
+            origin,
+            pid: opened.pid,
+            destination: Arc::new(destination),
+            judgement: None,
+            connections: None,
+        };
+        let message = outbound.message();
         tracing::info!(server = %facts.name, "{message}");
         self.live.notice(|| Notice {
-            time: reach.time,
+            time: outbound.time,
             notice: "outbound",
             server: Some(facts.name.clone()),
             message,
         });
-        let mut told = Vec::new();
-        self.destinations.take(reach, &mut told);
-        told.into_iter().for_each(|row| connections.shared.outbox.push(row));
+        connections.shared.outbox.push(Entry::Outbound(outbound));
     }
 
     /// The watched server of this host that is at the other end.
@@ -290,19 +296,6 @@ impl Servers {
         self.world.region_of(Whereabouts { address, is_local, ..Default::default() }, here.as_ref())
     }
 
-    /// Tells the bursts of connections that are over.
-    pub fn poll_destinations(&mut self, now: BootTime, connections: &mut Connections) {
-        let mut told = Vec::new();
-        self.destinations.tick(connections.shared.clock.wall(now), &mut told);
-        told.into_iter().for_each(|row| connections.shared.outbox.push(row));
-    }
-
-    pub fn end_destinations(&mut self, outbox: &mut Outbox) {
-        let mut told = Vec::new();
-        self.destinations.end(&mut told);
-        told.into_iter().for_each(|row| outbox.push(row));
-    }
-
     /// Sends the scout where it is due, and takes what it has found.
     pub fn work(
         &mut self,
@@ -325,6 +318,7 @@ impl Servers {
             }
             if gate.has_moved() {
                 self.know_ports(gate.ports(), capture);
+                gate.is_known();
             }
         }
     }
@@ -528,7 +522,9 @@ impl Servers {
         let pooler = is_pooler.then_some(server.pid);
         let is_verified = server.is_verified();
         let engine = Engine::Postgresql;
-        let facts = ServerFacts { name, engine, places, coverage, is_verified, pooler };
+        let lane = named.and_then(|at| self.lanes.get(at));
+        let is_guarded = !is_pooler && lane == Some(&LaneChoice::Guard);
+        let facts = ServerFacts { name, engine, places, coverage, is_verified, is_guarded, pooler };
         let watched = Watched { server, facts: Rc::new(facts), tls };
         self.have_changed = true;
         if let Some(slot) = self.watched.get_mut(index) {

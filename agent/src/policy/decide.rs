@@ -27,8 +27,8 @@ impl Set {
         let authorizer = Authorizer::new();
         let mut outcome = Outcome::default();
         // A rule that one request silences may still apply to another.
-        for (effect, request) in &question.requests {
-            let Some(judging) = self.judging(*effect) else { continue };
+        for (action, request) in &question.requests {
+            let Some(judging) = self.judging(*action) else { continue };
             let judged = authorizer.is_authorized(request, judging, &question.entities);
             outcome.breaks(judged.diagnostics().errors());
             let fired: Vec<Arc<str>> = judged.diagnostics().reason().map(name).collect();
@@ -36,7 +36,7 @@ impl Set {
                 continue;
             }
             let mut silenced: BTreeMap<Arc<str>, Arc<str>> = BTreeMap::new();
-            if let Some(silencing) = self.silencing(*effect) {
+            if let Some(silencing) = self.silencing(*action) {
                 let answer = authorizer.is_authorized(request, silencing, &question.entities);
                 outcome.breaks(answer.diagnostics().errors());
                 for by in answer.diagnostics().reason().map(name) {
@@ -59,16 +59,16 @@ impl Set {
     /// The verdict for a case.
     pub fn decide(&self, case: &Case<'_>) -> Judgement {
         match self.outcome(case) {
-            Ok(outcome) => self.judgement(&outcome, case.caller.lane),
+            Ok(outcome) => self.judgement(&outcome, case.lane()),
             Err(error) => {
                 let finding = Finding {
                     rule: UNASKABLE.into(),
-                    verdict: on_error(case.caller.lane),
+                    verdict: on_error(case.lane()),
                     severity: Severity::High,
                     message: error.to_string().into(),
                     dry_run: false,
                 };
-                judgement(vec![finding], case.caller.lane)
+                judgement(vec![finding], case.lane())
             }
         }
     }

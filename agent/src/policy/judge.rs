@@ -8,23 +8,25 @@ use rustc_hash::FxHashMap;
 use super::{
     Caller, Set,
     alike::Alike,
-    question::{Case, Circumstances, clock},
+    question::{Case, Circumstances, Subject, clock},
 };
-use crate::event::{ClaimTag, Facts, Judgement, Origin};
+use crate::event::{ClaimTag, Destination, Facts, Judgement, Origin, WallTime};
 
 /// Connections that are known by address. Forgetting them costs a comparison each.
 const MAX_ORIGINS: usize = 4_096;
 const MAX_CALLERS: usize = 4_096;
 const MAX_CLAIMS: usize = 1_024;
+const MAX_DESTINATIONS: usize = 4_096;
 const MAX_VERDICTS: usize = 32_768;
 
-/// Judges statements by one set of rules after the other.
+/// Judges statements and connections by one set of rules after the other.
 pub struct Judge {
     set: Arc<Set>,
     /// By address; what stands there is held, so that nothing else can come to stand there.
     origins: FxHashMap<usize, (u64, Arc<Origin>)>,
     callers: LruCache<Caller, u64, RandomState>,
     claims: LruCache<Claims, u64, RandomState>,
+    destinations: LruCache<Arc<Destination>, u64, RandomState>,
     facts: Alike,
     next: u64,
     verdicts: LruCache<Key, Arc<Judgement>, rustc_hash::FxBuildHasher>,
@@ -42,12 +44,20 @@ pub struct Counts {
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Key {
-    /// 0 where there are none.
-    facts: u64,
+    what: What,
     caller: u64,
     claims: u64,
     rows: u32,
     hour: u16,
+}
+
+/// By number; facts and destinations count apart.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum What {
+    /// Nobody saw the text.
+    Unseen,
+    Facts(u64),
+    Destination(u64),
 }
 
 impl Judge {
@@ -57,6 +67,7 @@ impl Judge {
             origins: FxHashMap::default(),
             callers: LruCache::unbounded_with_hasher(RandomState::new()),
             claims: LruCache::unbounded_with_hasher(RandomState::new()),
+            destinations: LruCache::unbounded_with_hasher(RandomState::new()),
             facts: Alike::default(),
             next: 0,
             verdicts: LruCache::unbounded_with_hasher(rustc_hash::FxBuildHasher),
@@ -86,34 +97,73 @@ impl Judge {
         circumstances: Circumstances<'_>,
     ) -> Arc<Judgement> {
         let caller = self.caller(origin);
+        let hour = self.hour(circumstances.time);
         let volatile = &self.set.volatile;
-        let hour = match volatile.time {
-            true => {
-                let (hour, weekday) = clock(circumstances.time);
-                (weekday * 24 + hour) as u16
-            }
-            false => 0,
-        };
         let rows = volatile.bucket(circumstances.rows);
         let claims = match volatile.claims && !circumstances.claims.is_empty() {
             true => self.claims(circumstances.claims),
             false => 0,
         };
-        let what = facts.map_or(0, |facts| self.facts.number(facts));
-        let key = Key { facts: what, caller, rows, claims, hour };
+        let what = facts.map_or(What::Unseen, |facts| What::Facts(self.facts.number(facts)));
+        let key = Key { what, caller, rows, claims, hour };
+        let subject = Subject::Statement(facts.map(|facts| &**facts));
+        self.judgement(key, origin, subject, circumstances)
+    }
+
+    /// The judgement on a connection that a process opens which works for whoever stands behind `origin`.
+    pub fn judge_outbound(
+        &mut self,
+        origin: &Arc<Origin>,
+        destination: &Arc<Destination>,
+        time: WallTime,
+    ) -> Arc<Judgement> {
+        let (caller, hour) = (self.caller(origin), self.hour(time));
+        let number = match self.destinations.get(destination) {
+            Some(number) => *number,
+            None => {
+                if self.destinations.len() >= MAX_DESTINATIONS {
+                    self.destinations.pop_lru();
+                }
+                let number = self.number();
+                self.destinations.put(destination.clone(), number);
+                number
+            }
+        };
+        let key = Key { what: What::Destination(number), caller, rows: 0, claims: 0, hour };
+        let circumstances = Circumstances { time, ..Circumstances::default() };
+        self.judgement(key, origin, Subject::Outbound(destination), circumstances)
+    }
+
+    /// As it is remembered, or as the rules say.
+    fn judgement(
+        &mut self,
+        key: Key,
+        origin: &Origin,
+        subject: Subject<'_>,
+        circumstances: Circumstances<'_>,
+    ) -> Arc<Judgement> {
         if let Some(judgement) = self.verdicts.get(&key) {
             self.counts.remembered += 1;
             return judgement.clone();
         }
         self.counts.evaluated += 1;
         let caller = Caller::new(origin, self.set.world());
-        let case = Case { caller: &caller, facts: facts.map(|facts| &**facts), circumstances };
+        let case = Case { caller: &caller, subject, circumstances };
         let judgement = Arc::new(self.set.decide(&case));
         if self.verdicts.len() >= MAX_VERDICTS {
             self.verdicts.pop_lru();
         }
         self.verdicts.put(key, judgement.clone());
         judgement
+    }
+
+    /// Of the week, where rules speak of it.
+    fn hour(&self, time: WallTime) -> u16 {
+        if !self.set.volatile.time {
+            return 0;
+        }
+        let (hour, weekday) = clock(time);
+        (weekday * 24 + hour) as u16
     }
 
     /// The number of who stands behind a connection; the same for all that look alike.

@@ -2,9 +2,10 @@
 //!
 //! A policy is a `forbid` whose annotations say what a match means (`@id`, `@verdict`, `@severity`,
 //! `@message`), or a `permit` that makes an exception of some (`@silences`). A statement is several requests,
-//! one for each of its effects and each table that suffers it; the worst verdict wins, and always names the
-//! rule. Sets are replaced as a whole or not at all: nothing is loaded in part.
+//! one for each of its effects and each table that suffers it, and a connection is one; the worst verdict wins, and
+//! always names the rule. Sets are replaced as a whole or not at all: nothing is loaded in part.
 
+mod action;
 mod alike;
 mod bounds;
 mod caller;
@@ -23,13 +24,14 @@ mod tests;
 mod volatile;
 mod world;
 
+pub use action::Action;
 pub use caller::Caller;
 pub use complaint::{Complaint, Complaints, Source};
 pub use decide::Outcome;
 pub use judge::{Counts, Judge};
 pub use label::{Label, NoPattern, Pattern, RESIDENCY};
 pub use nearly::{Near, Part};
-pub use question::{Case, Circumstances, Unaskable};
+pub use question::{Case, Circumstances, Subject, Unaskable};
 pub use region::{Region, wider};
 pub use rule::{BUILTIN, Does, Rule};
 pub use schema::SCHEMA;

@@ -14,7 +14,7 @@ use super::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Near {
     pub rule: Arc<str>,
-    pub effect: &'static str,
+    pub action: &'static str,
     /// What it was asked about, as in `Table::"orders/app/customers"`.
     pub resource: String,
     pub parts: Vec<Part>,
@@ -35,7 +35,7 @@ impl Near {
 }
 
 impl Set {
-    /// Rules for the case's effects that don't apply although some of their conditions are met; those
+    /// Rules for the case's actions that don't apply although some of their conditions are met; those
     /// that lack least come first.
     ///
     /// # Errors
@@ -45,8 +45,8 @@ impl Set {
         let outcome = self.outcome(case)?;
         let authorizer = Authorizer::new();
         let mut near: Vec<Near> = Vec::new();
-        for (effect, request) in &question.requests {
-            let Some(judging) = self.judging(*effect) else { continue };
+        for (action, request) in &question.requests {
+            let Some(judging) = self.judging(*action) else { continue };
             for policy in judging.policies() {
                 let Some(rule) = self.rule(policy.id().as_ref()) else { continue };
                 if outcome.fired.contains_key(&rule.id) || outcome.broken.contains_key(&rule.id) {
@@ -64,7 +64,7 @@ impl Set {
                     let resource = request.resource().map(ToString::to_string);
                     near.push(Near {
                         rule: rule.id.clone(),
-                        effect: effect.name(),
+                        action: action.name(),
                         resource: resource.unwrap_or_default(),
                         parts,
                     });

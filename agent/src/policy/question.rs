@@ -1,7 +1,8 @@
-//! One statement as Cedar is asked about it: its requests, and everything that they can speak of.
+//! One statement or connection as Cedar is asked about it: its requests, and everything that they can speak of.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
+    net::IpAddr,
     sync::Arc,
 };
 
@@ -11,12 +12,15 @@ use cedar_policy::{
 };
 
 use super::{
-    Caller, Label, World,
+    Action, Caller, Label, World,
     label::{TableName, Touched},
     region::wider,
     schema::Names,
 };
-use crate::event::{Access, Analysis, ClaimTag, Effect, Effects, Facts, PrincipalKind, WallTime};
+use crate::event::{
+    Access, Analysis, ClaimTag, Destination, Effect, Effects, Facts, Lane, PrincipalKind, Remote,
+    WallTime,
+};
 
 /// What is different from one execution to the next.
 #[derive(Clone, Copy, Debug, Default)]
@@ -32,9 +36,34 @@ pub struct Circumstances<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct Case<'a> {
     pub caller: &'a Caller,
-    /// `None` where nobody saw the text.
-    pub facts: Option<&'a Facts>,
+    pub subject: Subject<'a>,
     pub circumstances: Circumstances<'a>,
+}
+
+/// What is to be judged.
+#[derive(Clone, Copy, Debug)]
+pub enum Subject<'a> {
+    /// A statement of the caller's; `None` where nobody saw the text.
+    Statement(Option<&'a Facts>),
+    /// A connection that a process opens which works for the caller. Only the time counts of its circumstances.
+    Outbound(&'a Destination),
+}
+
+impl<'a> Case<'a> {
+    fn facts(&self) -> Option<&'a Facts> {
+        match self.subject {
+            Subject::Statement(facts) => facts,
+            Subject::Outbound(_) => None,
+        }
+    }
+
+    /// What can be done about it: nothing stands between a database and what it connects to.
+    pub(super) fn lane(&self) -> Lane {
+        match self.subject {
+            Subject::Statement(_) => self.caller.lane,
+            Subject::Outbound(_) => Lane::Observed,
+        }
+    }
 }
 
 /// Cedar could not be asked; no case that this program makes is known to do that.
@@ -50,7 +79,7 @@ impl Unaskable {
 
 /// The requests of a case.
 pub(super) struct Question {
-    pub requests: Vec<(Effect, Request)>,
+    pub requests: Vec<(Action, Request)>,
     pub entities: Entities,
 }
 
@@ -59,22 +88,15 @@ impl Question {
         let mut making = Making { case, world, names, entities: Vec::new(), seen: HashSet::new() };
         let principal = making.principal()?;
         let context = making.context()?;
-        let database = making.database()?;
-        let mut requests = Vec::new();
-        for effect in effects(case.facts).iter() {
-            let mut resources = Vec::new();
-            for table in tables(effect, case.facts) {
-                resources.push(making.table(table, &database)?);
-            }
-            if resources.is_empty() {
-                resources.push(database.clone());
-            }
-            for resource in resources {
-                let action = names.action(effect).clone();
-                let request =
-                    Request::new(principal.clone(), action, resource, context.clone(), None);
-                requests.push((effect, request.map_err(Unaskable::of)?));
-            }
+        let asked = match case.subject {
+            Subject::Statement(facts) => making.suffered(facts)?,
+            Subject::Outbound(_) => vec![(Action::ConnectOut, making.origin()?)],
+        };
+        let mut requests = Vec::with_capacity(asked.len());
+        for (action, resource) in asked {
+            let named = names.action(action).clone();
+            let request = Request::new(principal.clone(), named, resource, context.clone(), None);
+            requests.push((action, request.map_err(Unaskable::of)?));
         }
         let entities = making.entities;
         let entities =
@@ -154,8 +176,32 @@ impl Making<'_> {
         Ok(id)
     }
 
+    /// What a statement does, each with what suffers it.
+    fn suffered(&mut self, facts: Option<&Facts>) -> Result<Vec<(Action, EntityUid)>, Unaskable> {
+        let database = self.database()?;
+        let mut asked = Vec::new();
+        for effect in effects(facts).iter() {
+            let tables = tables(effect, facts);
+            if tables.is_empty() {
+                asked.push((Action::Effect(effect), database.clone()));
+            }
+            for table in tables {
+                asked.push((Action::Effect(effect), self.table(table, &database)?));
+            }
+        }
+        Ok(asked)
+    }
+
+    /// What a connection comes out of: the database where it is known, else the server.
+    fn origin(&mut self) -> Result<EntityUid, Unaskable> {
+        match self.case.caller.database {
+            Some(_) => self.database(),
+            None => self.server(),
+        }
+    }
+
     fn context(&mut self) -> Result<Context, Unaskable> {
-        let Case { caller, facts, circumstances } = self.case;
+        let Case { caller, circumstances, .. } = self.case;
         let claims = uid(&self.names.claims, "");
         let tags = circumstances
             .claims
@@ -165,35 +211,26 @@ impl Making<'_> {
         self.entities.push(entity.map_err(Unaskable::of)?);
 
         let mut context = Record::default();
-        let effects = effects(*facts);
-        context.set("effects", effects.iter().map(Effect::name));
-        if let Some(restricted) = facts.and_then(|facts| facts.restricted) {
-            context.put("restricted", Value::new_bool(restricted));
-        }
-        let analysis = facts.map_or(Analysis::NoText, |facts| facts.analysis);
-        context.put("analysis", Value::new_string(analysis.name().to_owned()));
-        let functions = facts.map_or(&[][..], |facts| &facts.functions);
-        context.set("functions", functions.iter().map(|name| &**name));
-        let calls = facts.map_or(&[][..], |facts| &facts.calls);
-        context.set("calls", calls.iter().map(|name| &**name));
-        let traits = facts.map_or(&[][..], |facts| &facts.traits);
-        context.set("traits", traits.iter().map(|one| one.name()));
-        let settings = facts.map_or(&[][..], |facts| &facts.settings);
-        context.set("settings", settings.iter().map(|name| &**name));
-        if let Some(rows) = circumstances.rows {
-            context.put("rows", Value::new_long(i64::try_from(rows).unwrap_or(i64::MAX)));
+        match self.case.subject {
+            Subject::Statement(facts) => {
+                context.statement(facts);
+                if let Some(rows) = circumstances.rows {
+                    context.put("rows", Value::new_long(i64::try_from(rows).unwrap_or(i64::MAX)));
+                }
+            }
+            Subject::Outbound(destination) => context.outbound(destination),
         }
         context.text("environment", caller.environment.as_ref());
         context.text("region", caller.region.as_ref());
         context.text("engine", caller.engine.map(|engine| engine.name()));
         context.text("transport", caller.transport.map(|transport| transport.name()));
         context.text("lane", Some(caller.lane.name()));
+        context.put("past_guard", Value::new_bool(caller.past_guard));
         context.text("db_user", caller.db_user.as_ref());
         if let Some(address) = caller.client_address {
-            context.put("client_address", Value::new_ip(address.to_canonical().to_string()));
+            context.address("client_address", address);
         }
-        let regions = caller.client_region.as_deref().map(wider);
-        context.set("client_regions", regions.into_iter().flatten());
+        context.regions("client_regions", caller.client_region.as_deref());
         context.text("pooler", caller.pooler.as_ref());
         context.text("application", caller.application.as_ref());
         context.put("claims", Value::new_entity_uid(claims));
@@ -203,11 +240,21 @@ impl Making<'_> {
         Context::from_pairs(context.0).map_err(Unaskable::of)
     }
 
+    fn server(&mut self) -> Result<EntityUid, Unaskable> {
+        let name = shown(&self.case.caller.server);
+        let id = uid(&self.names.server, name);
+        let world = self.world;
+        let mut attributes = Record::default();
+        attributes.text("name", Some(name));
+        attributes.labels(&world.labels_in(None));
+        self.add(id.clone(), attributes.0, HashSet::new())?;
+        Ok(id)
+    }
+
     fn database(&mut self) -> Result<EntityUid, Unaskable> {
+        let server_uid = self.server()?;
         let caller = self.case.caller;
         let (server, database) = (shown(&caller.server), shown(&caller.database));
-        let server_uid = uid(&self.names.server, server);
-        self.add(server_uid.clone(), HashMap::new(), HashSet::new())?;
         let id = uid(&self.names.database, &format!("{server}/{database}"));
         let world = self.world;
         let labels = world.labels_in(caller.database.as_deref());
@@ -223,7 +270,7 @@ impl Making<'_> {
     fn table(&mut self, written: &str, database: &EntityUid) -> Result<EntityUid, Unaskable> {
         let caller = self.case.caller;
         let name = TableName::new(written, caller.database.as_deref());
-        let touched = Touched::by(self.case.facts, written, &name);
+        let touched = Touched::by(self.case.facts(), written, &name);
         let (server, database_name) = (shown(&caller.server), name.database.unwrap_or("?"));
         let path = match name.schema {
             Some(schema) => format!("{server}/{database_name}/{schema}.{}", name.table),
@@ -266,6 +313,46 @@ impl Record {
     fn set<'a>(&mut self, name: &str, values: impl Iterator<Item = &'a str>) {
         let values = values.map(|value| Value::new_string(value.to_owned()));
         self.put(name, Value::new_set(values));
+    }
+
+    fn address(&mut self, name: &str, address: IpAddr) {
+        self.put(name, Value::new_ip(address.to_canonical().to_string()));
+    }
+
+    fn regions(&mut self, name: &str, region: Option<&str>) {
+        self.set(name, region.map(wider).into_iter().flatten());
+    }
+
+    fn statement(&mut self, facts: Option<&Facts>) {
+        self.set("effects", effects(facts).iter().map(Effect::name));
+        if let Some(restricted) = facts.and_then(|facts| facts.restricted) {
+            self.put("restricted", Value::new_bool(restricted));
+        }
+        let analysis = facts.map_or(Analysis::NoText, |facts| facts.analysis);
+        self.text("analysis", Some(analysis.name()));
+        let functions = facts.map_or(&[][..], |facts| &facts.functions);
+        self.set("functions", functions.iter().map(|name| &**name));
+        let calls = facts.map_or(&[][..], |facts| &facts.calls);
+        self.set("calls", calls.iter().map(|name| &**name));
+        let traits = facts.map_or(&[][..], |facts| &facts.traits);
+        self.set("traits", traits.iter().map(|one| one.name()));
+        let settings = facts.map_or(&[][..], |facts| &facts.settings);
+        self.set("settings", settings.iter().map(|name| &**name));
+    }
+
+    fn outbound(&mut self, destination: &Destination) {
+        let Destination { to, region, server, program, by_server } = destination;
+        match to {
+            Remote::Ip(address, port) => {
+                self.address("address", *address);
+                self.put("port", Value::new_long((*port).into()));
+            }
+            Remote::Unix(path) => self.text("path", path.as_ref()),
+        }
+        self.regions("destination_regions", region.as_deref());
+        self.text("destination_server", server.as_ref());
+        self.text("program", program.as_ref());
+        self.put("by_server", Value::new_bool(*by_server));
     }
 
     fn labels(&mut self, labels: &[&Label]) {

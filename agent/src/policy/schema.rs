@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use cedar_policy::{Entities, EntityId, EntityTypeName, EntityUid, Schema};
 
-use crate::event::Effect;
+use super::Action;
 
 /// What `dbwarden policy schema` prints.
 pub const SCHEMA: &str = include_str!("dbwarden.cedarschema");
@@ -24,9 +24,9 @@ pub(super) struct Names {
     pub claims: EntityTypeName,
     /// The actions with the groups that they are in.
     pub hierarchy: Entities,
-    /// In the order of [`Effect::ALL`].
+    /// By [`Action::index`].
     actions: Vec<EntityUid>,
-    /// For an effect without an action, which there is none of.
+    /// For one without a name, which there is none of.
     other: EntityUid,
 }
 
@@ -48,13 +48,13 @@ impl Names {
             table: kind("Table")?,
             claims: kind("Claims")?,
             hierarchy: schema.action_entities().map_err(|error| error.to_string())?,
-            actions: Effect::ALL.iter().map(|effect| uid(effect.name())).collect(),
-            other: uid(Effect::Unknown.name()),
+            actions: Action::all().map(|action| uid(action.name())).collect(),
+            other: uid("unknown"),
         })
     }
 
-    pub(super) fn action(&self, effect: Effect) -> &EntityUid {
-        self.actions.get(effect as usize).unwrap_or(&self.other)
+    pub(super) fn action(&self, action: Action) -> &EntityUid {
+        self.actions.get(action.index()).unwrap_or(&self.other)
     }
 }
 
@@ -66,13 +66,20 @@ pub(super) fn schema() -> Result<Schema, String> {
     }
 }
 
-/// Actions that an effect is one of.
-pub(super) fn groups(effect: Effect) -> &'static [&'static str] {
-    match effect {
-        Effect::Insert | Effect::Update | Effect::Delete | Effect::Truncate | Effect::CopyIn => {
-            &["write"]
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::{Action, Names, schema};
+
+    /// Which rules an action is held against is decided without asking Cedar: both must say the same.
+    #[test]
+    fn actions_are_in_the_groups_that_the_schema_has_them_in() {
+        let names = Names::new(&schema().unwrap()).unwrap();
+        for action in Action::all() {
+            let ancestors = names.hierarchy.ancestors(names.action(action)).unwrap();
+            let found: BTreeSet<&str> = ancestors.map(|group| group.id().unescaped()).collect();
+            assert_eq!(found, action.groups().iter().copied().collect(), "{}", action.name());
         }
-        Effect::Define | Effect::Drop | Effect::Grant | Effect::Configure => &["administer"],
-        _ => &[],
     }
 }

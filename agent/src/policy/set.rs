@@ -6,20 +6,19 @@ use std::{
 };
 
 use cedar_policy::{
-    ActionConstraint, Effect as Kind, PolicySet, Schema, ValidationMode, ValidationWarning,
-    Validator,
+    ActionConstraint, Effect as Kind, PolicySet, Schema, ValidationError, ValidationMode,
+    ValidationWarning, Validator,
 };
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    Complaint, Complaints, Does, Rule, Source, World,
+    Action, Complaint, Complaints, Does, Rule, Source, World,
     bounds::too_deep,
     complaint::did_you_mean,
     rule::places,
     schema::{Names, schema},
     volatile::{Unbounded, Volatile},
 };
-use crate::event::Effect;
 
 /// The rules that dbwarden brings along.
 pub const STARTER_PACK: &str = include_str!("builtin.cedar");
@@ -34,8 +33,7 @@ const MAX_RULES: usize = 2_000;
 /// Never changed: another set takes its place as a whole.
 pub struct Set {
     pub(super) rules: HashMap<Arc<str>, Rule>,
-    /// Rules that can apply to an effect, in the order of [`Effect::ALL`]: those that judge, and those
-    /// that silence.
+    /// Rules that can apply to an action, by [`Action::index`]: those that judge, and those that silence.
     judging: Vec<PolicySet>,
     silencing: Vec<PolicySet>,
     pub(super) names: Names,
@@ -78,7 +76,7 @@ impl Set {
             return Err(Complaints(complaints));
         }
         let of = |kind| {
-            let sets = Effect::ALL.iter().map(|effect| applicable(&rules, kind, &names, *effect));
+            let sets = Action::all().map(|action| applicable(&rules, kind, &names, action));
             sets.collect::<Result<Vec<_>, _>>().map_err(internal)
         };
         let (judging, silencing) = (of(Kind::Forbid)?, of(Kind::Permit)?);
@@ -101,6 +99,13 @@ impl Set {
         &self.sources
     }
 
+    /// Those of them that dbwarden doesn't bring along.
+    pub fn own_sources(&self) -> impl Iterator<Item = &Source> {
+        self.sources.iter().filter(|source| {
+            !PACKS.iter().any(|(name, text)| *source.name == **name && *source.text == **text)
+        })
+    }
+
     /// SHA-256 over names and texts of its sources, in hexadecimal.
     pub fn version(&self) -> &Arc<str> {
         &self.version
@@ -110,12 +115,12 @@ impl Set {
         &self.world
     }
 
-    pub(super) fn judging(&self, effect: Effect) -> Option<&PolicySet> {
-        self.judging.get(effect as usize)
+    pub(super) fn judging(&self, action: Action) -> Option<&PolicySet> {
+        self.judging.get(action.index())
     }
 
-    pub(super) fn silencing(&self, effect: Effect) -> Option<&PolicySet> {
-        self.silencing.get(effect as usize)
+    pub(super) fn silencing(&self, action: Action) -> Option<&PolicySet> {
+        self.silencing.get(action.index())
     }
 }
 
@@ -128,15 +133,14 @@ fn version(sources: &[Source]) -> String {
     hex::encode(hash.finalize())
 }
 
-/// Rules of a kind whose scope lets an effect in.
+/// Rules of a kind whose scope lets an action in.
 fn applicable(
     rules: &[Rule],
     kind: Kind,
     names: &Names,
-    effect: Effect,
+    asked: Action,
 ) -> Result<PolicySet, String> {
-    let groups = super::schema::groups(effect);
-    let action = names.action(effect);
+    let (groups, action) = (asked.groups(), names.action(asked));
     let applies = |constraint: ActionConstraint| match constraint {
         ActionConstraint::Any => true,
         ActionConstraint::Eq(only) => only == *action,
@@ -281,7 +285,13 @@ impl Loading {
         };
         for error in result.validation_errors() {
             if let Some((source, start)) = place(error.policy_id()) {
-                complaints.push(of_validator(source, start, error));
+                let mut complaint = of_validator(source, start, error);
+                let mut of_rule =
+                    result.validation_errors().filter(|one| one.policy_id() == error.policy_id());
+                if of_rule.all(is_of_connections_alone) {
+                    complaint.help = Some(STATEMENTS_ALONE.to_owned());
+                }
+                complaints.push(complaint);
             }
         }
         for warning in result.validation_warnings() {
@@ -326,6 +336,15 @@ impl Loading {
     }
 }
 
+/// Statements have the attribute.
+fn is_of_connections_alone(error: &ValidationError) -> bool {
+    let action = format!("Action::{:?}", Action::ConnectOut.name());
+    matches!(error, ValidationError::UnsafeAttributeAccess(_))
+        && error.to_string().contains(&action)
+}
+
+const STATEMENTS_ALONE: &str = "a connection has no such attribute; where statements are meant, \
+                                say action in Action::\"statement\"";
 const GROUPS: &str = "groups come from `groups` of [[principal]] in config.toml";
 
 /// In the validator's words, without the id that the line shows anyway.

@@ -4,11 +4,11 @@ mod corpus;
 
 use std::sync::Arc;
 
-use super::{Caller, Case, Circumstances, Judge, Label, Region, Set, Source, World};
+use super::{Caller, Case, Circumstances, Judge, Label, Region, Set, Source, Subject, World};
 use crate::{
     event::{
-        Analysis, ClaimTag, Effects, Facts, Judgement, Lane, Origin, PrincipalKind, Verdict,
-        WallTime,
+        Analysis, ClaimTag, Destination, Effects, Facts, Judgement, Lane, Origin, PrincipalKind,
+        Remote, Verdict, WallTime,
     },
     statement::{Lexing, analyse},
 };
@@ -85,7 +85,26 @@ fn human(groups: &[&str]) -> Caller {
 fn judge(set: &Set, caller: &Caller, text: &str, rows: u64) -> Judgement {
     let facts = facts(text);
     let circumstances = Circumstances { rows: Some(rows), ..Circumstances::default() };
-    set.decide(&Case { caller, facts: Some(&facts), circumstances })
+    set.decide(&Case { caller, subject: Subject::Statement(Some(&facts)), circumstances })
+}
+
+/// `10.0.0.1 443` or a path, its region, and the program that the database has started.
+fn destination(to: &str, region: Option<&str>, program: Option<&str>) -> Destination {
+    Destination {
+        to: match to.split_once(' ') {
+            Some((address, port)) => Remote::Ip(address.parse().unwrap(), port.parse().unwrap()),
+            None => Remote::Unix(Some(to.into())),
+        },
+        region: region.map(Into::into),
+        server: None,
+        program: program.map(Into::into),
+        by_server: program.is_none(),
+    }
+}
+
+fn judge_outbound(set: &Set, caller: &Caller, to: &Destination) -> Judgement {
+    let circumstances = Circumstances::default();
+    set.decide(&Case { caller, subject: Subject::Outbound(to), circumstances })
 }
 
 fn rules(judgement: &Judgement) -> String {
@@ -163,11 +182,70 @@ fn the_starter_pack_tells_what_matters() {
     ] {
         assert_eq!(rules(&judge(&set, &caller, text, rows)), expected, "{text}");
     }
-    let unseen = Case { caller: &caller(), facts: None, circumstances: Circumstances::default() };
+    let unseen = Case {
+        caller: &caller(),
+        subject: Subject::Statement(None),
+        circumstances: Circumstances::default(),
+    };
     assert_eq!(rules(&set.decide(&unseen)), "flag unanalysed");
     for rule in set.rules().values() {
         assert!(rule.why.is_some() && rule.silence.is_some(), "{}", rule.id);
     }
+}
+
+#[test]
+fn what_a_database_connects_to_is_judged_too() {
+    let set = load(
+        r#"
+        @id("no-lake") @verdict("cut") @message("m")
+        forbid (principal, action == Action::"connect-out", resource == Database::"orders/app")
+        when { context has address && context.address.isInRange(ip("10.7.0.0/16")) && context has port && context.port == 443 };
+        @id("no-archive") @verdict("deny") @message("m")
+        forbid (principal is Ai, action == Action::"connect-out", resource in Server::"orders")
+        when { context has path && context.path like "/run/archive/*" };
+        @id("backups") @silences("builtin:program-connects-out") @message("backups go out")
+        permit (principal, action == Action::"connect-out", resource)
+        when { context has program && context.program == "/usr/bin/pgbackrest" };
+        @id("asleep") @verdict("flag") @message("m")
+        forbid (principal, action, resource) when { context.hour > 22 };
+        @id("statements-alone") @verdict("flag") @message("m")
+        forbid (principal, action in Action::"statement", resource) when { context.effects.contains("lock") };
+        "#,
+    );
+    let other = Caller { database: Some("other".into()), ..caller() };
+    let server = Caller { database: None, ..caller() };
+    let curl = Some("/usr/bin/curl");
+    for (caller, to, region, program, expected) in [
+        // `app` has tables that must not leave the eu.
+        (caller(), "10.1.0.1 5432", Some("eu-west-1"), None, "allow"),
+        (caller(), "10.1.0.1 5432", Some("us-east-1"), None, "flag residency-out"),
+        (caller(), "10.1.0.1 5432", None, None, "flag residency-out-unknown"),
+        (other.clone(), "10.1.0.1 5432", Some("us-east-1"), None, "allow"),
+        // Nobody knows which database the server itself works for.
+        (server, "10.1.0.1 5432", Some("us-east-1"), None, "flag residency-out"),
+        (other.clone(), "10.1.0.1 443", None, curl, "flag program-connects-out"),
+        (other.clone(), "/run/x", None, curl, "allow"),
+        (other.clone(), "10.1.0.1 443", None, Some("/usr/bin/pgbackrest"), "allow"),
+        (caller(), "10.7.0.1 443", Some("eu-west-1"), None, "cut no-lake"),
+        (caller(), "10.7.0.1 80", Some("eu-west-1"), None, "allow"),
+        (other, "10.7.0.1 443", Some("eu-west-1"), None, "allow"),
+        // Nothing stands between a database and what it connects to.
+        (ai(), "/run/archive/s", Some("eu-west-1"), None, "flag no-archive"),
+        (caller(), "/run/archive/s", Some("eu-west-1"), None, "allow"),
+    ] {
+        let to = destination(to, region, program);
+        assert_eq!(rules(&judge_outbound(&set, &caller, &to)), expected, "{to}");
+    }
+    let judgement = judge(&set, &caller(), "LOCK TABLE visits", 0);
+    assert_eq!(rules(&judgement), "flag statements-alone");
+    let near = set.nearly(&Case {
+        caller: &caller(),
+        subject: Subject::Outbound(&destination("10.7.0.1 80", Some("eu"), None)),
+        circumstances: Circumstances::default(),
+    });
+    let near = near.unwrap().into_iter().find(|near| &*near.rule == "no-lake").unwrap();
+    let unmet: Vec<_> = near.parts.iter().filter(|part| !part.met).collect();
+    assert_eq!((near.action, unmet.len()), ("connect-out", 1));
 }
 
 #[test]
@@ -238,7 +316,11 @@ fn a_rule_that_breaks_is_a_finding() {
         let time = WallTime(hour * 3_600_000_000);
         let facts = facts("SELECT a FROM t");
         let circumstances = Circumstances { time, ..Circumstances::default() };
-        set.decide(&Case { caller: &caller(), facts: Some(&facts), circumstances })
+        set.decide(&Case {
+            caller: &caller(),
+            subject: Subject::Statement(Some(&facts)),
+            circumstances,
+        })
     };
     assert_eq!(at(0).findings[0].message.as_ref(), "m");
     let broken = at(1);
@@ -267,7 +349,8 @@ fn claims_add_suspicion_and_only_where_rules_ask() {
             .map(|(name, value)| ClaimTag { name: name.into(), value: value.into() })
             .collect();
         let circumstances = Circumstances { claims: &claims, ..Circumstances::default() };
-        let case = Case { caller: &caller(), facts: Some(&facts), circumstances };
+        let case =
+            Case { caller: &caller(), subject: Subject::Statement(Some(&facts)), circumstances };
         assert_eq!(rules(&set.decide(&case)), expected);
     }
 }
@@ -305,6 +388,12 @@ fn what_is_wrong_is_said_with_its_place_and_what_to_do() {
         (forbid("@verdict(\"hold\")", ""), "t.cedar:2: verdict hold needs somebody who may approve"),
         (forbid("@verdict(\"hold\") @approvers(\"boss\")", ""), "t.cedar:1: there is no group \"boss\""),
         (forbid("@verdict(\"hold\") @approvers(\"dba, etl\")", ""), "nothing"),
+        // Not every action has every attribute.
+        (when("context.effects.contains(\"read\")"), "say action in Action::\"statement\""),
+        (when("context has program && context.program == \"/usr/bin/curl\""), "nothing"),
+        (when("action == Action::\"connect-out\" && context has rows"), "this rule can never fire"),
+        ("@id(\"x\") @verdict(\"flag\") @message(\"m\") forbid (principal, action == Action::\"connect-out\", resource is Table);".into(), "this rule can never fire"),
+        ("@id(\"x\") @verdict(\"flag\") @message(\"m\") forbid (principal, action == Action::\"connect-out\", resource) when { context.by_servr };".into(), "t.cedar:1: attribute `by_servr`"),
         ("forbid (principal, action, resource);".into(), "t.cedar:1: this rule has no @id"),
         ("permit (principal, action, resource);".into(), "t.cedar:1: this rule has no @id"),
         ("@id(\"x\")\npermit (principal, action, resource);".into(), "t.cedar:1: this permit changes nothing"),
@@ -348,6 +437,12 @@ fn verdicts_are_remembered_as_far_as_rules_can_tell() {
     // Another connection of the same caller; another text that says the same; another hour.
     assert_eq!(ask(2, 6_000, 0), (Verdict::Flag, 3));
     assert_eq!(ask(1, 1, 1), (Verdict::Allow, 4));
+    let mut reach = |pid, region: &str| {
+        let to = Arc::new(destination("10.1.0.1 5432", Some(region), None));
+        judge.judge_outbound(&origin(pid), &to, WallTime(0));
+        judge.counts().evaluated
+    };
+    assert_eq!([reach(1, "eu"), reach(2, "eu"), reach(1, "us"), reach(1, "eu")], [5, 5, 6, 6]);
     judge.replace(Arc::new(load("")));
     let circumstances = Circumstances { rows: Some(5_000), ..Circumstances::default() };
     assert_eq!(judge.judge(&origin(1), Some(&facts), circumstances).verdict, Verdict::Flag);
@@ -363,7 +458,9 @@ fn what_came_close_is_told_by_its_parts() {
     );
     let facts = facts("SELECT a FROM t");
     let circumstances = Circumstances { rows: Some(1), ..Circumstances::default() };
-    let near = set.nearly(&Case { caller: &ai(), facts: Some(&facts), circumstances }).unwrap();
+    let near = set
+        .nearly(&Case { caller: &ai(), subject: Subject::Statement(Some(&facts)), circumstances })
+        .unwrap();
     let first = near.iter().find(|near| &*near.rule == "near").unwrap();
     let parts: Vec<String> = first
         .parts
@@ -452,7 +549,8 @@ fn the_loader_survives_any_text() {
         let set = load(&policy(&condition));
         let facts = facts("SELECT 1");
         let circumstances = Circumstances::default();
-        let case = Case { caller: &caller(), facts: Some(&facts), circumstances };
+        let case =
+            Case { caller: &caller(), subject: Subject::Statement(Some(&facts)), circumstances };
         set.nearly(&case).unwrap();
     }
 }
@@ -464,7 +562,8 @@ fn no_facts_are_worse_than_any() {
     {
         let nothing = Facts { effects: Effects::default(), analysis, ..facts("SELECT 1") };
         let circumstances = Circumstances::default();
-        let case = Case { caller: &caller(), facts: Some(&nothing), circumstances };
+        let case =
+            Case { caller: &caller(), subject: Subject::Statement(Some(&nothing)), circumstances };
         assert_eq!(rules(&load("").decide(&case)), expected);
     }
 }

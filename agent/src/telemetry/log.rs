@@ -7,7 +7,10 @@ use super::{
     identity,
     span::nanos,
 };
-use crate::event::{self, Episode, EpisodeAction, Occurrence, OccurrenceKind, Origin, WallTime};
+use crate::event::{
+    self, Destination, Episode, EpisodeAction, Occurrence, OccurrenceKind, Origin, Outbound,
+    WallTime,
+};
 
 /// Something that an operator should hear of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,7 +24,9 @@ pub enum Severity {
 pub fn occurrence(occurrence: &Occurrence) -> LogRecord {
     let Occurrence { time, kind, action, origin, message, counts } = occurrence;
     let severity = match (kind, *action) {
-        (OccurrenceKind::Gap, _) | (OccurrenceKind::Connection, "refused") => Severity::Warn,
+        (OccurrenceKind::Gap, _) | (OccurrenceKind::Connection, "broken" | "refused") => {
+            Severity::Warn
+        }
         _ => Severity::Info,
     };
     let body = message.clone().unwrap_or_else(|| format!("{} {action}", kind.name()));
@@ -34,9 +39,34 @@ pub fn occurrence(occurrence: &Occurrence) -> LogRecord {
     record(*time, severity, &name, &body, attributes)
 }
 
+/// An end of a burst of connections that a database opens.
+pub fn outbound(outbound: &Outbound) -> LogRecord {
+    let Outbound { time, action, origin, destination, judgement, connections, .. } = outbound;
+    let mut attributes = Attributes::default();
+    let a = &mut attributes;
+    identity::describe(a, origin);
+    describe(a, destination);
+    a.text("dbwarden.verdict", judgement.as_ref().map(|found| found.verdict.name()));
+    a.text("dbwarden.rule", judgement.as_ref().and_then(|found| found.rule.as_deref()));
+    a.int("dbwarden.connections", *connections);
+    let name = format!("dbwarden.destination.{}", action.name());
+    record(*time, Severity::Info, &name, &outbound.message(), attributes)
+}
+
+fn describe(attributes: &mut Attributes, destination: &Destination) {
+    let a = attributes;
+    a.text("destination.address", destination.address().as_deref());
+    a.int("destination.port", destination.port());
+    a.text("dbwarden.destination.region", destination.region.as_deref());
+    a.text("dbwarden.destination.server", destination.server.as_deref());
+    a.text("dbwarden.destination.program", destination.program.as_deref());
+    a.flag("dbwarden.destination.by_server", destination.by_server);
+}
+
 /// An end of an episode, with what its first statement did.
 pub fn finding(episode: &Episode) -> LogRecord {
-    let Episode { time, action, finding, origin, sequence, facts, counts, .. } = episode;
+    let Episode { time, action, finding, origin, sequence, facts, destination, counts, .. } =
+        episode;
     let severity = match finding.severity {
         _ if *action == EpisodeAction::Ended || finding.dry_run => Severity::Info,
         event::Severity::Low | event::Severity::Medium => Severity::Warn,
@@ -51,6 +81,9 @@ pub fn finding(episode: &Episode) -> LogRecord {
     a.text("db.query.summary", facts.as_ref().map(|facts| &*facts.summary));
     a.text("db.query.text", facts.as_ref().map(|facts| &*facts.text));
     identity::describe(a, origin);
+    if let Some(destination) = destination {
+        describe(a, destination);
+    }
     a.int("dbwarden.sequence", (*sequence > 0).then_some(*sequence));
     for (name, n) in counts {
         a.int(&format!("dbwarden.{name}"), Some(*n));

@@ -47,7 +47,7 @@ pub use self::{
 use crate::{
     config::{self, Signal},
     delivery::Limits,
-    event::{Episode, Occurrence, OccurrenceKind, Origin, Record, WallTime},
+    event::{Episode, Occurrence, OccurrenceKind, Origin, Outbound, Record, WallTime},
 };
 
 /// A few seconds of a busy host; sent in messages that every receiver takes.
@@ -198,6 +198,11 @@ impl Feed {
         {
             self.transaction(cut_off);
         }
+    }
+
+    /// Each end of a burst of connections that a database opens.
+    pub fn outbound(&mut self, outbound: &Outbound) {
+        self.log(|| log::outbound(outbound));
     }
 
     /// Each end of an episode.

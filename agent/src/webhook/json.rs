@@ -7,7 +7,10 @@ use serde::Serialize;
 use super::message::{Content, Message};
 use crate::{
     delivery::cut,
-    event::{Analysis, Effects, Episode, Facts, Origin, Severity, TableAccess, Verdict, WallTime},
+    event::{
+        Analysis, Destination, Effects, Episode, Facts, Origin, Severity, TableAccess, Verdict,
+        WallTime,
+    },
 };
 
 /// Receivers take some hundred kilobytes; the ledger has the whole.
@@ -49,6 +52,13 @@ struct Finding<'a> {
     functions: Option<&'a [Arc<str>]>,
     restricted: Option<bool>,
     analysis: Option<Analysis>,
+    /// Where the database connected to; null for findings about statements.
+    destination_address: Option<String>,
+    destination_port: Option<u16>,
+    destination_region: Option<&'a str>,
+    destination_server: Option<&'a str>,
+    destination_program: Option<&'a str>,
+    destination_by_server: Option<bool>,
     /// Null until it has ended.
     counts: Option<BTreeMap<&'a str, u64>>,
 }
@@ -81,8 +91,8 @@ pub fn body(message: &Message) -> Vec<u8> {
 
 impl<'a> Finding<'a> {
     fn of(id: &'a str, episode: &'a Episode) -> Self {
-        let Episode { time, began, action, finding, origin, sequence, facts, counts } = episode;
-        let facts = facts.as_deref();
+        let Episode { time, began, action, finding, origin, sequence, facts, counts, .. } = episode;
+        let (facts, destination) = (facts.as_deref(), episode.destination.as_deref());
         Self {
             record: "finding",
             episode: id,
@@ -105,6 +115,12 @@ impl<'a> Finding<'a> {
             functions: facts.map(|facts| first(&facts.functions)),
             restricted: facts.and_then(|facts| facts.restricted),
             analysis: facts.map(|facts| facts.analysis),
+            destination_address: destination.and_then(Destination::address),
+            destination_port: destination.and_then(Destination::port),
+            destination_region: destination.and_then(|to| to.region.as_deref()),
+            destination_server: destination.and_then(|to| to.server.as_deref()),
+            destination_program: destination.and_then(|to| to.program.as_deref()),
+            destination_by_server: destination.map(|to| to.by_server),
             counts: (!counts.is_empty())
                 .then(|| counts.iter().map(|(name, n)| (&**name, *n)).collect()),
         }

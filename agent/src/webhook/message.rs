@@ -63,7 +63,7 @@ impl Message {
 
 /// One episode has one, wherever it is told of.
 fn episode_id(episode: &Episode) -> String {
-    let Episode { finding, origin, began, sequence, .. } = episode;
+    let Episode { finding, origin, began, sequence, destination, .. } = episode;
     let connection = origin.connection.map_or(0, |connection| connection.0);
     let mut hash = Sha256::new();
     for text in [&origin.host, &finding.rule] {
@@ -73,5 +73,8 @@ fn episode_id(episode: &Episode) -> String {
     hash.update(began.0.to_le_bytes());
     hash.update(connection.to_le_bytes());
     hash.update(sequence.to_le_bytes());
+    if let Some(destination) = destination {
+        hash.update(format!("{destination} by {:?}", destination.program));
+    }
     hex::encode(hash.finalize().get(..16).unwrap_or_default())
 }

@@ -25,7 +25,7 @@ pub fn body(message: &Message) -> Vec<u8> {
 }
 
 fn finding(episode: &Episode, id: &str) -> Value {
-    let Episode { action, finding, origin, facts, counts, .. } = episode;
+    let Episode { action, finding, origin, facts, destination, counts, .. } = episode;
     let mode = if finding.dry_run { " (dry-run)" } else { "" };
     let head =
         format!("{} finding {}{mode}: {}", finding.severity.name(), action.name(), finding.rule);
@@ -45,6 +45,12 @@ fn finding(episode: &Episode, id: &str) -> Value {
         let statement = plain(&facts.text, TEXT_CHARS);
         text = format!("{text}: {statement}");
         blocks.push(section(&format!("first statement: {statement}")));
+    }
+    if let Some(destination) = destination {
+        let program = destination.program.iter().map(|exe| format!(" by {exe}"));
+        let to = plain(&format!("{destination}{}", program.collect::<String>()), TEXT_CHARS);
+        text = format!("{text}: to {to}");
+        blocks.push(section(&format!("to: {to}")));
     }
     if *action == EpisodeAction::Ended {
         let counts: Vec<String> = counts.iter().map(|(name, n)| format!("{n} {name}")).collect();

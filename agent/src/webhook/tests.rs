@@ -83,6 +83,7 @@ fn episode(n: u64) -> Episode {
         }),
         sequence: n,
         facts: Some(facts.whole),
+        destination: None,
         counts: Vec::new(),
     }
 }

@@ -1,11 +1,11 @@
-//! Arbitrary text, loaded as policies and asked about a statement.
+//! Arbitrary text, loaded as policies and asked about a statement and a connection.
 #![no_main]
 
 use std::{sync::Arc, thread};
 
 use dbwarden::{
-    event::{Origin, Verdict},
-    policy::{Caller, Case, Circumstances, Set, Source, World},
+    event::{Destination, Origin, Remote, Verdict},
+    policy::{Caller, Case, Circumstances, Set, Source, Subject, World},
     statement::{Lexing, analyse},
 };
 
@@ -30,11 +30,20 @@ fn load(text: &str) {
     };
     let origin = Origin { host: Arc::from("db1"), ..Origin::default() };
     let facts = analyse("DROP TABLE orders", Lexing::default()).whole;
-    let judgement = set.decide(&Case {
-        caller: &Caller::new(&origin, set.world()),
-        facts: Some(&facts),
-        circumstances: Circumstances::default(),
-    });
-    // Whatever isn't simply allowed, some rule of the set said.
-    assert!(judgement.verdict == Verdict::Allow || judgement.rule.is_some());
+    let destination = Destination {
+        to: Remote::Ip([10, 0, 0, 1].into(), 443),
+        region: Some("us-east-1".into()),
+        server: None,
+        program: None,
+        by_server: false,
+    };
+    for subject in [Subject::Statement(Some(&facts)), Subject::Outbound(&destination)] {
+        let judgement = set.decide(&Case {
+            caller: &Caller::new(&origin, set.world()),
+            subject,
+            circumstances: Circumstances::default(),
+        });
+        // Whatever isn't simply allowed, some rule of the set said.
+        assert!(judgement.verdict == Verdict::Allow || judgement.rule.is_some());
+    }
 }

@@ -2,22 +2,23 @@
 
 mod cases;
 mod client;
+mod guarded;
 mod run;
 
 use anyhow::{Result, ensure};
 use cases::Case;
-use dbwarden_tests::{Postgres, need_root};
+use dbwarden_tests::{Postgres, PostgresBuilder, need_root};
 use run::{Bench, Endpoint};
 
 /// A server on which everything of the corpus can happen.
-fn server() -> Result<Postgres> {
-    Postgres::builder().setting("max_prepared_transactions", "5").start()
+fn server() -> PostgresBuilder {
+    Postgres::builder().setting("max_prepared_transactions", "5")
 }
 
 #[test]
 fn what_is_hostile_does_damage() -> Result<()> {
     need_root!();
-    let postgres = server()?;
+    let postgres = server().start()?;
     let direct = Endpoint::new("127.0.0.1", postgres.port());
     let mut bench = Bench::new(&direct, &direct)?;
     let mut broken = Vec::new();
@@ -36,7 +37,7 @@ fn what_is_hostile_does_damage() -> Result<()> {
 #[test]
 fn what_is_harmless_runs() -> Result<()> {
     need_root!();
-    let postgres = server()?;
+    let postgres = server().start()?;
     let direct = Endpoint::new("127.0.0.1", postgres.port());
     let mut bench = Bench::new(&direct, &direct)?;
     let mut broken = Vec::new();

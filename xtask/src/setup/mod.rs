@@ -1,6 +1,7 @@
 //! Installs what building and testing need, and says what it can't.
 
 mod bpf_linker;
+mod drivers;
 mod packages;
 mod promtool;
 mod python;
@@ -13,7 +14,7 @@ use anyhow::{Context, Result, bail};
 use crate::steps::Steps;
 
 /// How many steps [`all`] takes.
-pub const STEPS: usize = 3 + TOOLCHAIN_STEPS;
+pub const STEPS: usize = 4 + TOOLCHAIN_STEPS;
 /// How many steps [`toolchain`] takes.
 pub const TOOLCHAIN_STEPS: usize = 2;
 
@@ -54,6 +55,7 @@ pub fn attempt(steps: &mut Steps) -> (Option<Toolchain>, Vec<String>) {
     let toolchain = toolchain(steps).map_err(&mut note).ok();
     let _ = steps.step("Python with database drivers", python::install).map_err(&mut note);
     let _ = steps.step("promtool", promtool::install).map_err(&mut note);
+    let _ = steps.step("drivers of Java and Node.js", drivers::install).map_err(&mut note);
     (toolchain, lacks)
 }
 

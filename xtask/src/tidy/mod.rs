@@ -32,7 +32,8 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     // Which statements read labelled data, policy knows.
     ("search", &["event", "config", "ledger", "policy"]),
     // Its book is replaced as a whole, as the ledger's own files are.
-    ("enforce", &["event", "ledger"]),
+    ("enforce", &["event", "ledger", "netlink"]),
+    ("netlink", &[]),
     ("control", &["event", "config", "enforce"]),
     // Queues, patience and HTTP, of whatever leaves the host.
     ("delivery", &["event"]),

@@ -108,11 +108,20 @@ pub fn local_prefixes(net: &Path) -> io::Result<Vec<Prefix>> {
     Ok(prefixes)
 }
 
-/// Of a tree in which an address stands above its prefixes: `|-- 127.0.0.0`, then `/8 host LOCAL`.
+/// Of a tree in which an address stands above its prefixes: `|-- 127.0.0.0`, then `/8 host LOCAL`. Tables with
+/// numbers (`Id 100:`) are for packets that a rule picks: a transparent proxy calls everybody's addresses local
+/// there, as the guard itself does.
 fn local_ipv4(fib_trie: &str) -> Vec<Prefix> {
     let mut prefixes = Vec::new();
-    let mut address = None;
-    for line in fib_trie.lines().map(str::trim) {
+    let (mut address, mut is_everybodys) = (None, true);
+    for line in fib_trie.lines() {
+        if line.ends_with(':') {
+            is_everybodys = !line.starts_with("Id ");
+        }
+        let line = line.trim();
+        if !is_everybodys {
+            continue;
+        }
         if let Some(leaf) = line.strip_prefix("|-- ") {
             address = leaf.parse::<Ipv4Addr>().ok();
         } else if let Some(rest) = line.strip_prefix('/')
@@ -127,12 +136,13 @@ fn local_ipv4(fib_trie: &str) -> Vec<Prefix> {
     prefixes
 }
 
-/// Of a route: destination and length in hexadecimal first, flags last but one.
+/// Of a route: destination and length in hexadecimal first, flags last but one. Its table isn't told; no host has all
+/// addresses but in a table for a transparent proxy.
 fn local_ipv6(route: &str) -> Option<Prefix> {
     const RTF_LOCAL: u32 = 0x8000_0000;
     let mut fields = route.split_whitespace();
     let address = u128::from_str_radix(fields.next()?, 16).ok()?;
-    let len = u8::from_str_radix(fields.next()?, 16).ok().filter(|len| *len <= 128)?;
+    let len = u8::from_str_radix(fields.next()?, 16).ok().filter(|len| (1..=128).contains(len))?;
     let flags = u32::from_str_radix(fields.nth(6)?, 16).ok()?;
     (flags & RTF_LOCAL != 0).then(|| (IpAddr::V6(Ipv6Addr::from(address)), len))
 }
@@ -169,6 +179,9 @@ mod tests {
         let read: Vec<String> =
             local_ipv4(trie).iter().map(|(ip, len)| format!("{ip}/{len}")).collect();
         assert_eq!(read, ["127.0.0.0/8", "127.0.0.1/32", "10.1.2.3/32"]);
+        let proxy = "Id 100:\n  +-- 0.0.0.0/0 3 0 5\n     |-- 0.0.0.0\n        /0 host LOCAL\n";
+        assert_eq!(local_ipv4(proxy), []);
+        assert_eq!(local_ipv4(&format!("{proxy}{trie}")).len(), 3);
         for broken in ["/8 host LOCAL", "|-- x\n/8 host LOCAL", "|-- 1.2.3.4\n/99 host LOCAL"] {
             assert_eq!(local_ipv4(broken), [], "{broken}");
         }
@@ -182,6 +195,7 @@ mod tests {
             (route(one, "80", "80200001"), Some("::1/128")),
             (route(one, "80", "00200001"), None),
             (route(one, "81", "80200001"), None),
+            (route(none, "00", "80200001"), None),
             (route("x", "80", "80200001"), None),
             (String::new(), None),
         ] {

@@ -1,14 +1,17 @@
-//! A statement by somebody somewhere, as it is written in a table of cases or on a command line.
+//! A statement by somebody somewhere, or a connection that a database opens, as it is written in a table of cases or
+//! on a command line.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use serde::Deserialize;
 
 use crate::{
     analyst::Analyst,
     config::Settings,
-    event::{ClaimTag, Facts, Lane, LoginStrength, Origin, PrincipalKind, WallTime},
-    policy::{Caller, Case, Circumstances, World},
+    event::{
+        ClaimTag, Destination, Facts, Lane, LoginStrength, Origin, PrincipalKind, Remote, WallTime,
+    },
+    policy::{Caller, Case, Circumstances, Subject, Whereabouts, World},
     statement::Lexing,
 };
 
@@ -53,6 +56,9 @@ pub(super) struct Written {
     /// Where a client on the network is; without one it is a process of this host
     #[arg(long, value_name = "ADDRESS")]
     client_address: Option<String>,
+    /// It comes through the guard, which can stop it
+    #[arg(long)]
+    guarded: bool,
     /// Read or changed
     #[arg(long, value_name = "N")]
     rows: Option<u64>,
@@ -65,26 +71,86 @@ pub(super) struct Written {
     claims: Vec<(String, String)>,
 }
 
+/// Where a process of the database connects to.
+#[derive(Clone, Debug, Default, Deserialize, clap::Args)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ConnectOut {
+    /// Instead of a statement: a process of the database connects to this ADDRESS:PORT or path
+    #[arg(long = "connect-out", value_name = "TO", required_unless_present = "statement")]
+    to: Option<String>,
+    /// Where that is; by default what the configuration says of the address
+    #[arg(id = "destination_region", long = "destination-region", value_name = "NAME")]
+    #[serde(default)]
+    region: Option<String>,
+    /// The watched server that it is
+    #[arg(id = "destination_server", long = "destination-server", value_name = "NAME")]
+    #[serde(default)]
+    server: Option<String>,
+    /// The program that connects, which the database has started; by default the server's own process does
+    #[arg(long, value_name = "PATH")]
+    #[serde(default)]
+    program: Option<String>,
+}
+
+/// What is asked about.
+#[derive(Clone, Copy)]
+pub(super) enum Asked<'a> {
+    Statement(&'a str),
+    ConnectOut(&'a ConnectOut),
+}
+
+impl<'a> Asked<'a> {
+    /// Exactly one of them.
+    pub(super) fn new(
+        statement: Option<&'a str>,
+        connection: Option<&'a ConnectOut>,
+    ) -> Result<Self, String> {
+        match (statement, connection.filter(|connection| connection.to.is_some())) {
+            (Some(statement), None) => Ok(Self::Statement(statement)),
+            (None, Some(connection)) => Ok(Self::ConnectOut(connection)),
+            _ => Err("write either a statement or connect-out".to_owned()),
+        }
+    }
+
+    /// For people.
+    pub(super) fn shown(self) -> String {
+        match self {
+            Self::Statement(text) => text.to_owned(),
+            Self::ConnectOut(connection) => {
+                format!("connect-out {}", connection.to.as_deref().unwrap_or_default())
+            }
+        }
+    }
+}
+
 /// Everything that a case borrows.
 pub(super) struct Made {
     caller: Caller,
-    facts: Arc<Facts>,
+    what: What,
     time: WallTime,
     rows: Option<u64>,
     claims: Vec<ClaimTag>,
+}
+
+pub(super) enum What {
+    Statement(Arc<Facts>),
+    Outbound(Destination),
 }
 
 impl Made {
     pub(super) fn case(&self) -> Case<'_> {
         Case {
             caller: &self.caller,
-            facts: Some(&self.facts),
+            subject: match &self.what {
+                What::Statement(facts) => Subject::Statement(Some(facts)),
+                What::Outbound(destination) => Subject::Outbound(destination),
+            },
             circumstances: Circumstances { time: self.time, rows: self.rows, claims: &self.claims },
         }
     }
 
-    pub(super) fn facts(&self) -> &Facts {
-        &self.facts
+    pub(super) fn what(&self) -> &What {
+        &self.what
     }
 
     pub(super) fn caller(&self) -> &Caller {
@@ -96,7 +162,7 @@ impl Written {
     /// `now` counts where no time is written.
     pub(super) fn make(
         &self,
-        statement: &str,
+        asked: Asked<'_>,
         settings: &Settings,
         world: &World,
         analyst: &mut Analyst,
@@ -109,7 +175,7 @@ impl Written {
             environment: or(&self.environment, &settings.host.environment),
             region: or(&self.region, &settings.host.region),
             server: known(&self.server),
-            lane: Some(Lane::Observed),
+            lane: Some(if self.guarded { Lane::Guarded } else { Lane::Observed }),
             database: known(&self.database),
             db_user: known(&self.user),
             application: known(&self.application),
@@ -146,7 +212,12 @@ impl Written {
         caller.groups = self.groups.iter().map(|group| group.as_str().into()).collect();
         Ok(Made {
             caller,
-            facts: analyst.facts(statement, Lexing::default()),
+            what: match asked {
+                Asked::Statement(text) => What::Statement(analyst.facts(text, Lexing::default())),
+                Asked::ConnectOut(connection) => {
+                    What::Outbound(connection.destination(&origin, world)?)
+                }
+            },
             time: self.time.unwrap_or(now),
             rows: self.rows,
             claims: self
@@ -157,6 +228,34 @@ impl Written {
                     value: value.as_str().into(),
                 })
                 .collect(),
+        })
+    }
+}
+
+impl ConnectOut {
+    fn destination(&self, origin: &Origin, world: &World) -> Result<Destination, String> {
+        let known = |text: &Option<String>| text.as_deref().map(Arc::<str>::from);
+        let to = match self.to.as_deref().unwrap_or_default() {
+            path if path.starts_with(['/', '@']) => Remote::Unix(Some(path.into())),
+            text => {
+                let to: SocketAddr = text.parse().map_err(|_| {
+                    format!("connect-out: {text:?}: write 10.0.0.1:5432, [::1]:5432 or a path")
+                })?;
+                Remote::Ip(to.ip(), to.port())
+            }
+        };
+        let address = match &to {
+            Remote::Ip(address, _) => Some(*address),
+            Remote::Unix(_) => None,
+        };
+        let is_local = address.is_none_or(|address| address.is_loopback());
+        let place = Whereabouts { address, is_local, ..Whereabouts::default() };
+        Ok(Destination {
+            to,
+            region: known(&self.region).or_else(|| world.region_of(place, origin.region.as_ref())),
+            server: known(&self.server),
+            program: known(&self.program),
+            by_server: self.program.is_none(),
         })
     }
 }

@@ -1,4 +1,4 @@
-//! `dbwarden policy explain`: why a statement gets its verdict, and what came close.
+//! `dbwarden policy explain`: why a statement or a connection gets its verdict, and what came close.
 
 use std::{
     io::{self, Write},
@@ -15,20 +15,22 @@ use super::{
         Answer, Common, Format, Usage,
         terminal::{Paint, Style, clean},
     },
-    case::{Made, Written},
+    case::{Asked, ConnectOut, Made, What, Written},
     sources::Site,
     tell,
 };
 use crate::{
     analyst::{Analyst, Bounds},
-    event::{Judgement, WallTime},
+    event::{Judgement, TableAccess, WallTime},
     policy::{Near, Outcome, Set},
 };
 
 #[derive(Debug, Args)]
 pub(super) struct Explain {
     /// The statement
-    statement: String,
+    statement: Option<String>,
+    #[command(flatten)]
+    connection: ConnectOut,
     #[command(flatten)]
     by: Written,
     /// Files of policies, or directories of `*.cedar`; by default what the configuration names
@@ -50,10 +52,10 @@ pub(super) fn explain(common: &Common, arguments: &Explain) -> Result<Answer> {
     let mut analyst = Analyst::new(Bounds::default());
     let now = UtcDateTime::now().unix_timestamp_nanos() / 1_000;
     let now = WallTime(i64::try_from(now).unwrap_or(i64::MAX));
-    let made = arguments
-        .by
-        .make(&arguments.statement, &settings, set.world(), &mut analyst, now)
-        .map_err(Usage)?;
+    let asked =
+        Asked::new(arguments.statement.as_deref(), Some(&arguments.connection)).map_err(Usage)?;
+    let made =
+        arguments.by.make(asked, &settings, set.world(), &mut analyst, now).map_err(Usage)?;
     let case = made.case();
     let (judgement, outcome) = (set.decide(&case), set.outcome(&case)?);
     let near: Vec<Near> = set.nearly(&case)?.into_iter().take(NEAR).collect();
@@ -68,7 +70,6 @@ pub(super) fn explain(common: &Common, arguments: &Explain) -> Result<Answer> {
 }
 
 fn line(made: &Made, judgement: &Judgement, outcome: &Outcome, near: &[Near]) -> serde_json::Value {
-    let facts = made.facts();
     let silenced: Vec<_> = outcome
         .fired
         .iter()
@@ -79,17 +80,31 @@ fn line(made: &Made, judgement: &Judgement, outcome: &Outcome, near: &[Near]) ->
         .map(|near| {
             let parts = near.parts.iter().map(|part| json!({ "text": part.text, "met": part.met }));
             json!({
-                "rule": near.rule, "effect": near.effect, "resource": near.resource,
+                "rule": near.rule, "action": near.action, "resource": near.resource,
                 "conditions": parts.collect::<Vec<_>>(),
             })
         })
         .collect();
-    json!({
+    let mut line = json!({
         "principal": { "kind": made.caller().kind, "name": made.caller().name },
-        "text": facts.text, "effects": facts.effects, "tables": facts.tables,
-        "analysis": facts.analysis, "verdict": judgement.verdict, "rule": judgement.rule,
+        "verdict": judgement.verdict, "rule": judgement.rule,
         "findings": judgement.findings, "silenced": silenced, "near": near,
-    })
+    });
+    let what = match made.what() {
+        What::Statement(facts) => json!({
+            "text": facts.text, "effects": facts.effects, "tables": facts.tables,
+            "analysis": facts.analysis,
+        }),
+        What::Outbound(to) => json!({
+            "destination_address": to.address(), "destination_port": to.port(),
+            "destination_region": to.region, "destination_server": to.server,
+            "destination_program": to.program, "destination_by_server": to.by_server,
+        }),
+    };
+    if let (Some(line), serde_json::Value::Object(what)) = (line.as_object_mut(), what) {
+        line.extend(what);
+    }
+    line
 }
 
 fn tell_people(
@@ -101,22 +116,29 @@ fn tell_people(
     near: &[Near],
 ) -> io::Result<()> {
     let paint = Paint::of_stdout();
-    let (facts, caller) = (made.facts(), made.caller());
-    let effects: Vec<&str> = facts.effects.iter().map(|effect| effect.name()).collect();
-    let tables: Vec<String> = facts
-        .tables
-        .iter()
-        .map(|table| format!("{} ({})", clean(&table.name), table.access.name()))
-        .collect();
+    let caller = made.caller();
     let field = |name: &str| paint.paint(Style::Dim, &format!("{name:<10}"));
     writeln!(out, "{}{} {}", field("who"), caller.kind.name(), clean(&caller.name))?;
-    writeln!(out, "{}{}", field("statement"), clean(&facts.text))?;
-    writeln!(out, "{}{}", field("effects"), effects.join(", "))?;
-    if !tables.is_empty() {
-        writeln!(out, "{}{}", field("tables"), tables.join(", "))?;
-    }
-    if !facts.analysis.is_complete() {
-        writeln!(out, "{}{}", field("analysis"), facts.analysis.name())?;
+    match made.what() {
+        What::Statement(facts) => {
+            let effects: Vec<&str> = facts.effects.iter().map(|effect| effect.name()).collect();
+            let table =
+                |table: &TableAccess| format!("{} ({})", clean(&table.name), table.access.name());
+            let tables: Vec<String> = facts.tables.iter().map(table).collect();
+            writeln!(out, "{}{}", field("statement"), clean(&facts.text))?;
+            writeln!(out, "{}{}", field("effects"), effects.join(", "))?;
+            if !tables.is_empty() {
+                writeln!(out, "{}{}", field("tables"), tables.join(", "))?;
+            }
+            if !facts.analysis.is_complete() {
+                writeln!(out, "{}{}", field("analysis"), facts.analysis.name())?;
+            }
+        }
+        What::Outbound(destination) => {
+            let by = destination.program.as_deref().unwrap_or("the server's own process");
+            writeln!(out, "{}{}", field("connects"), clean(&destination.to_string()))?;
+            writeln!(out, "{}{}", field("program"), clean(by))?;
+        }
     }
     let verdict = match &judgement.rule {
         Some(rule) => format!("{} by {rule}", judgement.verdict.name()),
@@ -155,7 +177,7 @@ fn tell_people(
         writeln!(out, "\n{}", paint.paint(Style::Dim, "came close"))?;
     }
     for near in near {
-        let words = format!("{} ({} {})", near.rule, near.effect, clean(&near.resource));
+        let words = format!("{} ({} {})", near.rule, near.action, clean(&near.resource));
         writeln!(out, "{}", paint.paint(Style::Bold, &words))?;
         for part in &near.parts {
             let (mark, style) = if part.met { ("✓", Style::Dim) } else { ("✗", Style::Plain) };

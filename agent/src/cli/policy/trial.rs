@@ -16,7 +16,7 @@ use super::{
         Answer, Common, Format, Usage,
         terminal::{Paint, Style, counted},
     },
-    case::Written,
+    case::{Asked, ConnectOut, Written},
     sources::Site,
     tell,
 };
@@ -47,7 +47,10 @@ struct Cases {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Expected {
-    statement: String,
+    statement: Option<String>,
+    /// Instead of a statement: where a process of the database connects to.
+    #[serde(rename = "connect-out")]
+    connect_out: Option<ConnectOut>,
     /// Who and where; by default somebody unknown on this host.
     #[serde(default)]
     by: Written,
@@ -83,10 +86,13 @@ pub(super) fn test(common: &Common, arguments: &Test) -> Result<Answer> {
                 );
                 return Err(wrong(words).into());
             }
+            let of_case = |words| wrong(format!("case {}: {words}", n + 1));
+            let asked = Asked::new(expected.statement.as_deref(), expected.connect_out.as_ref())
+                .map_err(of_case)?;
             let made = expected
                 .by
-                .make(&expected.statement, &settings, set.world(), &mut analyst, WallTime(0))
-                .map_err(|words| wrong(format!("case {}: {words}", n + 1)))?;
+                .make(asked, &settings, set.world(), &mut analyst, WallTime(0))
+                .map_err(of_case)?;
             let judgement = set.decide(&made.case());
             let passes = expected.is_met(&judgement);
             n_cases += 1;
@@ -94,7 +100,7 @@ pub(super) fn test(common: &Common, arguments: &Test) -> Result<Answer> {
             match common.format() {
                 Format::Json | Format::Csv => {
                     let line = json!({
-                        "file": path, "case": n + 1, "statement": expected.statement, "passes": passes,
+                        "file": path, "case": n + 1, "statement": asked.shown(), "passes": passes,
                         "expected": { "verdict": expected.verdict, "rule": expected.rule },
                         "got": { "verdict": judgement.verdict, "rule": judgement.rule,
                                  "findings": judgement.findings },
@@ -106,7 +112,7 @@ pub(super) fn test(common: &Common, arguments: &Test) -> Result<Answer> {
                         "{}: case {}: {}",
                         path.display(),
                         n + 1,
-                        super::super::terminal::clean(&expected.statement)
+                        super::super::terminal::clean(&asked.shown())
                     );
                     writeln!(out, "{}", paint.paint(Style::Bad, &place))?;
                     writeln!(

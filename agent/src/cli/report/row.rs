@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::super::who::who;
+
 /// Fields in the order in which they are written.
 macro_rules! row {
     ($($(#[$about:meta])* $name:ident: $type:ty,)+) => {
@@ -178,15 +180,7 @@ impl Row {
 
     /// Who sent it, by the best that is verified.
     pub(super) fn who(&self) -> &str {
-        let names = [
-            &self.principal,
-            &self.login_user,
-            &self.os_user,
-            &self.unit,
-            &self.container,
-            &self.client_address,
-        ];
-        names.into_iter().flatten().next().map_or("?", String::as_str)
+        who!(self).unwrap_or("?")
     }
 }
 

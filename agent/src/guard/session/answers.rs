@@ -34,6 +34,11 @@ impl Answers {
         }
     }
 
+    /// All that has come was passed on, and ends with a message.
+    pub(super) fn are_whole(&self) -> bool {
+        self.deframer.at_boundary()
+    }
+
     /// Gives the end of `bytes`, which passes as it is, after what is in `out`.
     pub(super) fn bytes<'b>(
         &mut self,
@@ -51,6 +56,9 @@ impl Answers {
             let at = rest;
             match self.deframer.next(&mut rest, BootTime(0), &LIMITS) {
                 Some(Step::Message(message)) => {
+                    let here = self.waiting.len() + at.len() - rest.len();
+                    // The beginning of a long one has been passed on already.
+                    let is_here = here as u64 == message.wire_len();
                     let heard = hear(
                         &message,
                         &mut self.authentication,
@@ -59,7 +67,7 @@ impl Answers {
                         court,
                     );
                     let held = !self.waiting.is_empty();
-                    if let Some(other) = heard {
+                    if let Some(other) = heard.filter(|_| is_here) {
                         out.extend_from_slice(between(from, at));
                         out.extend_from_slice(&other);
                         from = rest;
@@ -68,7 +76,10 @@ impl Answers {
                     }
                     self.waiting.clear();
                 }
-                Some(_) => return Err(Broken::Server),
+                Some(_) => {
+                    out.extend_from_slice(between(from, at));
+                    return Err(Broken::Server);
+                }
                 None => {
                     let may_be_denial = shared.poisons.are_waiting()
                         && self.waiting.len() + at.len() <= ERROR_BYTES

@@ -108,6 +108,10 @@ pub struct Counts {
     /// `Query`, `Execute` and `FunctionCall` that went to the server.
     pub passed: u64,
     pub denied: u64,
+    /// For the server, what goes in the place of others included.
+    pub sent_bytes: u64,
+    /// The client has said good-bye: the server has read all of it if it has read that.
+    pub took_leave: bool,
 }
 
 /// A session in which nothing is under way keeps no buffer larger than this.
@@ -141,6 +145,11 @@ impl Session {
         }
     }
 
+    /// The server has got a `StartupMessage` of so many bytes.
+    pub fn introduced(&mut self, len: usize) {
+        self.shared.counts.sent_bytes += len as u64;
+    }
+
     /// The client's next bytes; gives those at their end that go to the server as they are, after what is in
     /// `out`.
     ///
@@ -152,7 +161,11 @@ impl Session {
         court: &mut dyn Court,
         out: &mut Output,
     ) -> Result<&'b [u8], Broken> {
-        self.requests.bytes(bytes, &mut self.shared, court, &mut out.to_server)
+        let before = out.to_server.len();
+        let passed = self.requests.bytes(bytes, &mut self.shared, court, &mut out.to_server);
+        let n_passed = passed.as_ref().map_or(0, |passed| passed.len());
+        self.shared.counts.sent_bytes += (out.to_server.len() - before + n_passed) as u64;
+        passed
     }
 
     /// The server's next bytes; likewise.
@@ -196,6 +209,11 @@ impl Session {
         let passed = self.take_server_bytes(bytes, court, out)?;
         out.to_client.extend_from_slice(passed);
         Ok(())
+    }
+
+    /// Nothing of the server's answers is half told: the client may be told something else.
+    pub fn is_between_answers(&self) -> bool {
+        self.answers.are_whole()
     }
 
     pub fn counts(&self) -> Counts {

@@ -252,9 +252,11 @@ fn judge(
             shared.progress.copy_end().map_err(too_many)?;
             Ok(Fate::Passes)
         }
-        frontend::COPY_DATA | frontend::FLUSH | frontend::PASSWORD | frontend::TERMINATE => {
+        frontend::TERMINATE => {
+            shared.counts.took_leave = true;
             Ok(Fate::Passes)
         }
+        frontend::COPY_DATA | frontend::FLUSH | frontend::PASSWORD => Ok(Fate::Passes),
         other => Err(Broken::UnknownMessage(other)),
     }
 }

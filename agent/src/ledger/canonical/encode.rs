@@ -3,8 +3,8 @@
 use std::{fmt::Write as _, sync::Arc};
 
 use crate::event::{
-    Claims, Effect, Effects, Entry, Episode, Facts, Finding, LoginStrength, Occurrence, Origin,
-    Parameter, Parent, Record, StatementKind, TableAccess,
+    Claims, Destination, Effect, Effects, Entry, Episode, Facts, Finding, LoginStrength,
+    Occurrence, Origin, Outbound, Parameter, Parent, Record, StatementKind, TableAccess,
 };
 use crate::ledger::schema::COLUMNS;
 
@@ -115,6 +115,7 @@ pub fn encode_row(entry: &Entry, literals: Literals, out: &mut Vec<u8>) {
         Entry::Statement(record) => statement(record, literals, out),
         Entry::Occurrence(occurrence) => self::occurrence(occurrence, out),
         Entry::Finding(episode) => finding(episode, out),
+        Entry::Outbound(outbound) => self::outbound(outbound, out),
     }
 }
 
@@ -179,6 +180,25 @@ fn finding(episode: &Episode, out: &mut Vec<u8>) {
     }
     put.counts(COUNTS, &episode.counts);
     put.text(SEVERITY, Some(severity.name()));
+    if let Some(destination) = &episode.destination {
+        put.destination(destination, None);
+    }
+}
+
+fn outbound(outbound: &Outbound, out: &mut Vec<u8>) {
+    let mut put = Writer(out);
+    put.text(RECORD, Some("destination"));
+    put.time(TIME, Some(outbound.time.0));
+    if let Some(judgement) = &outbound.judgement {
+        put.text(VERDICT, Some(judgement.verdict.name()));
+        put.text(RULE, judgement.rule.as_deref());
+    }
+    put.text(ACTION, Some(outbound.action.name()));
+    put.text(MESSAGE, Some(&outbound.message()));
+    if let Some(connections) = outbound.connections {
+        put.counts(COUNTS, &[("connections".into(), connections)]);
+    }
+    put.destination(&outbound.destination, Some(outbound.pid));
 }
 
 fn login_strength(strength: LoginStrength) -> &'static str {
@@ -236,6 +256,10 @@ columns! {
     JOINED_MIDSTREAM = "joined_midstream", ACTION = "action", MESSAGE = "message",
     COUNTS = "counts", VERDICT = "verdict", RULE = "rule", SEVERITY = "severity",
     POOLER = "pooler", CLIENT_CERTAINTY = "client_certainty",
+    DESTINATION_ADDRESS = "destination_address", DESTINATION_PORT = "destination_port",
+    DESTINATION_REGION = "destination_region", DESTINATION_SERVER = "destination_server",
+    DESTINATION_PID = "destination_pid", DESTINATION_PROGRAM = "destination_program",
+    DESTINATION_BY_SERVER = "destination_by_server",
 }
 
 /// Appends columns that aren't null. The caller keeps them in the table's order.
@@ -359,6 +383,16 @@ impl Writer<'_> {
             self.bare_text(name);
             self.0.extend_from_slice(&value.to_le_bytes());
         }
+    }
+
+    fn destination(&mut self, destination: &Destination, pid: Option<u32>) {
+        self.text(DESTINATION_ADDRESS, destination.address().as_deref());
+        self.u16(DESTINATION_PORT, destination.port());
+        self.text(DESTINATION_REGION, destination.region.as_deref());
+        self.text(DESTINATION_SERVER, destination.server.as_deref());
+        self.u32(DESTINATION_PID, pid);
+        self.text(DESTINATION_PROGRAM, destination.program.as_deref());
+        self.bool(DESTINATION_BY_SERVER, Some(destination.by_server));
     }
 
     /// No list or text reaches 4 GiB: what comes from outside is captured up to a limit.

@@ -6,7 +6,7 @@ use super::{
     Fields, Groups, Literals, Malformed, TextHalf, encode_facts, encode_origin, encode_row,
 };
 use crate::{
-    event::{Entry, Record},
+    event::{Entry, Episode, Record},
     ledger::{
         samples::{self, Entries},
         schema::{COLUMNS, Group},
@@ -29,6 +29,7 @@ pub fn groups(entry: &Entry, literals: Literals) -> Groups {
             }
             &episode.origin
         }
+        Entry::Outbound(outbound) => &outbound.origin,
     };
     encode_origin(origin, &mut groups.origin);
     encode_row(entry, literals, &mut groups.row);
@@ -61,7 +62,11 @@ fn golden_bytes() {
         Record { judgement: Some(Arc::new(samples::judgement())), ..samples::empty_record() };
     let finding = groups(&Entry::Finding(samples::finding()), Literals::Kept);
     let pooled = Record { origin: Arc::new(samples::pooled_origin()), ..samples::empty_record() };
-    let cases: [(&str, Vec<u8>); 18] = [
+    let found =
+        Episode { destination: Some(samples::outbound().destination), ..samples::finding() };
+    let reaching = groups(&Entry::Finding(found), Literals::Kept);
+    let outbound = groups(&Entry::Outbound(samples::outbound()), Literals::Kept);
+    let cases: [(&str, Vec<u8>); 20] = [
         ("fullest origin", full.origin.clone()),
         ("fullest facts", full.facts.clone()),
         ("fullest row", full.row.clone()),
@@ -80,6 +85,8 @@ fn golden_bytes() {
         ("finding's row", finding.row.clone()),
         ("row bytes of the finding", row(&finding)),
         ("origin behind a pooler", statement(pooled).origin),
+        ("destination's row", outbound.row),
+        ("row of a finding about a destination", reaching.row),
     ];
     let found: String =
         cases.iter().map(|(name, bytes)| format!("{name}: {}\n", hex(bytes))).collect();

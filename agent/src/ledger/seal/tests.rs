@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::{SealedSegment, seal};
 use crate::{
-    event::{Entry, Occurrence, Record, WallTime},
+    event::{Entry, Record, WallTime},
     ledger::{
         canonical::{self, Groups, Literals},
         columns::RowReader,
@@ -55,13 +55,6 @@ impl Ledger {
     }
 }
 
-fn time(entry: &Entry) -> WallTime {
-    match entry {
-        Entry::Statement(Record { time, .. }) | Entry::Occurrence(Occurrence { time, .. }) => *time,
-        Entry::Finding(episode) => episode.time,
-    }
-}
-
 fn read(segment: &SealedSegment) -> Vec<Groups> {
     let file = File::open(&segment.path).unwrap();
     let reader = ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap();
@@ -88,7 +81,7 @@ fn a_sealed_file_is_the_log_by_time() {
         let segment = ledger.seal();
 
         let mut entries = batches.concat();
-        entries.sort_by_key(time);
+        entries.sort_by_key(Entry::time);
         let expected: Vec<Groups> =
             entries.iter().map(|entry| canonical::tests::groups(entry, Literals::Kept)).collect();
         let found = read(&segment);
@@ -108,8 +101,8 @@ fn a_sealed_file_is_the_log_by_time() {
         let bytes = fs::read(&segment.path).unwrap();
         assert_eq!(segment.file_size, bytes.len() as u64);
         assert_eq!(segment.file_sha256, <[u8; 32]>::from(Sha256::digest(&bytes)));
-        let times =
-            entries.first().map_or(WallTime(77), time)..=entries.last().map_or(WallTime(77), time);
+        let times = entries.first().map_or(WallTime(77), Entry::time)
+            ..=entries.last().map_or(WallTime(77), Entry::time);
         assert_eq!(segment.first_time..=segment.last_time, times);
         let named = SegmentFile::parse(&segment.path).unwrap();
         assert_eq!(

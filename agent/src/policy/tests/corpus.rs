@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc, thread};
 
 use serde::Deserialize;
 
-use super::{Caller, Case, Circumstances, Lane, Set, Verdict, World, caller};
+use super::{Caller, Case, Circumstances, Lane, Set, Subject, Verdict, World, caller};
 use crate::statement::{
     Analysed, Lexer, Lexing, Parameter, Parameters, Prepared, STACK_BYTES, Session, TokenKind,
     analyse_in,
@@ -59,7 +59,11 @@ impl Judge {
     fn denies(&self, analysed: &Analysed) -> Option<Arc<str>> {
         let facts = Some(&*analysed.whole);
         let circumstances = Circumstances::default();
-        let judgement = self.set.decide(&Case { caller: &self.caller, facts, circumstances });
+        let judgement = self.set.decide(&Case {
+            caller: &self.caller,
+            subject: Subject::Statement(facts),
+            circumstances,
+        });
         (judgement.verdict >= Verdict::Deny).then(|| judgement.rule.unwrap_or_default())
     }
 
@@ -164,7 +168,8 @@ fn the_pack_is_for_guarded_servers_in_production() {
             let caller = Caller { lane, environment, ..caller() };
             let facts = analyse_in("SET ROLE bob", &Session::default()).whole;
             let circumstances = Circumstances::default();
-            let case = Case { caller: &caller, facts: Some(&facts), circumstances };
+            let subject = Subject::Statement(Some(&facts));
+            let case = Case { caller: &caller, subject, circumstances };
             assert_eq!(judge.set.decide(&case).verdict, expected, "{lane:?} {caller:?}");
         }
     });

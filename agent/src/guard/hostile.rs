@@ -1,0 +1,378 @@
+//! Both sides hostile: plays any bytes to a session, and checks what must hold whatever they say.
+
+use std::{borrow::Cow, sync::Arc};
+
+use super::{
+    court::{Court, Denial, Moment, Permit, Reading},
+    session::{Output, Session},
+};
+use crate::{
+    event::{Analysis, Facts},
+    statement::{Analysed, Parameter},
+};
+
+/// A text with this word is denied.
+pub const MARK: &str = "MARKED";
+const NONCE: u64 = 0x5eed;
+/// Begins the texts that stand for denied ones.
+const POISON: &[u8] = b"dbwarden_0000000000005eed_";
+/// What may be kept back of an answer under way.
+const MAX_HELD: usize = 8_192;
+
+/// One side says something.
+#[derive(Clone, Copy, Debug)]
+pub enum Says<'a> {
+    Client(&'a [u8]),
+    Server(&'a [u8]),
+}
+
+/// Denies whatever is marked, whatever can't be read, and calls by number.
+struct Marked;
+
+fn denial() -> Denial {
+    Denial {
+        code: Cow::Borrowed("42501"),
+        rule: "marks".into(),
+        message: "it is denied".into(),
+        detail: "rule marks".into(),
+        hint: Cow::Borrowed("None."),
+    }
+}
+
+impl Court for Marked {
+    fn read(&mut self, text: Option<&str>, _moment: Moment) -> Arc<Reading> {
+        let unread = Analysed::unparsed("", Default::default(), Analysis::TooLong).whole;
+        // What may change settings is in doubt until it is answered.
+        let facts = match text.is_some_and(|text| text.contains("SET")) {
+            true => unread,
+            false => Arc::new(Facts { analysis: Analysis::Complete, ..Facts::clone(&unread) }),
+        };
+        let analysed = Arc::new(Analysed { is_session_sensitive: true, ..Analysed::of(facts) });
+        Arc::new(Reading { text: text.map(Into::into), analysed, claims: None })
+    }
+
+    fn read_again(
+        &mut self,
+        reading: &Arc<Reading>,
+        _values: Option<Vec<Parameter>>,
+        moment: Moment,
+    ) -> Arc<Reading> {
+        self.read(reading.text.as_deref(), moment)
+    }
+
+    fn sent(&mut self, _reading: &Reading) {}
+
+    fn prepared(&mut self, _name: &str, _reading: &Reading) {}
+
+    fn judge(&mut self, reading: &Reading) -> Result<Permit, Denial> {
+        match reading.text.as_deref() {
+            Some(text) if !text.contains(MARK) => Ok(Permit::given()),
+            _ => Err(denial()),
+        }
+    }
+
+    fn judge_call(&mut self) -> Result<Permit, Denial> {
+        Err(denial())
+    }
+
+    fn denied(&mut self, token: &str, _denial: &Denial, _text: Option<&str>) {
+        assert!(token.as_bytes().starts_with(POISON));
+    }
+
+    fn authenticated(&mut self, _method: &'static str) {}
+
+    fn renamed(&mut self, _application: &str) {}
+}
+
+/// What was said on either side, and what the other one got.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Heard {
+    from_client: Vec<u8>,
+    to_server: Vec<u8>,
+    from_server: Vec<u8>,
+    to_client: Vec<u8>,
+    is_broken: bool,
+}
+
+/// Reads `data` as a script: a control byte (bit 0: the server speaks; the rest: how much), then the bytes.
+pub fn fuzz(data: &[u8]) {
+    let mut steps = Vec::new();
+    let mut rest = data;
+    while let Some((&control, after)) = rest.split_first() {
+        let len = usize::from(control >> 1).min(after.len());
+        let (bytes, after) = after.split_at(len);
+        steps.push(if control & 1 == 0 { Says::Client(bytes) } else { Says::Server(bytes) });
+        rest = after;
+    }
+    check(&steps, 1);
+}
+
+/// The script that plays `steps` to [`fuzz`].
+pub fn script(steps: &[Says<'_>]) -> Vec<u8> {
+    let mut script = Vec::new();
+    for step in steps {
+        let (side, bytes) = match step {
+            Says::Client(bytes) => (0, bytes),
+            Says::Server(bytes) => (1, bytes),
+        };
+        for part in bytes.chunks(127) {
+            script.push((part.len() as u8) << 1 | side);
+            script.extend_from_slice(part);
+        }
+    }
+    script
+}
+
+/// Plays it as it is and in pieces of so many bytes, which makes no difference.
+pub fn check(steps: &[Says<'_>], piece: usize) {
+    let whole = play(steps, usize::MAX);
+    whole.check();
+    let pieces = play(steps, piece.max(1));
+    pieces.check();
+    assert_eq!(whole.is_broken, pieces.is_broken, "in pieces it ends otherwise");
+    assert!(whole.to_server == pieces.to_server, "in pieces the server gets something else");
+    // An answer under way may have come farther.
+    let (one, other) = (&whole.to_client, &pieces.to_client);
+    assert!(one.starts_with(other) || other.starts_with(one), "in pieces the client does");
+}
+
+fn play(steps: &[Says<'_>], piece: usize) -> Heard {
+    let mut session = Session::new(NONCE);
+    let (mut court, mut out, mut heard) = (Marked, Output::default(), Heard::default());
+    for step in steps {
+        let (Says::Client(bytes) | Says::Server(bytes)) = step;
+        for part in bytes.chunks(piece) {
+            let outcome = match step {
+                Says::Client(_) => {
+                    heard.from_client.extend_from_slice(part);
+                    session.client_bytes(part, &mut court, &mut out)
+                }
+                Says::Server(_) => {
+                    heard.from_server.extend_from_slice(part);
+                    session.server_bytes(part, &mut court, &mut out)
+                }
+            };
+            heard.to_server.append(&mut out.to_server);
+            heard.to_client.append(&mut out.to_client);
+            if outcome.is_err() {
+                heard.is_broken = true;
+                return heard;
+            }
+        }
+    }
+    heard
+}
+
+impl Heard {
+    fn check(&self) {
+        self.check_requests();
+        self.check_answers();
+    }
+
+    fn check_requests(&self) {
+        let (said, under_way) = messages(&self.from_client);
+        let (sent, rest) = messages(&self.to_server);
+        for (n, message) in sent.iter().enumerate() {
+            assert!(!is_denied(message), "what is denied got to the server");
+            let original = *said.get(n).unwrap_or(&under_way);
+            match has_poison(message) && *message != original {
+                true => assert!(original.first().is_some_and(|tag| b"QPBEF".contains(tag))),
+                false => assert_eq!(*message, original, "the server got something else"),
+            }
+        }
+        assert!(self.is_broken || sent.len() >= said.len(), "the server lacks something");
+        let original = *said.get(sent.len()).unwrap_or(&under_way);
+        assert!(original.starts_with(rest), "the server gets something else");
+        assert!(!is_denied(rest), "the server gets what is denied");
+    }
+
+    fn check_answers(&self) {
+        let (said, under_way) = messages(&self.from_server);
+        let (heard, rest) = messages(&self.to_client);
+        for (n, message) in heard.iter().enumerate() {
+            let original = *said.get(n).unwrap_or(&under_way);
+            if *message != original {
+                assert!(original.first() == Some(&b'E') && has_poison(original));
+                assert!(message.first() == Some(&b'E'));
+            }
+        }
+        assert!(self.is_broken || heard.len() >= said.len(), "the client lacks something");
+        let original = *said.get(heard.len()).unwrap_or(&under_way);
+        assert!(original.starts_with(rest), "the client gets something else");
+        assert!(self.is_broken || original.len() - rest.len() <= MAX_HELD, "it is kept back");
+    }
+}
+
+/// Whole messages, and the beginning of the one after them.
+fn messages(bytes: &[u8]) -> (Vec<&[u8]>, &[u8]) {
+    let (mut messages, mut rest) = (Vec::new(), bytes);
+    while let Some([_, len @ ..]) = rest.first_chunk::<5>() {
+        let len = u32::from_be_bytes(*len) as usize;
+        let Some((message, after)) = rest.split_at_checked(len + 1).filter(|_| len >= 4) else {
+            break;
+        };
+        messages.push(message);
+        rest = after;
+    }
+    (messages, rest)
+}
+
+fn is_denied(message: &[u8]) -> bool {
+    let text = match message.first() {
+        Some(b'Q') => message.get(5..),
+        // Its name may be anything.
+        Some(b'P') => message.get(5..).and_then(|body| body.splitn(2, |byte| *byte == 0).nth(1)),
+        Some(b'F') => return true,
+        _ => None,
+    };
+    contains(text.unwrap_or_default(), MARK.as_bytes())
+}
+
+fn has_poison(message: &[u8]) -> bool {
+    contains(message, POISON)
+}
+
+fn contains(bytes: &[u8], word: &[u8]) -> bool {
+    bytes.windows(word.len()).any(|window| window == word)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use super::{MARK, Says, check, fuzz, messages, script};
+
+    /// What either side said in a transcript of the tests, from behind the start-up on.
+    fn transcripts() -> Vec<(String, Vec<(bool, Vec<u8>)>)> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/transcripts");
+        let paths = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        let paths = paths.filter(|path| path.extension().is_some_and(|end| end == "transcript"));
+        let parse = |line: &str| {
+            let (side, quoted) = line.split_at_checked(2)?;
+            let escaped = quoted.strip_prefix('"')?.strip_suffix('"')?;
+            Some((side == "> ", unescape(escaped)))
+        };
+        paths
+            .map(|path| {
+                let text = fs::read_to_string(&path).unwrap();
+                let mut calls: Vec<_> = text.lines().filter_map(parse).collect();
+                calls.remove(0);
+                (path.display().to_string(), calls)
+            })
+            .collect()
+    }
+
+    fn unescape(text: &str) -> Vec<u8> {
+        let (mut bytes, mut rest) = (Vec::new(), text.bytes());
+        while let Some(byte) = rest.next() {
+            bytes.push(match (byte, (byte == b'\\').then(|| rest.next().unwrap())) {
+                (_, Some(b'0')) => 0,
+                (_, Some(b't')) => b'\t',
+                (_, Some(b'n')) => b'\n',
+                (_, Some(b'r')) => b'\r',
+                (_, Some(b'x')) => {
+                    let digits = [rest.next().unwrap(), rest.next().unwrap()];
+                    u8::from_str_radix(std::str::from_utf8(&digits).unwrap(), 16).unwrap()
+                }
+                (_, Some(other)) => other,
+                (byte, None) => byte,
+            });
+        }
+        bytes
+    }
+
+    fn steps(calls: &[(bool, Vec<u8>)]) -> Vec<Says<'_>> {
+        let mut steps = Vec::new();
+        for (is_client, bytes) in calls {
+            steps.push(if *is_client { Says::Client(bytes) } else { Says::Server(bytes) });
+        }
+        steps
+    }
+
+    #[test]
+    fn real_conversations_pass_in_any_pieces_and_up_to_any_place() {
+        let mut played = 0;
+        for (name, calls) in transcripts() {
+            let size: usize = calls.iter().map(|(_, bytes)| bytes.len()).sum();
+            for piece in [1, 2, 3, 5, 7, 64, 1_000] {
+                check(&steps(&calls), piece);
+            }
+            // Each place of short ones, some of long ones.
+            for end in (0..size).step_by(1 + size / 300) {
+                let mut left = end;
+                let cut: Vec<_> = calls
+                    .iter()
+                    .map(|(is_client, bytes)| {
+                        let part = bytes.get(..left.min(bytes.len())).unwrap().to_vec();
+                        left -= part.len();
+                        (*is_client, part)
+                    })
+                    .collect();
+                check(&steps(&cut), 3);
+                played += 1;
+            }
+            fuzz(&script(&steps(&calls)));
+            assert!(!name.is_empty());
+        }
+        assert!(played > 1_000, "{played}");
+    }
+
+    /// Each text of a real conversation once with the mark in it.
+    #[test]
+    fn a_marked_text_of_a_real_conversation_never_gets_to_the_server() {
+        let mut marked = 0;
+        for (_, calls) in transcripts() {
+            let texts = calls.iter().enumerate().filter(|(_, (is_client, _))| *is_client);
+            for (n, (_, bytes)) in texts.take(60) {
+                let mut changed = Vec::new();
+                let (whole, rest) = messages(bytes);
+                for message in whole {
+                    let body = message.get(5..).unwrap();
+                    let text = match message[0] {
+                        b'Q' => 0,
+                        b'P' => body.iter().position(|byte| *byte == 0).unwrap() + 1,
+                        _ => {
+                            changed.extend_from_slice(message);
+                            continue;
+                        }
+                    };
+                    let mut body = body.to_vec();
+                    body.splice(text..text, MARK.bytes());
+                    changed.push(message[0]);
+                    changed.extend((body.len() as u32 + 4).to_be_bytes());
+                    changed.extend(body);
+                    marked += 1;
+                }
+                changed.extend_from_slice(rest);
+                let mut calls = calls.clone();
+                calls[n].1 = changed;
+                for piece in [1, 4, 50] {
+                    check(&steps(&calls), piece);
+                }
+            }
+        }
+        assert!(marked > 50, "{marked}");
+    }
+
+    /// An error may repeat the text that stands for a denied one, and be longer than any that stands for it.
+    #[test]
+    fn an_error_that_is_too_long_to_be_exchanged_passes_as_it_is() {
+        let message = |tag: u8, body: &[u8]| {
+            let len = (body.len() as u32 + 4).to_be_bytes();
+            [&[tag][..], &len, body].concat()
+        };
+        let denied = message(b'Q', format!("{MARK}\0").as_bytes());
+        for len in [100, 8_000, 8_190, 8_192, 8_200, 20_000] {
+            let error =
+                format!("SERROR\0C42601\0Mdbwarden_0000000000005eed_1{}\0\0", "x".repeat(len));
+            let error = message(b'E', error.as_bytes());
+            let ready = message(b'Z', b"I");
+            for piece in [1, 1_000, 8_191] {
+                let answer = [&error[..], &ready].concat();
+                let whole = super::play(&[Says::Client(&denied), Says::Server(&answer)], piece);
+                whole.check();
+                assert!(whole.to_client.ends_with(&ready));
+            }
+        }
+    }
+}

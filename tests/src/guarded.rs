@@ -1,0 +1,89 @@
+//! A server with a guard in front of it, and the agent that both belong to.
+
+use std::{fs, process::Command};
+
+use anyhow::{Context, Result};
+use tempfile::TempDir;
+
+use crate::{Agent, Bpffs, Postgres, PostgresBuilder};
+
+/// Denies nothing that comes through a guard.
+const PERMISSIVE: &str = r#"@id("none") @verdict("deny") @severity("low") @message("not in this lane")
+    forbid (principal, action == Action::"drop", resource) when { context.lane == "observed" };"#;
+
+/// Both end when dropped.
+pub struct Guarded {
+    pub postgres: Postgres,
+    pub agent: Agent,
+    pub policies: TempDir,
+    // The last: the agent has it open.
+    _pins: Bpffs,
+}
+
+impl Guarded {
+    /// By these rules alone; clients come to the guard by themselves.
+    pub fn start(server: PostgresBuilder, rules: &str) -> Result<Self> {
+        Self::start_with(server, rules, "steer = false", "")
+    }
+
+    /// Those are led to the guard who connect to the server itself.
+    pub fn start_led(server: PostgresBuilder, rules: &str, on_guard_down: &str) -> Result<Self> {
+        let of_server = format!("on_guard_down = \"{on_guard_down}\"");
+        let guarded = Self::start_with(server, rules, "steer = true", &of_server)?;
+        guarded.agent.await_steering()?;
+        Ok(guarded)
+    }
+
+    fn start_with(
+        server: PostgresBuilder,
+        rules: &str,
+        of_guard: &str,
+        of_server: &str,
+    ) -> Result<Self> {
+        let pins = Bpffs::mount()?;
+        let postgres = server.guarded().start()?;
+        let policies = tempfile::tempdir()?;
+        fs::write(policies.path().join("own.cedar"), rules)?;
+        let agent = Agent::builder()
+            .configuration(&format!(
+                "[policy]\ndirectory = \"{}\"\nstarter_pack = false",
+                policies.path().display()
+            ))
+            .configuration(&format!(
+                "{}{of_guard}\npins = {:?}",
+                postgres.guarded(&format!("environment = \"production\"\n{of_server}")),
+                pins.folder()
+            ))
+            .start()?;
+        agent.await_server(postgres.port())?;
+        agent.await_guard()?;
+        Ok(Self { postgres, agent, policies, _pins: pins })
+    }
+
+    /// Everything passes.
+    pub fn permissive(server: PostgresBuilder) -> Result<Self> {
+        Self::start(server, PERMISSIVE)
+    }
+
+    /// What a command says on both outputs, and how it ended; what differs by the way that a client comes is left
+    /// out: the port.
+    pub fn transcript(&self, command: &mut Command) -> Result<String> {
+        let output = command.output().with_context(|| format!("starting {command:?}"))?;
+        let words = [output.stdout, output.stderr, output.status.to_string().into_bytes()].concat();
+        let words = String::from_utf8_lossy(&words).into_owned();
+        let guard = self.postgres.guard_port().context("it is not guarded")?.to_string();
+        Ok(words.replace(&guard, &self.postgres.port().to_string()))
+    }
+
+    /// The guard's process.
+    pub fn guard_pid(&self) -> Result<u32> {
+        let mut children = String::new();
+        for thread in fs::read_dir(format!("/proc/{}/task", self.agent.pid()))? {
+            children += &fs::read_to_string(thread?.path().join("children")).unwrap_or_default();
+        }
+        let mut guards = children.split_whitespace().filter(|pid| {
+            fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.ends_with(b"\0guard\0"))
+        });
+        guards.next().context("there is no guard")?.parse().context("a pid")
+    }
+}
