@@ -2,7 +2,7 @@
 
 use std::{
     path::Path,
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
 
@@ -74,6 +74,11 @@ impl Running {
         self.child.kill()?;
         self.child.wait()?;
         bail!("{} did not end within {} s and was killed", self.name, PATIENCE.as_secs());
+    }
+
+    /// Its input and output, where both are pipes that nobody has taken.
+    pub fn pipes(&mut self) -> Option<(ChildStdin, ChildStdout)> {
+        Some((self.child.stdin.take()?, self.child.stdout.take()?))
     }
 
     pub(crate) fn child(&mut self) -> &mut Child {

@@ -24,8 +24,7 @@ impl Session {
     pub fn start(command: &mut Command) -> Result<Session> {
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut process = Running::start("psql", command, Signal::SIGTERM)?;
-        let stdin = process.child().stdin.take().context("psql has no input")?;
-        let stdout = process.child().stdout.take().context("psql has no output")?;
+        let (stdin, stdout) = process.pipes().context("psql has no input or output")?;
         let stdout = BufReader::new(stdout);
         let mut session = Session { process, stdin, stdout, n_asked: 0 };
         session.ask("SELECT 'connected'")?;

@@ -1,13 +1,19 @@
-//! A bare PostgreSQL client on a unix socket that counts every byte it sends and gets.
+//! A bare PostgreSQL client that counts every byte it sends and gets.
 
 use std::{
+    fs::File,
     io::{BufReader, Read, Write},
-    os::unix::net::UnixStream,
+    net::TcpStream,
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::net::UnixStream,
+    },
     path::PathBuf,
     time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
+use nix::sys::socket::{Shutdown, shutdown};
 
 use crate::{Postgres, postgres::NAME};
 
@@ -16,7 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// One connection. It doesn't say good-bye when dropped.
 pub struct Wire {
-    stream: BufReader<UnixStream>,
+    /// A socket of either family.
+    stream: BufReader<File>,
     sent: u64,
     received: u64,
 }
@@ -37,12 +44,29 @@ impl Wire {
             .with_context(|| format!("connecting to {}", path.display()))?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
-        Ok(Wire { stream: BufReader::new(stream), sent: 0, received: 0 })
+        Ok(Wire::on(stream.into()))
+    }
+
+    fn on(socket: OwnedFd) -> Wire {
+        Wire { stream: BufReader::new(socket.into()), sent: 0, received: 0 }
     }
 
     /// A session of the superuser.
     pub fn connect(postgres: &Postgres, application: &str) -> Result<Wire> {
-        let mut wire = Wire::open(postgres)?;
+        Wire::open(postgres)?.log_in(application)
+    }
+
+    /// Likewise, by whatever listens on this port of the host.
+    pub fn connect_at(port: u16, application: &str) -> Result<Wire> {
+        let stream = TcpStream::connect(("127.0.0.1", port))
+            .with_context(|| format!("connecting to port {port}"))?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        Wire::on(stream.into()).log_in(application)
+    }
+
+    fn log_in(mut self, application: &str) -> Result<Wire> {
         let mut body = 196_608_u32.to_be_bytes().to_vec();
         for word in ["user", NAME, "database", NAME, "application_name", application, ""] {
             body.extend_from_slice(word.as_bytes());
@@ -50,11 +74,11 @@ impl Wire {
         }
         let mut packet = length(&body)?.to_be_bytes().to_vec();
         packet.extend_from_slice(&body);
-        wire.send(&packet)?;
-        let answer = wire.answer()?;
+        self.send(&packet)?;
+        let answer = self.answer()?;
         match answer.error {
             Some(code) => bail!("the server refused the connection: {code}"),
-            None => Ok(wire),
+            None => Ok(self),
         }
     }
 
@@ -127,7 +151,7 @@ impl Wire {
 
     /// No more will be sent.
     pub fn finish_sending(&mut self) -> Result<()> {
-        Ok(self.stream.get_ref().shutdown(std::net::Shutdown::Write)?)
+        Ok(shutdown(self.stream.get_ref().as_raw_fd(), Shutdown::Write)?)
     }
 }
 

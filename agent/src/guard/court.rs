@@ -57,15 +57,38 @@ pub struct Moment {
 /// A text with all that is known of it.
 #[derive(Debug)]
 pub struct Reading {
-    pub text: Option<Arc<str>>,
+    pub text: Option<String>,
     /// Statement by statement, and what they say for those after them.
     pub analysed: Arc<Analysed>,
     pub claims: Option<Arc<Claims>>,
 }
 
+/// The memory of a longer text is not used again.
+const SPARE_TEXT: usize = 4 << 10;
+
 impl Reading {
+    /// In the memory of the `last` one, where nobody has kept that: most texts are let pass, and forgotten.
+    pub(super) fn anew(
+        last: &mut Arc<Self>,
+        text: &str,
+        analysed: Arc<Analysed>,
+        claims: Option<Arc<Claims>>,
+    ) -> Arc<Self> {
+        match Arc::get_mut(last) {
+            Some(Self { text: Some(kept), analysed: is, claims: claimed })
+                if kept.capacity() <= SPARE_TEXT =>
+            {
+                kept.clear();
+                kept.push_str(text);
+                (*is, *claimed) = (analysed, claims);
+            }
+            _ => *last = Arc::new(Self { text: Some(text.to_owned()), analysed, claims }),
+        }
+        last.clone()
+    }
+
     pub(super) fn weight(&self) -> usize {
-        self.text.as_ref().map_or(0, |text| text.len()) + 256
+        self.text.as_ref().map_or(0, String::capacity) + 256
     }
 }
 

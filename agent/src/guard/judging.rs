@@ -29,6 +29,7 @@ pub(super) struct Judging {
     host: Arc<Origin>,
     principals: principal::Rules,
     channel: Arc<Channel>,
+    last: Arc<Reading>,
 }
 
 impl Judging {
@@ -39,7 +40,13 @@ impl Judging {
         channel: Arc<Channel>,
     ) -> Self {
         let bounds = Bounds { text_bytes: MAX_TEXT_BYTES, ..Bounds::default() };
-        Self { analyst: Analyst::new(bounds), judge: Judge::new(set), host, principals, channel }
+        let (analyst, judge) = (Analyst::new(bounds), Judge::new(set));
+        let last = Arc::new(Reading {
+            text: None,
+            analysed: Arc::new(Analysed::ambiguous("")),
+            claims: None,
+        });
+        Self { analyst, judge, host, principals, channel, last }
     }
 
     /// Judges by other rules from now on.
@@ -104,7 +111,7 @@ impl Court for ClientCourt {
         };
         let analysed = self.analyse(text, state, Parameters::Unseen);
         let claims = claims::read(Some(text), self.profile.application()).map(Arc::new);
-        Arc::new(Reading { text: Some(text.into()), analysed, claims })
+        Reading::anew(&mut self.judging.borrow_mut().last, text, analysed, claims)
     }
 
     fn read_again(
@@ -113,10 +120,10 @@ impl Court for ClientCourt {
         values: Option<Vec<Parameter>>,
         state: Moment,
     ) -> Arc<Reading> {
-        let Some(text) = reading.text.clone() else { return reading.clone() };
+        let Some(text) = reading.text.as_deref() else { return reading.clone() };
         let parameters = values.map_or(Parameters::Unseen, Parameters::Bound);
-        let analysed = self.analyse(&text, state, parameters);
-        Arc::new(Reading { text: Some(text), analysed, claims: reading.claims.clone() })
+        let analysed = self.analyse(text, state, parameters);
+        Arc::new(Reading { text: Some(text.to_owned()), analysed, claims: reading.claims.clone() })
     }
 
     fn sent(&mut self, reading: &Reading) {

@@ -118,13 +118,14 @@ impl Relay<'_> {
                 Poll::Pending => return Ok(false),
                 Poll::Ready(heard) => heard.map_err(|_| End::Client)?,
             };
-            match heard {
-                [] => self.to_server.ended = true,
-                bytes => self
-                    .session
-                    .client_bytes(bytes, self.court, &mut self.out)
-                    .map_err(|broken| End::Broken(broken, Vec::new()))?,
+            if heard.is_empty() {
+                self.to_server.ended = true;
+                return Ok(true);
             }
+            let passed = self.session.take_client_bytes(heard, self.court, &mut self.out);
+            let passed = passed.map_err(|broken| End::Broken(broken, Vec::new()))?;
+            let waiting = &mut self.out.to_server;
+            self.to_server.pass(passed, waiting, self.server, cx).map_err(End::Server)?;
             Ok(true)
         })
     }
@@ -138,13 +139,14 @@ impl Relay<'_> {
                 Poll::Pending => return Ok(false),
                 Poll::Ready(heard) => heard.map_err(End::Server)?,
             };
-            match heard {
-                [] => self.to_client.ended = true,
-                bytes => self
-                    .session
-                    .server_bytes(bytes, self.court, &mut self.out)
-                    .map_err(|broken| End::Broken(broken, Vec::new()))?,
+            if heard.is_empty() {
+                self.to_client.ended = true;
+                return Ok(true);
             }
+            let passed = self.session.take_server_bytes(heard, self.court, &mut self.out);
+            let passed = passed.map_err(|broken| End::Broken(broken, Vec::new()))?;
+            let waiting = &mut self.out.to_client;
+            self.to_client.pass(passed, waiting, self.client, cx).map_err(|_| End::Client)?;
             Ok(true)
         })
     }
@@ -162,6 +164,27 @@ fn read<'s>(
 }
 
 impl Direction {
+    /// Sends what has just come, after what waits; what isn't taken waits with it.
+    fn pass(
+        &mut self,
+        mut bytes: &[u8],
+        waiting: &mut Vec<u8>,
+        stream: &mut Stream,
+        cx: &mut Context<'_>,
+    ) -> io::Result<()> {
+        // Most of it goes on at once, without being copied.
+        while waiting.is_empty() && !bytes.is_empty() {
+            match Pin::new(&mut *stream).poll_write(cx, bytes) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
+                Poll::Ready(written) => bytes = bytes.get(written?..).unwrap_or_default(),
+            }
+            self.unflushed = true;
+        }
+        waiting.extend_from_slice(bytes);
+        Ok(())
+    }
+
     /// Writes what waits, as far as it is taken; whether anything moved.
     fn write(
         &mut self,

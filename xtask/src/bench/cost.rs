@@ -93,20 +93,48 @@ pub fn children_us() -> Result<f64> {
     Ok(us(usage.user_time()) + us(usage.system_time()))
 }
 
-/// The pids of a process's children.
+/// The pids of a process's children, whichever of its threads has started them.
 pub fn children(pid: u32) -> Result<Vec<u32>> {
-    let path = format!("/proc/{pid}/task/{pid}/children");
-    let text = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
-    Ok(text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect())
+    let path = format!("/proc/{pid}/task");
+    let mut pids = Vec::new();
+    for task in fs::read_dir(&path).with_context(|| format!("reading {path}"))? {
+        // A thread may end meanwhile.
+        let text = fs::read_to_string(task?.path().join("children")).unwrap_or_default();
+        pids.extend(text.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
+    }
+    Ok(pids)
+}
+
+/// What a process and its children have used, those that have ended too.
+pub fn tree_us(pid: u32) -> Result<f64> {
+    let mut total = process_us(pid)?;
+    for child in children(pid)? {
+        // One may end meanwhile: then its parent has its time at the next look.
+        total += process_us(child).unwrap_or_default();
+    }
+    Ok(total)
+}
+
+/// Memory of a process that would be free without it, in KiB.
+pub fn proportional_kib(pid: u32) -> Result<u64> {
+    kib(&format!("/proc/{pid}/smaps_rollup"), "Pss:")
 }
 
 /// The most memory that a process ever had resident, in KiB.
 pub fn peak_kib(pid: u32) -> Result<u64> {
-    let path = format!("/proc/{pid}/status");
-    let text = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
-    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    kib(&format!("/proc/{pid}/status"), "VmHWM:")
+}
+
+/// Memory of the host that programs could have.
+pub fn available_kib() -> Result<u64> {
+    kib("/proc/meminfo", "MemAvailable:")
+}
+
+fn kib(path: &str, key: &str) -> Result<u64> {
+    let text = fs::read_to_string(path).with_context(|| format!("reading {path}"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix(key));
     let kib = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
-    kib.with_context(|| format!("{path} has no VmHWM"))
+    kib.with_context(|| format!("{path} has no {key}"))
 }
 
 /// Run time of the BPF programs that a process holds, in microseconds: what the kernel counts while

@@ -4,6 +4,7 @@ mod cost;
 mod decode;
 mod example;
 mod figures;
+mod guard;
 mod host;
 mod ledger;
 mod neighbour;
@@ -38,6 +39,12 @@ enum Subject {
     Observe(Plan),
     /// What dbwarden costs a busy process that is no database, on each hook set
     Neighbour(Plan),
+    /// What the guard costs a client: beside going direct, through HAProxy, through PgBouncer
+    ///
+    /// pgbench with 1 and 16 clients, a result of 100 000 rows, and the memory of idle connections, of
+    /// which there are up to 5 000: the server takes some GiB then. Every round visits every way, each time in
+    /// another order; figures are medians over the rounds, and ratios are taken within a round.
+    Guard(Plan),
     /// What keeping statements costs, and how soon they are found: beside pgaudit's log and DuckDB
     ///
     /// Rows appended and sealed, five searches over ten million rows, and a PostgreSQL that answers
@@ -121,6 +128,10 @@ pub fn run(args: &Args) -> Result<()> {
         Subject::Neighbour(plan) => {
             let report = neighbour::run(plan, &release_agent()?)?;
             tell_all(plan, "neighbour", &[report])
+        }
+        Subject::Guard(plan) => {
+            let reports = guard::run(plan, &release_agent()?)?;
+            tell_all(plan, "guard", &reports)
         }
         Subject::Ledger(plan) => {
             release_agent()?;

@@ -220,12 +220,12 @@ fn visit(
     sleep(SETTLE);
 
     let agent_before = observer.as_ref().map(Observer::spent).transpose()?;
-    let server_before = tree_us(server)?;
+    let server_before = cost::tree_us(server.pid()?)?;
     let host = HostClock::start()?;
     let load = pgbench(server, mode, plan.seconds())?;
     sleep(SETTLE);
     let (wall, busy) = host.elapsed()?;
-    let server_us = tree_us(server)? - server_before;
+    let server_us = cost::tree_us(server.pid()?)? - server_before;
     let agent = match (&mut observer, agent_before) {
         (Some(observer), Some(before)) => Some(observer.visited(&before, load.transactions)?),
         _ => None,
@@ -250,17 +250,6 @@ fn visit(
         processes_us: server_us + load.client_us + agent_us,
         agent,
     })
-}
-
-/// What the server's processes have used, those that have ended too.
-fn tree_us(server: &Postgres) -> Result<f64> {
-    let postmaster = server.pid()?;
-    let mut total = cost::process_us(postmaster)?;
-    for child in cost::children(postmaster)? {
-        // One may end meanwhile: then its parent has its time at the next look.
-        total += cost::process_us(child).unwrap_or_default();
-    }
-    Ok(total)
 }
 
 struct Load {

@@ -25,6 +25,18 @@ impl Pinned {
         Ok(Self { before })
     }
 
+    /// All threads that a process has now, on the first of the processors that this program may use.
+    pub fn process_to_one(pid: u32) -> Result<()> {
+        let mut one = CpuSet::new();
+        one.set(first(&allowed()?)?)?;
+        for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+            let thread = task?.file_name().to_str().and_then(|tid| tid.parse().ok());
+            let thread = thread.context("a thread has no number")?;
+            sched_setaffinity(Pid::from_raw(thread), &one).context("choosing processors")?;
+        }
+        Ok(())
+    }
+
     /// On all the others; on a machine with one processor, there too.
     pub fn off_it() -> Result<Self> {
         let before = allowed()?;

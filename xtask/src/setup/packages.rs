@@ -58,6 +58,11 @@ fn wanted() -> Vec<Package> {
             File(postgres.join("lib/pgaudit.so")),
         ),
         package("pgbouncer", "the pooler that tests watch", File("/usr/sbin/pgbouncer".into())),
+        package(
+            "haproxy",
+            "a proxy that benchmarks compare with",
+            File("/usr/sbin/haproxy".into()),
+        ),
         package("sudo", "clients under another user's name", Program("sudo")),
         package("python3-venv", "Python database drivers", Python("import venv, ensurepip")),
         package("iproute2", "network namespaces", Program("ip")),
@@ -117,11 +122,15 @@ fn install_with_apt(step: &mut Step, missing: &[Package]) -> Result<()> {
     install_quietly(step, missing)
 }
 
-/// Nobody asked for a pooler that runs with each start of the machine either.
+/// Packages whose services would run with each start of the machine. Nobody asked for that either.
+const SERVICES: [&str; 2] = ["haproxy", "pgbouncer"];
+
 fn install_quietly(step: &mut Step, missing: &[Package]) -> Result<()> {
     step.run(&mut apt_install(missing))?;
-    if missing.iter().any(|package| package.name == "pgbouncer") && program("systemctl").is_some() {
-        step.run(Command::new("systemctl").args(["disable", "pgbouncer"]))?;
+    for service in SERVICES {
+        if missing.iter().any(|package| package.name == service) && program("systemctl").is_some() {
+            step.run(Command::new("systemctl").args(["disable", service]))?;
+        }
     }
     Ok(())
 }

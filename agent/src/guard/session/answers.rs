@@ -1,6 +1,6 @@
 //! What the server answers: passed on byte for byte, but for the error that stands for a denial.
 
-use super::{Broken, LIMITS, Shared};
+use super::{Broken, LIMITS, SPARE_BYTES, Shared, between};
 use crate::{
     event::{BootTime, TransactionStatus},
     guard::{court::Court, report::Severity},
@@ -39,17 +39,20 @@ impl Answers {
         self.deframer.at_boundary()
     }
 
-    pub(super) fn bytes(
+    /// Gives the end of `bytes`, which passes as it is, after what is in `out`.
+    pub(super) fn bytes<'b>(
         &mut self,
-        bytes: &[u8],
+        bytes: &'b [u8],
         shared: &mut Shared,
         court: &mut dyn Court,
         out: &mut Vec<u8>,
-    ) -> Result<(), Broken> {
+    ) -> Result<&'b [u8], Broken> {
         let mut rest = bytes;
         // Where what hasn't been passed on begins.
         let mut from = bytes;
         loop {
+            self.deframer
+                .skip(&mut rest, |tag| matches!(tag, backend::DATA_ROW | backend::COPY_DATA));
             let at = rest;
             match self.deframer.next(&mut rest, BootTime(0), &LIMITS) {
                 Some(Step::Message(message)) => {
@@ -84,26 +87,18 @@ impl Answers {
                             .deframer
                             .tag_under_way()
                             .is_none_or(|tag| tag == backend::ERROR_RESPONSE);
-                    match may_be_denial {
-                        true => {
-                            out.extend_from_slice(between(from, at));
-                            self.waiting.extend_from_slice(at);
-                        }
-                        false => {
-                            out.append(&mut self.waiting);
-                            out.extend_from_slice(from);
-                        }
+                    if may_be_denial {
+                        self.waiting.extend_from_slice(at);
+                        return Ok(between(from, at));
                     }
-                    return Ok(());
+                    // Only the first message of these bytes can have begun before them.
+                    out.append(&mut self.waiting);
+                    self.deframer.give_back(SPARE_BYTES);
+                    return Ok(from);
                 }
             }
         }
     }
-}
-
-/// The part of `from` before its tail `to`.
-fn between<'a>(from: &'a [u8], to: &[u8]) -> &'a [u8] {
-    from.get(..from.len().saturating_sub(to.len())).unwrap_or_default()
 }
 
 /// Takes in a message; gives what is sent instead, if anything is.

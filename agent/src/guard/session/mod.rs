@@ -2,7 +2,8 @@
 //!
 //! No tokio, no file, no clock: a fuzzer drives it as the relay does. What a client asks for is judged before any
 //! byte of it goes to the server ([`requests`]); what the server answers passes byte for byte, but for errors
-//! that stand for a denial ([`answers`]).
+//! that stand for a denial ([`answers`]). What passes as it came is not copied: it is a part of the bytes that
+//! were given.
 
 mod answers;
 mod names;
@@ -113,6 +114,9 @@ pub struct Counts {
     pub took_leave: bool,
 }
 
+/// A session in which nothing is under way keeps no buffer larger than this.
+const SPARE_BYTES: usize = 4 << 10;
+
 /// Judged texts are kept whole.
 const LIMITS: Limits = Limits {
     text_bytes: MAX_TEXT_BYTES,
@@ -146,23 +150,53 @@ impl Session {
         self.shared.counts.sent_bytes += len as u64;
     }
 
-    /// The client's next bytes.
+    /// The client's next bytes; gives those at their end that go to the server as they are, after what is in
+    /// `out`.
     ///
     /// # Errors
     /// What it sends is none of the protocol: nothing more may be taken from it.
+    pub fn take_client_bytes<'b>(
+        &mut self,
+        bytes: &'b [u8],
+        court: &mut dyn Court,
+        out: &mut Output,
+    ) -> Result<&'b [u8], Broken> {
+        let before = out.to_server.len();
+        let passed = self.requests.bytes(bytes, &mut self.shared, court, &mut out.to_server);
+        let n_passed = passed.as_ref().map_or(0, |passed| passed.len());
+        self.shared.counts.sent_bytes += (out.to_server.len() - before + n_passed) as u64;
+        passed
+    }
+
+    /// The server's next bytes; likewise.
+    ///
+    /// # Errors
+    /// Likewise.
+    pub fn take_server_bytes<'b>(
+        &mut self,
+        bytes: &'b [u8],
+        court: &mut dyn Court,
+        out: &mut Output,
+    ) -> Result<&'b [u8], Broken> {
+        self.answers.bytes(bytes, &mut self.shared, court, &mut out.to_client)
+    }
+
+    /// [`Self::take_client_bytes`], with all of it in `out`.
+    ///
+    /// # Errors
+    /// Likewise.
     pub fn client_bytes(
         &mut self,
         bytes: &[u8],
         court: &mut dyn Court,
         out: &mut Output,
     ) -> Result<(), Broken> {
-        let before = out.to_server.len();
-        let taken = self.requests.bytes(bytes, &mut self.shared, court, &mut out.to_server);
-        self.shared.counts.sent_bytes += (out.to_server.len() - before) as u64;
-        taken
+        let passed = self.take_client_bytes(bytes, court, out)?;
+        out.to_server.extend_from_slice(passed);
+        Ok(())
     }
 
-    /// The server's next bytes.
+    /// [`Self::take_server_bytes`], with all of it in `out`.
     ///
     /// # Errors
     /// Likewise.
@@ -172,7 +206,9 @@ impl Session {
         court: &mut dyn Court,
         out: &mut Output,
     ) -> Result<(), Broken> {
-        self.answers.bytes(bytes, &mut self.shared, court, &mut out.to_client)
+        let passed = self.take_server_bytes(bytes, court, out)?;
+        out.to_client.extend_from_slice(passed);
+        Ok(())
     }
 
     /// Nothing of the server's answers is half told: the client may be told something else.
@@ -183,6 +219,11 @@ impl Session {
     pub fn counts(&self) -> Counts {
         self.shared.counts
     }
+}
+
+/// The part of `from` before its tail `to`.
+fn between<'a>(from: &'a [u8], to: &[u8]) -> &'a [u8] {
+    from.get(..from.len().saturating_sub(to.len())).unwrap_or_default()
 }
 
 /// Types of messages whose bytes pass as they come.

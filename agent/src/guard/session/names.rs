@@ -9,6 +9,8 @@ const MAX_NAMES: usize = 4_096;
 /// Meanings of one name that are told apart until the server has answered.
 const MAX_MEANINGS: usize = 8;
 const MAX_BYTES: usize = 8 << 20;
+/// Memory for so many is kept for the next ones.
+const SPARE_NAMES: usize = 8;
 
 /// Within a segment (up to `Sync`) a name means what was said last: the server skips what follows a failure.
 /// In a later segment, while the earlier ones are not answered, it may mean anything that it was said to mean.
@@ -109,7 +111,8 @@ impl Names {
 
     /// Everything is answered. If nothing failed, each name means what was said last.
     pub(super) fn settle(&mut self, went_well: bool) {
-        for name in std::mem::take(&mut self.touched) {
+        let mut touched = std::mem::take(&mut self.touched);
+        for name in touched.drain(..) {
             let Some(named) = self.named.get_mut(&name) else { continue };
             named.is_touched = false;
             // Numbers of segments are never used again.
@@ -126,11 +129,18 @@ impl Names {
                 self.named.remove(&name);
             }
         }
+        if touched.capacity() <= SPARE_NAMES {
+            self.touched = touched;
+        }
     }
 
     pub(super) fn clear(&mut self) {
-        if !self.named.is_empty() {
+        if self.named.capacity() > SPARE_NAMES {
             *self = Self::default();
+        } else if !self.named.is_empty() {
+            self.named.clear();
+            self.touched.clear();
+            self.bytes = 0;
         }
     }
 }

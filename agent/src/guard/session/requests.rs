@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    Broken, LIMITS, Shared, is_passed_on,
+    Broken, LIMITS, SPARE_BYTES, Shared, between, is_passed_on,
     names::{Found, Meaning},
     poison,
     progress::TooMany,
@@ -35,9 +35,6 @@ enum Fate {
     Replaced(Vec<u8>),
 }
 
-/// A statement that doesn't repeat itself gives its memory back.
-const SPARE_BYTES: usize = 64 << 10;
-
 impl Requests {
     pub(super) fn new() -> Self {
         let mut deframer = Deframer::new(Side::Frontend);
@@ -46,79 +43,100 @@ impl Requests {
         Self { deframer, waiting: Vec::new(), fate: None }
     }
 
-    pub(super) fn bytes(
+    /// Gives the end of `bytes`, which passes as it is, after what is in `out`.
+    pub(super) fn bytes<'b>(
         &mut self,
-        bytes: &[u8],
+        bytes: &'b [u8],
         shared: &mut Shared,
         court: &mut dyn Court,
         out: &mut Vec<u8>,
-    ) -> Result<(), Broken> {
+    ) -> Result<&'b [u8], Broken> {
         let mut rest = bytes;
+        // Where what hasn't been passed on begins.
+        let mut from = bytes;
         loop {
-            let before = rest;
-            let step = self.deframer.next(&mut rest, BootTime(0), &LIMITS);
-            let raw = before.get(..before.len() - rest.len()).unwrap_or_default();
-            match step {
+            let at = rest;
+            let broken = match self.deframer.next(&mut rest, BootTime(0), &LIMITS) {
                 Some(Step::Message(message)) => {
                     let fate = match self.fate.take() {
-                        Some(fate) => fate,
-                        None => judge(&message, shared, court)?,
+                        Some(fate) => Ok(fate),
+                        None => judge(&message, shared, court),
                     };
-                    let waiting = std::mem::take(&mut self.waiting);
                     match fate {
-                        Fate::Passes => {
-                            out.extend_from_slice(&waiting);
-                            out.extend_from_slice(raw);
+                        // Only the first message of these bytes can have begun before them.
+                        Ok(Fate::Passes) => {
+                            out.append(&mut self.waiting);
+                            continue;
                         }
-                        Fate::Replaced(other) => out.extend_from_slice(&other),
-                    }
-                    if waiting.capacity() <= SPARE_BYTES {
-                        self.waiting = waiting;
-                        self.waiting.clear();
+                        Ok(Fate::Replaced(other)) => {
+                            out.extend_from_slice(between(from, at));
+                            out.extend_from_slice(&other);
+                            from = rest;
+                            self.waiting.clear();
+                            continue;
+                        }
+                        Err(broken) => broken,
                     }
                 }
-                Some(Step::Bad(SyncLoss::UnknownMessage(tag))) => {
-                    return Err(Broken::UnknownMessage(tag));
+                Some(Step::Bad(SyncLoss::UnknownMessage(tag))) => Broken::UnknownMessage(tag),
+                Some(Step::Bad(SyncLoss::BadLength(len))) => Broken::BadLength(len),
+                Some(_) => Broken::Malformed(0),
+                None => {
+                    let passed = self.unfinished(from, at, shared, court, out);
+                    if self.waiting.is_empty() && self.waiting.capacity() > SPARE_BYTES {
+                        self.waiting = Vec::new();
+                    }
+                    self.deframer.give_back(SPARE_BYTES);
+                    return passed;
                 }
-                Some(Step::Bad(SyncLoss::BadLength(len))) => return Err(Broken::BadLength(len)),
-                Some(_) => return Err(Broken::Malformed(0)),
-                None => return self.unfinished(raw, shared, court, out),
-            }
+            };
+            out.extend_from_slice(between(from, at));
+            return Err(broken);
         }
     }
 
-    /// The message under way goes on with bytes that are yet to come.
-    fn unfinished(
+    /// The message under way, which begins `at` there or before, goes on with bytes that are yet to come.
+    fn unfinished<'b>(
         &mut self,
-        raw: &[u8],
+        from: &'b [u8],
+        at: &[u8],
         shared: &mut Shared,
         court: &mut dyn Court,
         out: &mut Vec<u8>,
-    ) -> Result<(), Broken> {
+    ) -> Result<&'b [u8], Broken> {
+        let whole = between(from, at);
         if self.fate.is_none() {
-            self.fate = match self.deframer.unfinished(BootTime(0)) {
-                Some(message) if is_passed_on(message.tag) => Some(judge(&message, shared, court)?),
+            let judged = match self.deframer.unfinished(BootTime(0)) {
+                Some(message) if is_passed_on(message.tag) => Some(judge(&message, shared, court)),
                 // It is longer than is looked at.
                 Some(message) if message.body.len() >= kept(message.tag) => {
-                    Some(judge(&message, shared, court)?)
+                    Some(judge(&message, shared, court))
                 }
                 _ => None,
             };
-            match &mut self.fate {
-                Some(Fate::Passes) => out.append(&mut self.waiting),
-                Some(Fate::Replaced(other)) => {
-                    out.append(other);
-                    self.waiting = Vec::new();
+            match judged {
+                Some(Ok(Fate::Passes)) => {
+                    out.append(&mut self.waiting);
+                    self.fate = Some(Fate::Passes);
                 }
-                None => {}
+                Some(Ok(Fate::Replaced(other))) => {
+                    out.extend_from_slice(whole);
+                    out.extend_from_slice(&other);
+                    self.waiting.clear();
+                    self.fate = Some(Fate::Replaced(Vec::new()));
+                    return Ok(&[]);
+                }
+                Some(Err(broken)) => {
+                    out.extend_from_slice(whole);
+                    return Err(broken);
+                }
+                None => {
+                    self.waiting.extend_from_slice(at);
+                    return Ok(whole);
+                }
             }
         }
-        match self.fate {
-            Some(Fate::Passes) => out.extend_from_slice(raw),
-            Some(Fate::Replaced(_)) => {}
-            None => self.waiting.extend_from_slice(raw),
-        }
-        Ok(())
+        Ok(if self.fate == Some(Fate::Passes) { from } else { whole })
     }
 }
 
@@ -272,7 +290,7 @@ fn judge_reading(reading: &Reading, court: &mut dyn Court) -> Result<(), Denial>
 }
 
 /// A denial, and the text that it is about.
-type Denied = (Denial, Option<Arc<str>>);
+type Denied = (Denial, Option<String>);
 
 /// Whatever a name may mean must pass. What the client has named otherwise than by messages (PREPARE, DECLARE)
 /// was judged there.

@@ -185,6 +185,29 @@ impl Deframer {
         }
     }
 
+    /// Passes over the whole messages of these types at the front of `input`: of those nobody wants to know
+    /// anything.
+    pub(crate) fn skip(&self, input: &mut &[u8], is_unwanted: impl Fn(u8) -> bool) {
+        if !self.at_boundary() {
+            return;
+        }
+        while let Some((&[tag, len @ ..], rest)) = input.split_first_chunk::<5>() {
+            let len = u32::from_be_bytes(len);
+            if !is_unwanted(tag) || !(4..=MAX_LEN).contains(&len) {
+                return;
+            }
+            let Some(rest) = rest.get(len as usize - 4..) else { return };
+            *input = rest;
+        }
+    }
+
+    /// Between two messages, keeps no more than so many bytes of memory.
+    pub(crate) fn give_back(&mut self, bytes: usize) {
+        if self.at_boundary() && self.kept.capacity() > bytes {
+            self.kept = Vec::new();
+        }
+    }
+
     fn kept_message(&self, at: BootTime) -> Message<'_> {
         Message {
             tag: self.tag,

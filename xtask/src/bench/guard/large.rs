@@ -1,0 +1,62 @@
+//! A result of 100 000 rows, again and again: how fast it comes.
+
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, ensure};
+use dbwarden_tests::Wire;
+
+use super::{
+    super::pinned::Pinned,
+    ways::{Guard, Spent, Way, Ways},
+};
+
+const N_ROWS: u64 = 100_000;
+/// About 120 bytes a row on the wire.
+const QUERY: &str = "SELECT * FROM pgbench_accounts LIMIT 100000";
+
+pub struct Rows {
+    /// Bytes on the client's side, in millions.
+    pub mb_per_second: f64,
+    /// A million bytes.
+    pub spent: Spent,
+}
+
+impl fmt::Display for Rows {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (rate, proxy) = (self.mb_per_second, self.spent.proxy_us);
+        write!(f, "{N_ROWS} rows at {rate:.0} MB/s, proxy {proxy:.0} µs of CPU a MB")
+    }
+}
+
+pub fn measure(ways: &Ways, way: Way, guard: Option<&Guard>, seconds: u32) -> Result<Rows> {
+    let mut wire = Wire::connect_at(ways.port(way)?, "rows")?;
+    // The server's process has inherited its processor from the postmaster; this is for the client.
+    let _on_one = Pinned::to_one()?;
+    ask(&mut wire)?;
+    let before = ways.spent(way, guard)?;
+    let (begun, start) = (Instant::now(), wire.received());
+    let time = Duration::from_secs(seconds.into());
+    while begun.elapsed() < time {
+        ask(&mut wire)?;
+    }
+    let elapsed = begun.elapsed().as_secs_f64();
+    let mb = (wire.received() - start) as f64 / 1e6;
+    let spent = ways.spent(way, guard)?.since(before);
+    Ok(Rows {
+        mb_per_second: mb / elapsed,
+        spent: Spent {
+            proxy_us: spent.proxy_us / mb,
+            agent_us: spent.agent_us / mb,
+            server_us: spent.server_us / mb,
+        },
+    })
+}
+
+fn ask(wire: &mut Wire) -> Result<()> {
+    let answer = wire.query(QUERY)?;
+    ensure!(answer.rows == N_ROWS, "{} rows came, and {:?}", answer.rows, answer.error);
+    Ok(())
+}

@@ -1,0 +1,76 @@
+//! What the guard costs a client, beside what proxies cost that judge nothing.
+
+mod idle;
+mod large;
+mod report;
+mod transactions;
+mod ways;
+
+use std::{path::Path, thread::sleep, time::Duration};
+
+use anyhow::Result;
+use dbwarden_tests::Via;
+
+use super::{Plan, Report, pinned::Pinned, servers::settings, tell};
+use crate::interrupt;
+use transactions::{LOADS, Transactions};
+use ways::{WAYS, Way, Ways};
+
+/// 500 000 rows: all of it stays in the server's memory.
+const SCALE: &str = "5";
+/// Between a guard's start and the load: by then it has judged by its final rules for a while.
+const SETTLE: Duration = Duration::from_millis(300);
+
+/// What one load measured on one way in one round.
+struct Visit<T> {
+    round: u32,
+    way: Way,
+    figures: T,
+}
+
+pub fn run(plan: &Plan, program: &Path) -> Result<Vec<Report>> {
+    tell("a PostgreSQL, a HAProxy, a PgBouncer");
+    let ways = {
+        let _on_one = Pinned::to_one()?;
+        let postgres = settings().guarded().start()?;
+        postgres.pgbench(Via::Unix, &["-i", "-q", "-s", SCALE])?;
+        // Read once, so that nobody pays for the first reading.
+        postgres.psql(Via::Unix, "SELECT count(*), sum(abalance) FROM pgbench_accounts")?;
+        Ways::start(program, postgres)?
+    };
+    let mut transactions: Vec<Vec<Visit<Transactions>>> =
+        LOADS.iter().map(|_| Vec::new()).collect();
+    let mut rows = Vec::new();
+    for round in 0..plan.rounds() {
+        for way in order(round) {
+            let _guard = ways.guard(way)?;
+            sleep(SETTLE);
+            let told = format!("round {} of {}, {}", round + 1, plan.rounds(), way.name());
+            for (load, visits) in LOADS.iter().zip(&mut transactions) {
+                interrupt::check()?;
+                let figures =
+                    transactions::measure(&ways, way, _guard.as_ref(), load, plan.seconds())?;
+                tell(&format!("{told}, {load}: {figures}"));
+                visits.push(Visit { round, way, figures });
+            }
+            let figures = large::measure(&ways, way, _guard.as_ref(), plan.seconds())?;
+            tell(&format!("{told}: {figures}"));
+            rows.push(Visit { round, way, figures });
+        }
+    }
+    drop(ways);
+    let idle = idle::measure(plan, program)?;
+    let mut reports = vec![report::transactions(plan, &transactions), report::rows(plan, &rows)];
+    reports.push(idle::report(plan, &idle));
+    Ok(reports)
+}
+
+/// Another order each round, so that no way always comes first or after the same one.
+fn order(round: u32) -> [Way; WAYS.len()] {
+    let mut order = WAYS;
+    order.rotate_left(round as usize % WAYS.len());
+    if round % 2 == 1 {
+        order.reverse();
+    }
+    order
+}
