@@ -144,7 +144,7 @@ impl Analyst {
     pub fn analysed_in(&mut self, text: &str, session: &Session) -> Arc<Analysed> {
         let known = self.analysed(text, session.lexing);
         let is_bound = matches!(session.parameters, Parameters::Bound(_));
-        if !known.is_session_sensitive && !(is_bound && known.is_parameter_sensitive) {
+        if !(known.is_session_sensitive || is_bound && known.is_parameter_sensitive) {
             return known;
         }
         match self.parser.ask(text, Asked::In(session)) {

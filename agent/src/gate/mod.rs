@@ -141,10 +141,13 @@ pub struct Gate {
     figures: Figures,
 }
 
+/// Names and texts, and whether those that dbwarden brings along apply too.
+type Policies = (Vec<(Arc<str>, Arc<str>)>, bool);
+
 #[derive(Default)]
 struct State {
     /// `None` until they have been loaded.
-    policies: Option<(Vec<(Arc<str>, Arc<str>)>, bool)>,
+    policies: Option<Policies>,
     /// By the server's place in the settings; why there is none, where there is none.
     targets: Vec<Result<Target, String>>,
     /// Why nobody may be led to a server that was found, where that is so.

@@ -338,5 +338,5 @@ fn established(socket: impl AsFd) -> io::Result<()> {
     if poll(&mut fds, Some(&patience))? == 0 {
         return Err(io::ErrorKind::TimedOut.into());
     }
-    Ok(socket_error(&socket)?.map_err(io::Error::from)?)
+    socket_error(&socket)?.map_err(io::Error::from)
 }

@@ -1,4 +1,6 @@
-//! A client's first bytes: encryption, then what it wants. The server hears of none of it before that is known.
+//! A client's first bytes: encryption, then what it wants.
+//!
+//! The server hears of none of it before that is known.
 
 use std::io;
 

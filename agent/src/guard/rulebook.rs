@@ -23,6 +23,8 @@ pub(super) struct Rulebook {
     pub places: Vec<Places>,
     /// Likewise; why a server that speaks TLS can't be stood in for.
     pub tls: Vec<Result<Option<Tls>, Arc<str>>>,
+    /// What is wrong with certificates, in words.
+    pub lacks: Vec<String>,
     settings: Settings,
 }
 
@@ -42,14 +44,32 @@ pub(super) enum Unusable {
 const STACK_BYTES: usize = 8 << 20;
 
 impl Rulebook {
-    pub(super) fn new(rules: Rules) -> Result<Self, Unusable> {
+    /// `before`: what it takes the place of.
+    pub(super) fn new(rules: Rules, before: Option<&Self>) -> Result<Self, Unusable> {
         let settings = config::read_back(&rules.settings)?;
         principal::Rules::new(&settings.principals)?;
-        let mut tls = Vec::with_capacity(rules.certificates.len());
+        let mut tls: Vec<Result<Option<Tls>, Arc<str>>> = Vec::new();
+        let mut lacks = Vec::new();
         for (server, certificate) in settings.servers.iter().zip(&rules.certificates) {
             let name = server.name.as_deref().unwrap_or_default();
             let made = certificate.as_ref().map(Tls::new).transpose();
-            tls.push(made.map_err(|error| format!("TLS for {name}: {}", in_full(&error)).into()));
+            let before = before.and_then(|book| book.tls.get(tls.len())).cloned();
+            tls.push(match (made, before) {
+                (Ok(made), _) => Ok(made),
+                (Err(error), before) => {
+                    let why = format!("TLS for {name}: {}", in_full(&error));
+                    match before {
+                        Some(Ok(Some(before))) => {
+                            lacks.push(format!("{why}: the certificate of before stays"));
+                            Ok(Some(before))
+                        }
+                        _ => {
+                            lacks.push(format!("{why}: its clients are refused"));
+                            Err(why.into())
+                        }
+                    }
+                }
+            });
         }
         let (world, starter_pack) = (settings.world(), rules.starter_pack);
         let sources: Vec<Source> = rules
@@ -67,15 +87,9 @@ impl Rulebook {
             host: Arc::new(pipeline::host(&settings.host)),
             places: settings.servers.iter().map(Places::new).collect(),
             tls,
+            lacks,
             settings,
         })
-    }
-
-    /// What its clients can't get, in words.
-    pub(super) fn lacks(&self) -> Option<String> {
-        let lacks: Vec<&str> =
-            self.tls.iter().filter_map(|tls| tls.as_ref().err()).map(|why| &**why).collect();
-        (!lacks.is_empty()).then(|| format!("{}: its clients are refused", lacks.join("; ")))
     }
 
     pub(super) fn principals(&self) -> Result<principal::Rules, RuleError> {

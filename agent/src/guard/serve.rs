@@ -28,13 +28,16 @@ pub fn serve() -> io::Result<()> {
     confine::give_up_rights(&[(Resource::RLIMIT_NOFILE, most_files), (Resource::RLIMIT_CORE, 0)])?;
     let channel = Arc::new(Channel::new(confine::standard_input()?));
     let mut workers = Workers { channel: channel.clone(), tasks: Vec::new() };
+    let mut newest: Option<Arc<Rulebook>> = None;
     while let Some((order, socket)) = channel.receive::<Order>()? {
         match (order, socket) {
             (Order::Rules(rules), _) => {
-                let (taken, problem) = match Rulebook::new(*rules) {
+                let (taken, problem) = match Rulebook::new(*rules, newest.as_deref()) {
                     Ok(rules) => {
-                        let lacks = rules.lacks();
-                        match workers.take(Arc::new(rules)) {
+                        let rules = Arc::new(rules);
+                        newest = Some(rules.clone());
+                        let lacks = Some(rules.lacks.join("; ")).filter(|lacks| !lacks.is_empty());
+                        match workers.take(rules) {
                             Ok(()) => (true, lacks),
                             Err(error) => (false, Some(error.to_string())),
                         }

@@ -42,7 +42,7 @@ use self::{
     outbox::outbox,
     policing::Policing,
     posting::Posting,
-    recorder::{Recorder, Recording},
+    recorder::{Judges, Recorder, Recording},
     servers::Servers,
 };
 use crate::{
@@ -151,16 +151,8 @@ pub fn run(
         })
         .transpose()
         .context("can't start the thread that ends connections")?;
-    let recorder = Recorder::new(
-        live.clone(),
-        host.clone(),
-        keeping,
-        policing,
-        enforcing,
-        feed,
-        posting,
-        gate.clone(),
-    );
+    let judges = Judges { policing, enforcing, gate: gate.clone() };
+    let recorder = Recorder::new(live.clone(), host.clone(), keeping, judges, feed, posting);
     let recording = recorder.start(inbox)?;
     let mut state = State {
         processes,

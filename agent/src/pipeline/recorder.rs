@@ -50,6 +50,14 @@ pub struct Recorder {
     next_look: Instant,
 }
 
+/// Those who say what becomes of what was seen.
+pub struct Judges {
+    pub policing: Option<Policing>,
+    pub enforcing: Option<Enforcing>,
+    /// Where servers are guarded.
+    pub gate: Option<Arc<Gate>>,
+}
+
 /// What the pipeline's thread holds of it.
 pub struct Recording {
     thread: JoinHandle<()>,
@@ -73,12 +81,11 @@ impl Recorder {
         live: Arc<Hub>,
         host: Arc<Origin>,
         keeping: Option<Keeping>,
-        policing: Option<Policing>,
-        enforcing: Option<Enforcing>,
+        judges: Judges,
         telemetry: Option<Feed>,
         posting: Option<Posting>,
-        gate: Option<Arc<Gate>>,
     ) -> Self {
+        let Judges { policing, enforcing, gate } = judges;
         let status = keeping.as_ref().map(Keeping::status);
         let status = Arc::new(Mutex::new(status));
         Self {

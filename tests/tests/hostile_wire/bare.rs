@@ -66,7 +66,7 @@ impl Bare {
         let rules = Rules { policies, ..Rules::default() };
         bare.channel.send(&Order::Rules(Box::new(rules)), None)?;
         match bare.words.recv_timeout(PATIENCE)? {
-            Word::Ready { problem: None } => Ok(bare),
+            Word::Ready { taken: true, problem: None } => Ok(bare),
             other => bail!("{other:?}"),
         }
     }

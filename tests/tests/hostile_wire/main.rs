@@ -26,7 +26,7 @@ const IDLE_KIB: usize = 32;
 fn rest(stream: &mut TcpStream) -> Result<String> {
     let mut rest = Vec::new();
     match stream.read_to_end(&mut rest) {
-        Err(error) if error.kind() != ErrorKind::ConnectionReset => return Err(error.into()),
+        Err(error) if error.kind() != ErrorKind::ConnectionReset => Err(error.into()),
         _ => Ok(String::from_utf8_lossy(&rest).into_owned()),
     }
 }
@@ -168,7 +168,7 @@ fn a_server_that_breaks_the_protocol_harms_nobody_else() -> Result<()> {
         );
     }
     // It hangs up in a message, or after an answer that nobody asked for.
-    for bytes in [&b"D\0\0\x01\0123"[..], &message(b'Z', b"I").repeat(1_000)] {
+    for bytes in [&b"D\0\0\x01\x00123"[..], &message(b'Z', b"I").repeat(1_000)] {
         let (number, mut client, mut server) = bare.session()?;
         server.write_all(bytes)?;
         drop(server);

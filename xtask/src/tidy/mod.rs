@@ -22,7 +22,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("principal", &["event"]),
     ("pooler", &["event"]),
     // The process that parses, and what is kept of its answers.
-    ("analyst", &["event", "statement"]),
+    ("analyst", &["event", "confine", "statement"]),
     // A rule that makes no sense is a mistake in the configuration.
     ("config", &["event", "policy", "principal"]),
     ("capture", &["event", "config"]),
@@ -43,6 +43,24 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     // Reads procfs through identity's reader, which pid reuse and hostile paths can't fool.
     ("discovery", &["event", "config", "identity"]),
     ("doctor", &["event", "config", "capture", "enforce"]),
+    // Judges by the same code as the observer does; whose connection it is says the pipeline's profile.
+    (
+        "guard",
+        &[
+            "event",
+            "analyst",
+            "config",
+            "confine",
+            "pipeline",
+            "policy",
+            "principal",
+            "protocol",
+            "statement",
+        ],
+    ),
+    ("confine", &[]),
+    // Hands the guard what it needs of the host.
+    ("gate", &["event", "capture", "config", "control", "discovery", "guard", "netlink", "policy"]),
     ("pipeline", ALL),
     ("cli", ALL),
     ("main", ALL),

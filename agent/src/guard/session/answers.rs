@@ -126,10 +126,10 @@ fn hear(
                 court.renamed(&String::from_utf8_lossy(value));
             }
         }
-        backend::COMMAND_COMPLETE => {
-            if [&b"DISCARD ALL\0"[..], b"DEALLOCATE ALL\0"].contains(&message.body) {
-                shared.prepared.clear();
-            }
+        backend::COMMAND_COMPLETE
+            if [&b"DISCARD ALL\0"[..], b"DEALLOCATE ALL\0"].contains(&message.body) =>
+        {
+            shared.prepared.clear();
         }
         backend::COPY_IN_RESPONSE => shared.progress.copy_in(),
         backend::ERROR_RESPONSE => {
