@@ -348,7 +348,6 @@ mod tests {
             stale: false,
             capture: Snapshot {
                 hooks: Hooks { set: "tp_btf".into(), why: "best of this kernel".into() },
-                guard: None,
                 servers: vec![main, fake],
                 absent: vec![AbsentServer {
                     name: "orders".into(),
