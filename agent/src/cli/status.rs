@@ -203,7 +203,7 @@ fn guard(guard: &GuardStatus, fact: &mut impl FnMut(&str, Style, &str)) {
         false => fact("guard", Style::Bad, &format!("does not stand: {words}")),
     }
     if let Some(problem) = &guard.problem {
-        fact("guard", Style::Bad, problem);
+        fact("guard", Style::Bad, &format!("its newest rules are not taken: {problem}"));
     }
     for server in &guard.servers {
         let way = match &server.listens {
@@ -348,7 +348,6 @@ mod tests {
             stale: false,
             capture: Snapshot {
                 hooks: Hooks { set: "tp_btf".into(), why: "best of this kernel".into() },
-                guard: None,
                 servers: vec![main, fake],
                 absent: vec![AbsentServer {
                     name: "orders".into(),
