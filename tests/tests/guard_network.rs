@@ -160,7 +160,7 @@ fn the_server_sees_them_as_they_are() -> Result<()> {
             ),
         )?;
         let [row] = rows.as_slice() else { unreachable!() };
-        ensure!(row["client_port"].to_string() == port && row["lane"] == "guarded", "{row}");
+        ensure!(row["client_port"] == port.parse::<u64>()? && row["lane"] == "guarded", "{row}");
         ensure!(row["exe"].is_null() && row["pid"].is_null(), "{row}");
     }
     // A connection of before goes on, past the guard.
