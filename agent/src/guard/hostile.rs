@@ -243,7 +243,10 @@ mod tests {
     use super::{MARK, Says, check, fuzz, messages, script};
 
     /// What either side said in a transcript of the tests, from behind the start-up on.
-    fn transcripts() -> Vec<(String, Vec<(bool, Vec<u8>)>)> {
+    /// A name, and what was said: by the client or not.
+    type Transcript = (String, Vec<(bool, Vec<u8>)>);
+
+    fn transcripts() -> Vec<Transcript> {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/transcripts");
         let paths = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
         let paths = paths.filter(|path| path.extension().is_some_and(|end| end == "transcript"));
