@@ -520,7 +520,7 @@ mod tests {
                 Unknown,
                 "not tried: it lacks",
             ),
-            (|h| h.bpffs = false, "guard: pins", Notable, "not mounted"),
+            (|h| h.bpffs = false, "guard: pins", Notable, "no BPF file system"),
             (
                 |h| h.host_pid_namespace = Some(false),
                 "processes",

@@ -150,7 +150,7 @@ fn family(ip: IpAddr) -> u8 {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeSet, net::SocketAddr, thread};
+    use std::{collections::BTreeSet, net::SocketAddr, process::Command, thread};
 
     use nix::sched::{CloneFlags, unshare};
 
@@ -183,6 +183,8 @@ mod tests {
         // In a network of its own.
         let in_its_own = thread::spawn(|| {
             unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            let up = ["link", "set", "lo", "up"];
+            assert!(Command::new("ip").args(up).status().unwrap().success());
             let kernel = Netlink::open(None).unwrap();
             let count = |family| ours(&kernel, family).unwrap().len();
             let counts = || [count(2), count(10)];
