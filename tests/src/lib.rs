@@ -20,7 +20,7 @@ mod postgres;
 pub mod rows;
 pub mod sender;
 mod session;
-mod wire;
+pub mod wire;
 
 pub use agent::{Agent, AgentBuilder, Watch};
 pub use bpffs::Bpffs;

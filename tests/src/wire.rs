@@ -155,11 +155,13 @@ impl Wire {
     }
 }
 
-fn length(body: &[u8]) -> Result<u32> {
+/// Of a body with the length itself.
+pub fn length(body: &[u8]) -> Result<u32> {
     Ok(u32::try_from(body.len() + 4)?)
 }
 
-fn message(tag: u8, body: &[u8]) -> Result<Vec<u8>> {
+/// A message of the protocol.
+pub fn message(tag: u8, body: &[u8]) -> Result<Vec<u8>> {
     let mut message = vec![tag];
     message.extend_from_slice(&length(body)?.to_be_bytes());
     message.extend_from_slice(body);
@@ -167,7 +169,7 @@ fn message(tag: u8, body: &[u8]) -> Result<Vec<u8>> {
 }
 
 /// One field of an `ErrorResponse`.
-fn field(body: &[u8], wanted: u8) -> String {
+pub fn field(body: &[u8], wanted: u8) -> String {
     let mut fields = body.split(|byte| *byte == 0);
     let found = fields.find_map(|field| field.strip_prefix(&[wanted]));
     String::from_utf8_lossy(found.unwrap_or_default()).into_owned()

@@ -17,7 +17,7 @@ use std::{
 use super::{
     Asked, Gate, Identified, Way,
     certificate::Certificates,
-    client_certificates, own_netns,
+    client_certificates,
     steering::{Caller, Lead},
 };
 use crate::{
@@ -127,12 +127,11 @@ fn admit(gate: &Gate, lead: &mut Lead, asked: Asked, identified: Identified) {
     let (Ok(from), Ok(to)) = (server.local_addr(), server.peer_addr()) else {
         return refuse(gate, number, Refusal::unreachable("it has hung up"));
     };
-    let end = |at: SocketAddr| (at.ip(), at.port());
     let admitted_as = identified.clone();
     let Identified { connection, client, remote } = identified.clone();
     if matches!(wants, Wants::Session { .. }) {
         // Before anything is said on it: the server's first look at it tells the observer.
-        gate.expect(Way { netns: own_netns(), from: end(from), to: end(to) }, identified);
+        gate.expect(Way::new(gate.netns, from, to), identified);
     }
     let channel = {
         let mut state = gate.state();

@@ -17,7 +17,7 @@ use rustix::{
     },
 };
 
-use super::{Arrived, Gate, MAX_CLIENTS, Port, Ports, Way, own_netns};
+use super::{Arrived, Gate, MAX_CLIENTS, Port, Ports, Way};
 use crate::{
     config::LaneChoice,
     guard::wire::{Channel, Order},
@@ -100,7 +100,6 @@ impl Drop for Listeners {
 }
 
 fn accept(gate: &Gate, channel: &Channel, listening: &[Listening], until: &OwnedFd) {
-    let netns = own_netns();
     loop {
         let mut fds = vec![PollFd::new(until.as_fd(), PollFlags::POLLIN)];
         fds.extend(listening.iter().map(|one| PollFd::new(one.socket.as_fd(), PollFlags::POLLIN)));
@@ -118,8 +117,7 @@ fn accept(gate: &Gate, channel: &Channel, listening: &[Listening], until: &Owned
                 match socket.accept() {
                     Ok((client, from)) => {
                         let Ok(to) = client.local_addr() else { continue };
-                        let end = |at: SocketAddr| (at.ip(), at.port());
-                        let way = Way { netns, from: end(from), to: end(to) };
+                        let way = Way::new(gate.netns, from, to);
                         let arrived = Arrived { server: *server, way, is_led: *is_led };
                         take(gate, channel, arrived, client.into());
                     }

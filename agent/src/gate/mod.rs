@@ -15,9 +15,10 @@ mod steering;
 mod transparent;
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, HashMap},
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
+    num::NonZeroUsize,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::PathBuf,
     sync::{
@@ -29,6 +30,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use lru::LruCache;
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::{
@@ -46,17 +48,17 @@ use endings::Endings;
 pub use steering::take_off;
 
 /// Denied statements that the observer has not seen yet, or saw a moment ago.
-const MAX_DENIED: usize = 10_000;
+const MAX_DENIED: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
 /// For the guard's word on a statement whose end has been observed already.
 const DENIED_PATIENCE: Duration = Duration::from_millis(500);
 /// Sessions that are over, until the observer has seen their ends too.
-const MAX_SENT: usize = 20_000;
+const MAX_SENT: NonZeroUsize = NonZeroUsize::new(20_000).unwrap();
 /// For the pipeline to come by.
 const KNOWN_PATIENCE: Duration = Duration::from_secs(5);
 /// Clients in the guard at a time.
 const MAX_CLIENTS: usize = 20_000;
 /// Sockets to servers on which nobody has spoken yet.
-const MAX_EXPECTED: usize = 20_000;
+const MAX_EXPECTED: NonZeroUsize = NonZeroUsize::new(20_000).unwrap();
 
 type End = (IpAddr, u16);
 
@@ -66,6 +68,13 @@ pub struct Way {
     pub netns: u32,
     pub from: End,
     pub to: End,
+}
+
+impl Way {
+    fn new(netns: u32, from: SocketAddr, to: SocketAddr) -> Self {
+        let end = |at: SocketAddr| (at.ip(), at.port());
+        Self { netns, from: end(from), to: end(to) }
+    }
 }
 
 /// A guarded server, as it was found.
@@ -126,7 +135,10 @@ pub struct Gate {
     /// By the server's place in the settings.
     listen: Vec<(usize, SocketAddr)>,
     state: Mutex<State>,
-    denied: Mutex<DeniedTexts>,
+    /// By what the server has got in their place.
+    denied: Mutex<LruCache<String, Arc<Denied>>>,
+    /// Inode of the network namespace that the service is in.
+    netns: u32,
     was_denied: Condvar,
     was_known: Condvar,
     asked: Mutex<Vec<Asked>>,
@@ -144,7 +156,6 @@ pub struct Gate {
 /// Names and texts, and whether those that dbwarden brings along apply too.
 type Policies = (Vec<(Arc<str>, Arc<str>)>, bool);
 
-#[derive(Default)]
 struct State {
     /// `None` until they have been loaded.
     policies: Option<Policies>,
@@ -153,13 +164,11 @@ struct State {
     /// Why nobody may be led to a server that was found, where that is so.
     unfit: Vec<Option<String>>,
     clients: HashMap<Number, Arrived>,
-    expected: HashMap<Way, Identified>,
-    expected_order: VecDeque<Way>,
+    expected: LruCache<Way, Identified>,
     /// Who the clients are that have been let in.
     admitted: HashMap<Number, Identified>,
     /// What sessions that are over have sent to their servers.
-    sent: HashMap<ConnectionId, Sent>,
-    sent_order: VecDeque<ConnectionId>,
+    sent: LruCache<ConnectionId, Sent>,
     /// To the guard that runs.
     channel: Option<Arc<Channel>>,
     /// It takes clients in.
@@ -175,6 +184,25 @@ struct State {
 }
 
 impl State {
+    fn new(settings: &Settings) -> Self {
+        let not_yet = || Err("the server was not found".to_owned());
+        Self {
+            policies: None,
+            targets: settings.servers.iter().map(|_| not_yet()).collect(),
+            unfit: Vec::new(),
+            clients: HashMap::new(),
+            expected: LruCache::new(MAX_EXPECTED),
+            admitted: HashMap::new(),
+            sent: LruCache::new(MAX_SENT),
+            channel: None,
+            stands: false,
+            problem: None,
+            ports: Vec::new(),
+            steering: None,
+            network: Vec::new(),
+        }
+    }
+
     /// Those that clients can get to by the guard.
     fn targets(&self) -> Vec<Result<Target, String>> {
         let mut targets = self.targets.clone();
@@ -212,12 +240,6 @@ struct Arrived {
     way: Way,
     /// It wanted to get to the server itself.
     is_led: bool,
-}
-
-#[derive(Default)]
-struct DeniedTexts {
-    by_token: HashMap<String, Arc<Denied>>,
-    order: VecDeque<String>,
 }
 
 /// Counts since the start.
@@ -279,8 +301,9 @@ impl Gate {
             steer: settings.guard.steer,
             servers: settings.servers.clone(),
             listen,
-            state: Mutex::default(),
-            denied: Mutex::default(),
+            state: Mutex::new(State::new(settings)),
+            denied: Mutex::new(LruCache::new(MAX_DENIED)),
+            netns: own_netns(),
             was_denied: Condvar::new(),
             was_known: Condvar::new(),
             asked: Mutex::default(),
@@ -293,8 +316,6 @@ impl Gate {
             stopping: AtomicBool::new(false),
             figures: Figures::default(),
         });
-        let not_yet = || Err("the server was not found".to_owned());
-        gate.state().targets = settings.servers.iter().map(|_| not_yet()).collect();
         let threads = vec![
             admission::start(gate.clone(), inbox, &settings.guard.pins)?,
             process::start(gate.clone())?,
@@ -394,13 +415,7 @@ impl Gate {
         let mut state = self.state();
         let (client, who) = (state.clients.remove(&number), state.admitted.remove(&number));
         if let Some(who) = &who {
-            if state.sent_order.len() >= MAX_SENT
-                && let Some(old) = state.sent_order.pop_front()
-            {
-                state.sent.remove(&old);
-            }
-            state.sent.insert(who.connection, sent);
-            state.sent_order.push_back(who.connection);
+            state.sent.put(who.connection, sent);
         }
         let (Some(why), Some(client)) = (broken, client) else { return };
         let target = state.targets.get(client.server).cloned().and_then(Result::ok);
@@ -413,7 +428,7 @@ impl Gate {
 
     /// What a session has sent to its server, once it is over.
     pub fn sent(&self, connection: ConnectionId) -> Option<Sent> {
-        self.state().sent.remove(&connection)
+        self.state().sent.pop(&connection)
     }
 
     /// What becomes of somebody who was asked about. Never waits.
@@ -426,22 +441,11 @@ impl Gate {
 
     /// Who is behind a connection that a server has got, if it comes from the guard.
     pub fn expected(&self, way: &Way) -> Option<Identified> {
-        let mut state = self.state();
-        match state.expected.is_empty() {
-            true => None,
-            false => state.expected.remove(way),
-        }
+        self.state().expected.pop(way)
     }
 
     fn expect(&self, way: Way, identified: Identified) {
-        let mut state = self.state();
-        if state.expected_order.len() >= MAX_EXPECTED
-            && let Some(old) = state.expected_order.pop_front()
-        {
-            state.expected.remove(&old);
-        }
-        state.expected.insert(way, identified);
-        state.expected_order.push_back(way);
+        self.state().expected.put(way, identified);
     }
 
     /// The statement that was denied where the server has got `token`.
@@ -449,7 +453,7 @@ impl Gate {
         let until = Instant::now() + DENIED_PATIENCE;
         let mut denied = self.denied.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
-            if let Some(found) = denied.by_token.get(token) {
+            if let Some(found) = denied.peek(token) {
                 return Some(found.clone());
             }
             let left = until.checked_duration_since(Instant::now())?;
@@ -460,13 +464,7 @@ impl Gate {
 
     fn deny(&self, told: Denied) {
         let mut denied = self.denied.lock().unwrap_or_else(PoisonError::into_inner);
-        if denied.order.len() >= MAX_DENIED
-            && let Some(old) = denied.order.pop_front()
-        {
-            denied.by_token.remove(&old);
-        }
-        denied.order.push_back(told.token.clone());
-        denied.by_token.insert(told.token.clone(), Arc::new(told));
+        denied.put(told.token.clone(), Arc::new(told));
         self.was_denied.notify_all();
     }
 

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     analyst::{Analyst, Bounds},
-    event::{Analysis, BootTime, Facts, Judgement, Origin, Verdict, WallTime},
+    event::{Analysis, Facts, Judgement, Origin, Verdict, WallTime},
     pipeline::profile::Profile,
     policy::{Circumstances, Judge, Set},
     principal::{self, claims},
@@ -99,7 +99,10 @@ impl ClientCourt {
         self.said.lexing = lexing;
         self.said.in_transaction = state.in_transaction;
         self.said.parameters = parameters;
-        self.judging.borrow_mut().analyst.analysed_in(text, &self.said)
+        let analysed = self.judging.borrow_mut().analyst.analysed_in(text, &self.said);
+        // Values are not kept longer than they are looked at.
+        self.said.parameters = Parameters::Unseen;
+        analysed
     }
 }
 
@@ -239,9 +242,4 @@ fn denial(judgement: &Judgement, facts: Option<&Arc<Facts>>) -> Denial {
 fn now() -> WallTime {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     WallTime(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
-}
-
-/// The log-in of a session begins now.
-pub(super) fn started(profile: &mut Profile, user: &str, database: &str, application: &str) {
-    profile.started(BootTime(0), user, database, application);
 }

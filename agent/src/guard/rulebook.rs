@@ -11,7 +11,7 @@ use crate::{
     config::{self, Settings},
     event::{Origin, in_full},
     pipeline::{self, places::Places},
-    policy::{Complaints, Set, Source},
+    policy::{Complaints, STACK_BYTES, Set, Source},
     principal::{self, RuleError},
 };
 
@@ -39,9 +39,6 @@ pub(super) enum Unusable {
     #[error("the policies can't be loaded: no thread could be started for them")]
     Thread,
 }
-
-/// Checking policies recurses.
-const STACK_BYTES: usize = 8 << 20;
 
 impl Rulebook {
     /// `before`: what it takes the place of.

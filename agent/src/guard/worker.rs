@@ -13,7 +13,7 @@ use tokio::{
 
 use super::{
     entry::{self, Arrival, Failed, Unwelcome},
-    judging::{self, ClientCourt, Judging},
+    judging::{ClientCourt, Judging},
     lobby::Lobby,
     relay::{End, relay},
     report::{Report, Severity},
@@ -22,7 +22,10 @@ use super::{
     stream::{Socket, Stream},
     wire::{Admission, Channel, Number, Refusal, Sent, Wants, Word},
 };
-use crate::pipeline::{profile::Profile, servers::ServerFacts};
+use crate::{
+    event::{BootTime, Engine},
+    pipeline::{profile::Profile, servers::ServerFacts},
+};
 
 /// For the service to say whether a client may go on.
 const ADMISSION: Duration = Duration::from_secs(30);
@@ -140,11 +143,11 @@ impl Worker {
         let mut court = match &wants {
             Wants::Cancel => None,
             Wants::Session { user, database, application, encrypted } => {
-                let mut profile = self.profile(&rules, server, *admission)?;
+                let mut profile = profile(&rules, server, *admission);
                 if *encrypted {
                     profile.encryption_started();
                 }
-                judging::started(&mut profile, user, database, application);
+                profile.started(BootTime(0), user, database, application);
                 let mut court = ClientCourt::new(profile, self.judging.clone());
                 if let Err(denial) = court.judge_startup(&packet) {
                     say(&mut stream, &denial.encode(Severity::Fatal)).await;
@@ -175,9 +178,8 @@ impl Worker {
             return Ok(());
         };
         match relay(&mut stream, &mut upstream, session, court).await {
-            End::Closed => Ok(()),
-            // Either may go without a word.
-            End::Client => Ok(()),
+            // A client may go without a word.
+            End::Closed | End::Client => Ok(()),
             End::Server(error) => Err(format!("the server: {error}")),
             End::Broken(broken, mut words) => {
                 // In the midst of an answer it would be taken for a part of that.
@@ -204,23 +206,19 @@ impl Worker {
         }
     }
 
-    fn profile(
-        &self,
-        rules: &Rulebook,
-        server: usize,
-        admission: Admission,
-    ) -> Result<Profile, String> {
-        let places = rules.places.get(server).cloned().unwrap_or_default();
-        let Admission { connection, server_name, local, remote, client } = admission;
-        let facts = ServerFacts::named(server_name, crate::event::Engine::Postgresql, places);
-        Ok(Profile::new(connection, Rc::new(facts), local, remote, client, None).guarded())
-    }
-
     fn tell(&self, word: &Word) {
         if let Err(error) = self.channel.send(word, None) {
             tracing::error!(%error, "the service can't be told");
         }
     }
+}
+
+/// Who the client is, before it has said anything.
+fn profile(rules: &Rulebook, server: usize, admission: Admission) -> Profile {
+    let places = rules.places.get(server).cloned().unwrap_or_default();
+    let Admission { connection, server_name, local, remote, client } = admission;
+    let facts = ServerFacts::named(server_name, Engine::Postgresql, places);
+    Profile::new(connection, Rc::new(facts), local, remote, client, None).guarded()
 }
 
 impl Refusal {

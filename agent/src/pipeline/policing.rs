@@ -20,16 +20,13 @@ use crate::{
         Outbound, Record, Severity, Verdict, WallTime,
     },
     gate::Gate,
-    policy::{Circumstances, Complaints, Judge, Set, World},
+    policy::{Circumstances, Complaints, Judge, STACK_BYTES, Set, World},
 };
 
 /// How often the files are looked at.
 const LOOK: Duration = Duration::from_secs(2);
 /// How often the episodes are looked through.
 const SWEEP: Duration = Duration::from_secs(1);
-
-/// Checking policies recurses; how deep they may be is bounded with less than this in mind.
-const STACK_BYTES: usize = 8 << 20;
 
 /// What the recorder asks.
 pub struct Policing {

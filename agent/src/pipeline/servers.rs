@@ -30,7 +30,7 @@ use crate::{
         BootTime, Destination, Endpoint, Engine, Entry, EpisodeAction, Origin, Outbound,
         ProcessEvent, Remote, WallTime,
     },
-    gate::{Gate, Target},
+    gate::{self, Gate, Target},
     identity::{Peer, ProcessTable, Procfs},
     policy::{Whereabouts, World},
 };
@@ -111,19 +111,19 @@ pub struct Servers {
     have_changed: bool,
     /// Where the guard takes clients in.
     guard_ports: Vec<u16>,
+    own_netns: u32,
 }
 
 impl Servers {
     pub fn new(settings: &Settings, procfs: Procfs, live: Arc<Hub>) -> Self {
         let rules: Vec<ServerRule> = settings.servers.iter().map(rule).collect();
-        let own_net_namespace =
-            std::fs::metadata("/proc/self/ns/net").map(|stat| stat.ino()).unwrap_or(0);
+        let own_netns = gate::own_netns();
         Self {
             tls: settings.capture.tls,
             poolers: settings.capture.poolers,
             scout: Scout::new(procfs, rules.clone()),
             watcher: Watcher::new(&rules),
-            names: Names::new(own_net_namespace),
+            names: Names::new(own_netns.into()),
             watched: Vec::new(),
             new: Vec::new(),
             gone: Vec::new(),
@@ -133,6 +133,7 @@ impl Servers {
             lanes: settings.servers.iter().map(|server| server.lane).collect(),
             have_changed: true,
             guard_ports: Vec::new(),
+            own_netns,
             rules,
             live,
         }
@@ -334,7 +335,7 @@ impl Servers {
 
     /// Who connects to the guard is told by the kernel side as of a server's own port.
     fn know_ports(&mut self, ports: Vec<u16>, capture: &mut Capture) {
-        let netns = crate::gate::own_netns();
+        let netns = self.own_netns;
         for port in self.guard_ports.iter().filter(|port| !ports.contains(port)) {
             let _ = capture.unlisten(netns, *port);
         }
@@ -359,9 +360,8 @@ impl Servers {
             let doubts: Vec<String> = doubts.iter().map(ToString::to_string).collect();
             return Err(format!("the server is not verified: {}", doubts.join("; ")));
         }
-        let own = crate::gate::own_netns();
         let netns = server.namespaces.net as u32;
-        if netns != own {
+        if netns != self.own_netns {
             return Err("the server is in another network namespace".to_owned());
         }
         let listens = server.listeners.iter().filter_map(|listener| match listener {

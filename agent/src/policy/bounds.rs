@@ -9,6 +9,9 @@ const MAX_NESTING: usize = 16;
 /// A level takes 13 KiB.
 const MAX_OPERATORS: usize = 100;
 
+/// For the thread that loads a set: the bounds above are chosen with less than this in mind.
+pub const STACK_BYTES: usize = 8 << 20;
+
 /// The first policy of a source that is deeper than anybody means it.
 pub(super) fn too_deep(source: &Source) -> Option<Complaint> {
     let complaint = |offset, message: String| {

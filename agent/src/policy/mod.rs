@@ -25,6 +25,7 @@ mod volatile;
 mod world;
 
 pub use action::Action;
+pub use bounds::STACK_BYTES;
 pub use caller::Caller;
 pub use complaint::{Complaint, Complaints, Source};
 pub use decide::Outcome;

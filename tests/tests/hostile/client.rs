@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use dbwarden_tests::wire::{field, length, message};
 
 /// A server that says nothing for so long has hung.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -167,17 +168,6 @@ fn values_of(body: &mut Vec<u8>, values: &[String]) -> Result<()> {
     Ok(())
 }
 
-fn length(body: &[u8]) -> Result<u32> {
-    Ok(u32::try_from(body.len() + 4)?)
-}
-
-fn message(tag: u8, body: &[u8]) -> Result<Vec<u8>> {
-    let mut message = vec![tag];
-    message.extend_from_slice(&length(body)?.to_be_bytes());
-    message.extend_from_slice(body);
-    Ok(message)
-}
-
 fn row(body: &[u8]) -> Vec<String> {
     let mut rest = body.get(2..).unwrap_or_default();
     let mut values = Vec::new();
@@ -188,11 +178,4 @@ fn row(body: &[u8]) -> Vec<String> {
         rest = after;
     }
     values
-}
-
-/// One field of an `ErrorResponse`.
-fn field(body: &[u8], wanted: u8) -> String {
-    let mut fields = body.split(|byte| *byte == 0);
-    let found = fields.find_map(|field| field.strip_prefix(&[wanted]));
-    String::from_utf8_lossy(found.unwrap_or_default()).into_owned()
 }
