@@ -17,15 +17,17 @@ use crate::{
     identity::ProcessTable,
 };
 
-/// Says of everybody who waits at the gate who it is.
+/// Says of those who have waited at the gate who they are. What the kernel side has told until they were taken
+/// must have been applied: their connects are in it.
 pub fn identify(
+    waiting: Vec<Asked>,
     connections: &mut Connections,
     processes: &mut ProcessTable,
     quarantine: &Quarantine,
     facts: impl Fn(&str) -> Option<std::rc::Rc<ServerFacts>>,
 ) {
     let Some(gate) = connections.shared.gate.clone() else { return };
-    for asked in gate.take_asked() {
+    for asked in waiting {
         let outcome = match facts(&asked.target.name) {
             Some(server) => who(&asked, server, connections, processes, quarantine),
             None => Err(Refusal::unreachable("it has gone")),

@@ -181,6 +181,7 @@ pub fn run(
     ready(&summary);
     let mut idle = 0;
     while !service.shutdown.requested() {
+        let waiting = gate.as_ref().map(|gate| gate.take_asked()).unwrap_or_default();
         let n = state.turn(&mut capture);
         if service.status.wanted() {
             service.status.answer(state.snapshot(&capture));
@@ -190,6 +191,7 @@ pub fn run(
             asked.answer(who);
         }
         guarding::identify(
+            waiting,
             &mut state.connections,
             &mut state.processes,
             &service.quarantine,
