@@ -2,11 +2,15 @@
 
 use std::{path::Path, time::Duration};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use dbwarden_tests::{Postgres, Via, python, said};
 use futures_util::{SinkExt, StreamExt, future::join_all};
-use tokio_postgres::NoTls;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite},
+    net::{TcpStream, UnixStream},
+};
+use tokio_postgres::{NoTls, config::Host};
 
 /// One of everything that psql can send. 1 MiB is as much of a text as dbwarden keeps.
 fn psql_script(folder: &Path) -> Result<String> {
@@ -171,6 +175,33 @@ async fn tokio_client(conninfo: &str, application: &str) -> Result<tokio_postgre
     Ok(client)
 }
 
+/// Cancels, and waits until the server has said all that it has to say about it: it signals a backend
+/// and then its process group, and the second signal may find the statement after.
+async fn cancel(conninfo: &str, token: &tokio_postgres::CancelToken) -> Result<()> {
+    let config: tokio_postgres::Config = conninfo.parse()?;
+    let port = config.get_ports().first().context("no port")?;
+    match config.get_hosts().first() {
+        Some(Host::Tcp(host)) => {
+            cancel_over(TcpStream::connect((host.as_str(), *port)).await?, token).await
+        }
+        Some(Host::Unix(folder)) => {
+            let path = folder.join(format!(".s.PGSQL.{port}"));
+            cancel_over(UnixStream::connect(path).await?, token).await
+        }
+        None => bail!("no host in {conninfo}"),
+    }
+}
+
+async fn cancel_over<S: AsyncRead + AsyncWrite + Unpin>(
+    mut stream: S,
+    token: &tokio_postgres::CancelToken,
+) -> Result<()> {
+    token.cancel_query_raw(&mut stream, NoTls).await?;
+    let n = stream.read_to_end(&mut Vec::new()).await?;
+    ensure!(n == 0, "{n} bytes in answer to a cancel request");
+    Ok(())
+}
+
 pub async fn tokio_postgres(conninfo: &str, way: &str) -> Result<()> {
     let mut client = tokio_client(conninfo, &format!("tokio-{way}")).await?;
     let rows = "SELECT g /* rows $1 */ FROM generate_series(1, $1::int) g";
@@ -222,15 +253,15 @@ pub async fn tokio_postgres(conninfo: &str, way: &str) -> Result<()> {
 
     let other = tokio_client(conninfo, &format!("tokio-other-{way}")).await?;
     let sleep = client.query("SELECT pg_sleep(60)", &[]);
-    let cancel = async {
+    let cancelling = async {
         let runs = "SELECT FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(60)' \
                     AND state = 'active' AND wait_event = 'PgSleep'";
         while other.query(runs, &[]).await?.is_empty() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        client.cancel_token().cancel_query(NoTls).await
+        cancel(conninfo, &client.cancel_token()).await
     };
-    let (slept, cancelled) = futures_util::future::join(sleep, cancel).await;
+    let (slept, cancelled) = futures_util::future::join(sleep, cancelling).await;
     cancelled?;
     let code = slept.err().and_then(|error| error.code().cloned());
     ensure!(code == Some(tokio_postgres::error::SqlState::QUERY_CANCELED), "{code:?}");
