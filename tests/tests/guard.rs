@@ -1,7 +1,16 @@
 //! The guard in front of a real server: what it lets pass is the server's own, what it denies never gets there.
 
+use std::{
+    fs::File,
+    io::Write as _,
+    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+};
+
 use anyhow::{Context, Result, ensure};
-use dbwarden_tests::{Guarded, Postgres, Session, Via, need_root};
+use dbwarden_tests::{
+    Guarded, Postgres, Session, Via, Wire, await_until, need_root, wire::message,
+};
+use nix::sys::socket::{SockaddrIn, getpeername};
 use serde_json::Value;
 
 const NO_DROP: &str = r#"@id("no-drop") @verdict("deny") @severity("high") @message("nothing is dropped here")
@@ -192,6 +201,63 @@ fn pgbench_runs_through_it_and_every_statement_is_a_row() -> Result<()> {
     Ok(())
 }
 
+/// The guard's own socket, in the hands of somebody who has broken into it.
+#[test]
+fn a_statement_that_the_guard_has_not_sent_is_found_while_its_session_lives() -> Result<()> {
+    need_root!();
+    let guarded = Guarded::start(Postgres::builder(), NO_DROP)?;
+    let Guarded { postgres, agent, .. } = &guarded;
+    let port = postgres.guard_port().context("it is not guarded")?;
+    let mut honest = Wire::connect_at(port, "honest")?;
+    let mut robbed = Wire::connect_at(port, "robbed")?;
+    for n in 0..300 {
+        for wire in [&mut honest, &mut robbed] {
+            wire.query(&format!("SELECT {n} /* of everyday's length, as statements go */"))?;
+        }
+    }
+    await_until("stretches that were compared", || {
+        let compared = agent.status()?["guard"]["compared"].as_u64().context("no figure")?;
+        Ok((compared >= 6).then_some(()))
+    })?;
+    ensure!(agent.status()?["guard"]["differing"] == 0);
+
+    let sockets = upstream(guarded.guard_pid()?, postgres.port())?;
+    ensure!(sockets.len() == 2, "{sockets:?}");
+    // The one that came last.
+    let mut stolen = File::from(sockets.into_iter().next_back().context("none")?);
+    stolen.write_all(&message(b'Q', b"SELECT 'smuggled'\0")?)?;
+    let found = agent.await_rows(
+        1,
+        "SELECT message, severity, application FROM findings WHERE rule = 'builtin:guard-differs'",
+    )?;
+    ensure!(found[0]["application"] == "robbed" && found[0]["severity"] == "critical", "{found:?}");
+    ensure!(agent.status()?["guard"]["differing"] == 1);
+    honest.query("SELECT 1")?;
+    Ok(())
+}
+
+/// The sockets of a process that lead to a port of this host, in the order in which it got them.
+fn upstream(pid: u32, port: u16) -> Result<Vec<OwnedFd>> {
+    // SAFETY: none of these calls touches memory of ours, and what they give is ours alone.
+    let call = |number, a: i64, b: i64| unsafe {
+        let fd = nix::errno::Errno::result(libc::syscall(number, a, b, 0))?;
+        anyhow::Ok(OwnedFd::from_raw_fd(fd as i32))
+    };
+    let process = call(libc::SYS_pidfd_open, pid.into(), 0)?;
+    let mut found = std::collections::BTreeMap::new();
+    for entry in std::fs::read_dir(format!("/proc/{pid}/fd"))? {
+        let number: i64 = entry?.file_name().to_string_lossy().parse()?;
+        let Ok(socket) = call(libc::SYS_pidfd_getfd, process.as_raw_fd().into(), number) else {
+            continue;
+        };
+        let peer = getpeername::<SockaddrIn>(socket.as_raw_fd());
+        if peer.is_ok_and(|peer| peer.port() == port) {
+            found.insert(number, socket);
+        }
+    }
+    Ok(found.into_values().collect())
+}
+
 #[test]
 fn the_next_connection_from_quarantine_is_refused_in_words() -> Result<()> {
     need_root!();
@@ -219,7 +285,7 @@ fn a_guard_that_is_killed_takes_its_sessions_along_and_the_next_one_stands_soon(
     ensure!(postgres.psql(Via::Guard, "SELECT 1")? == "1");
     let guard = guarded.guard_pid()?.cast_signed();
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(guard), nix::sys::signal::Signal::SIGKILL)?;
-    dbwarden_tests::await_until("the next guard", || {
+    await_until("the next guard", || {
         let guard: &Value = &agent.status()?["guard"];
         Ok((guard["starts"] == 2 && guard["stands"] == true).then_some(()))
     })?;
@@ -269,7 +335,7 @@ fn without_a_service_new_connections_go_straight_on_or_are_refused() -> Result<(
         postgres.psql(Via::Unix, "CREATE TABLE precious AS SELECT 1 AS n")?;
         psql_fails(postgres, Via::Tcp, "DROP TABLE precious")?;
         agent.kill()?;
-        dbwarden_tests::await_until("the guard's end", || {
+        await_until("the guard's end", || {
             let told = postgres.psql(Via::Tcp, "SELECT n FROM precious");
             Ok(match on_guard_down {
                 "direct" => told.is_ok_and(|n| n == "1").then_some(()),

@@ -202,6 +202,12 @@ fn guard(guard: &GuardStatus, fact: &mut impl FnMut(&str, Style, &str)) {
         true => fact("guard", Style::Good, &words),
         false => fact("guard", Style::Bad, &format!("does not stand: {words}")),
     }
+    if guard.differing > 0 {
+        let connections = counted(guard.differing, "connection");
+        let words =
+            format!("{connections} on which the server got something else than the guard sent");
+        fact("", Style::Bad, &words);
+    }
     if let Some(problem) = &guard.problem {
         fact("guard", Style::Bad, problem);
     }
@@ -380,6 +386,7 @@ mod tests {
                     }],
                     passed: 1_200,
                     denied: 3,
+                    differing: 1,
                     clients: 40,
                     clients_open: 2,
                     ..GuardStatus::default()
@@ -450,6 +457,7 @@ webhook    oncall to https://alerts/dbwarden, 40 sent, 3 wait
            lost: expired 2
            HTTP 503
 guard      1200 statements passed, 3 denied, 40 clients (2 open), 0 refused
+           1 connection on which the server got something else than the guard sent
 guarded    main, its clients are led to the guard; or by 127.0.0.1:6432
            clients from the network are not: the server doesn't listen on 127.0.0.1
 ring       at most 6 % of 16 MiB in use (data)

@@ -80,6 +80,10 @@ pub struct GuardStatus {
     /// Statements of sessions that are over.
     pub passed: u64,
     pub denied: u64,
+    /// Stretches of requests that the guard has sent and a server was seen to get.
+    pub compared: u64,
+    /// Connections on which the two were not the same.
+    pub differing: u64,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -30,7 +30,7 @@ pub use principal::{Evidence, Principal, PrincipalKind, Strength};
 pub use process::{LoginStrength, Parent, Process, ProcessEvent, Program};
 pub use record::{Entry, LOST_ROWS, Occurrence, OccurrenceKind, Record};
 pub use server_socket::{ServerSocket, SocketName};
-pub use session::{RequestPrint, SessionEvent, SyncLoss};
+pub use session::{RequestPrint, RequestSum, SessionEvent, SyncLoss};
 pub use shown::Shown;
 pub use statement::{Outcome, Parameter, Statement, StatementKind, Tag, TransactionStatus};
 pub use stream::{Chunk, Direction, Extent, Layer, Piece, Reach};

@@ -1,5 +1,7 @@
 //! What a protocol session reports besides statements.
 
+use serde::{Deserialize, Serialize};
+
 use super::{Direction, Statement, TransactionStatus};
 
 /// Yielded by a protocol session. Borrowed: a sink that keeps something copies it.
@@ -41,6 +43,19 @@ pub enum SessionEvent<'a> {
     SyncFound { direction: Direction, skipped: u64 },
     /// The client said good-bye.
     Terminated,
+    /// What was asked in a stretch of the stream; told only by sessions that were told to.
+    Summed(RequestSum),
+}
+
+/// Of what a client has asked for in one stretch of its stream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RequestSum {
+    /// Numbers the stretches, from the beginning of the stream.
+    pub stretch: u64,
+    pub requests: u32,
+    pub sum: u64,
+    /// Not all of it, nor of what came before it, was seen.
+    pub is_torn: bool,
 }
 
 /// Why a session lost the message boundaries.

@@ -12,6 +12,7 @@ mod listeners;
 mod process;
 mod return_way;
 mod steering;
+mod summed;
 mod transparent;
 
 use std::{
@@ -38,7 +39,7 @@ use crate::{
     config::{LaneChoice, Settings},
     control::{GuardStatus, GuardedServer},
     event::{Client, ConnectionId, Endpoint, in_full},
-    guard::wire::{Channel, Denied, Number, Refusal, Sent, Wants},
+    guard::wire::{Channel, Denied, Number, Refusal, Sent, Summed, Wants},
     policy::Source,
 };
 use admission::Job;
@@ -46,6 +47,7 @@ pub use endings::BrokenOff;
 use endings::Endings;
 
 pub use steering::take_off;
+use summed::Sums;
 
 /// Denied statements that the observer has not seen yet, or saw a moment ago.
 const MAX_DENIED: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
@@ -143,6 +145,7 @@ pub struct Gate {
     was_known: Condvar,
     asked: Mutex<Vec<Asked>>,
     endings: Endings,
+    summed: Sums,
     is_asked: AtomicBool,
     /// The guard listens on other ports.
     moved: AtomicBool,
@@ -308,6 +311,7 @@ impl Gate {
             was_known: Condvar::new(),
             asked: Mutex::default(),
             endings: Endings::default(),
+            summed: Sums::default(),
             is_asked: AtomicBool::new(false),
             moved: AtomicBool::new(false),
             wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
@@ -410,6 +414,12 @@ impl Gate {
         self.endings.take()
     }
 
+    /// What the guard has told of the requests that it sends, since the last call; `None` where more was told than was
+    /// kept.
+    pub fn take_summed(&self) -> Option<Vec<Summed>> {
+        self.summed.take()
+    }
+
     /// A client has left; why, if not as clients do.
     fn ended(&self, number: Number, sent: Sent, broken: Option<String>) {
         let mut state = self.state();
@@ -492,6 +502,7 @@ impl Gate {
             refused: read(refused),
             passed: read(passed),
             denied: read(denied),
+            ..GuardStatus::default()
         }
     }
 

@@ -96,6 +96,7 @@ fn listen(gate: &Arc<Gate>, channel: &Arc<Channel>) -> io::Result<()> {
                 gate.figures.denied.fetch_add(1, Ordering::Relaxed);
                 gate.deny(*denied);
             }
+            Word::Summed(summed) => gate.summed.push(&summed),
             Word::Ended { number, passed, sent, broken } => {
                 gate.figures.passed.fetch_add(passed, Ordering::Relaxed);
                 gate.ended(number, sent, broken);

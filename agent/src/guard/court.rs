@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::report::{Report, Severity};
 use crate::{
-    event::Claims,
+    event::{Claims, RequestSum},
     statement::{Analysed, Parameter},
 };
 
@@ -37,6 +37,12 @@ pub trait Court {
 
     /// A statement is denied; `token` stands for it at the server.
     fn denied(&mut self, token: &str, denial: &Denial, text: Option<&str>);
+
+    /// What the server is asked in a stretch of the stream, which is over.
+    fn summed(&mut self, sum: RequestSum);
+
+    /// What it is asked in the stretch under way, when it gets so many bytes in all.
+    fn summed_so_far(&mut self, bytes: u64, sum: RequestSum);
 
     /// The server has let the client in.
     fn authenticated(&mut self, method: &'static str);

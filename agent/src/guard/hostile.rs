@@ -7,13 +7,16 @@ use super::{
     session::{Output, Session},
 };
 use crate::{
-    event::{Analysis, Facts},
+    event::{Analysis, BootTime, Direction, Facts, RequestSum, SessionEvent},
+    protocol::{Limits, postgres},
     statement::{Analysed, Parameter},
 };
 
 /// A text with this word is denied.
 pub const MARK: &str = "MARKED";
 const NONCE: u64 = 0x5eed;
+/// Comes before all that is played: `user` is `u`.
+const STARTUP: &[u8] = b"\0\0\0\x10\0\x03\0\0user\0u\0\0";
 /// Begins the texts that stand for denied ones.
 const POISON: &[u8] = b"dbwarden_0000000000005eed_";
 /// What may be kept back of an answer under way.
@@ -27,7 +30,11 @@ pub enum Says<'a> {
 }
 
 /// Denies whatever is marked, whatever can't be read, and calls by number.
-struct Marked;
+#[derive(Default)]
+struct Marked {
+    /// What the session says that it has asked.
+    summed: Vec<RequestSum>,
+}
 
 fn denial() -> Denial {
     Denial {
@@ -82,6 +89,12 @@ impl Court for Marked {
     fn authenticated(&mut self, _method: &'static str) {}
 
     fn renamed(&mut self, _application: &str) {}
+
+    fn summed(&mut self, sum: RequestSum) {
+        self.summed.push(sum);
+    }
+
+    fn summed_so_far(&mut self, _bytes: u64, _sum: RequestSum) {}
 }
 
 /// What was said on either side, and what the other one got.
@@ -92,6 +105,8 @@ struct Heard {
     from_server: Vec<u8>,
     to_client: Vec<u8>,
     is_broken: bool,
+    /// What the session says that it has asked.
+    summed: Vec<RequestSum>,
 }
 
 /// Reads `data` as a script: a control byte (bit 0: the server speaks; the rest: how much), then the bytes.
@@ -138,7 +153,8 @@ pub fn check(steps: &[Says<'_>], piece: usize) {
 
 fn play(steps: &[Says<'_>], piece: usize) -> Heard {
     let mut session = Session::new(NONCE);
-    let (mut court, mut out, mut heard) = (Marked, Output::default(), Heard::default());
+    session.introduced(STARTUP.len());
+    let (mut court, mut out, mut heard) = (Marked::default(), Output::default(), Heard::default());
     for step in steps {
         let (Says::Client(bytes) | Says::Server(bytes)) = step;
         for part in bytes.chunks(piece) {
@@ -160,6 +176,8 @@ fn play(steps: &[Says<'_>], piece: usize) -> Heard {
             }
         }
     }
+    heard.summed = court.summed;
+    heard.summed.push(session.sum());
     heard
 }
 
@@ -167,6 +185,27 @@ impl Heard {
     fn check(&self) {
         self.check_requests();
         self.check_answers();
+        if !self.is_broken {
+            self.check_sums();
+        }
+    }
+
+    /// Whoever reads what the server gets comes to the same sums as the session.
+    fn check_sums(&self) {
+        let mut observer = postgres::Session::new(Limits::default());
+        observer.sum_requests();
+        let mut seen = Vec::new();
+        for bytes in [STARTUP, &self.to_server] {
+            observer.bytes(Direction::Request, BootTime(0), bytes, &mut |event| {
+                if let SessionEvent::Summed(sum) = event {
+                    seen.push(sum);
+                }
+            });
+        }
+        let (bytes, current) = observer.summed_so_far().unwrap_or_default();
+        seen.push(current);
+        assert_eq!(bytes, (STARTUP.len() + self.to_server.len()) as u64);
+        assert_eq!(seen, self.summed, "the observer sums up something else");
     }
 
     fn check_requests(&self) {

@@ -2,7 +2,7 @@
 
 use std::{
     borrow::Cow,
-    cell::RefCell,
+    cell::{Cell, RefCell},
     rc::Rc,
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
@@ -10,11 +10,11 @@ use std::{
 
 use super::{
     court::{Court, DENIED, Denial, Moment, Permit, Reading},
-    wire::{Channel, Denied, Word},
+    wire::{Channel, Denied, Summed, Word},
 };
 use crate::{
     analyst::{Analyst, Bounds},
-    event::{Analysis, Facts, Judgement, Origin, Verdict, WallTime},
+    event::{Analysis, Facts, Judgement, Origin, RequestSum, Verdict, WallTime},
     pipeline::profile::Profile,
     policy::{Circumstances, Judge, Set},
     principal::{self, claims},
@@ -68,6 +68,15 @@ pub(super) struct ClientCourt {
     pub judging: Rc<RefCell<Judging>>,
     /// What it has said so far.
     said: statement::Session,
+    /// Whoever wants to tell the service of it finds it here.
+    pub so_far: Rc<Cell<SoFar>>,
+}
+
+/// Of what was asked of a server, and after how many bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct SoFar {
+    pub bytes: u64,
+    pub sum: RequestSum,
 }
 
 /// Statements that SQL's EXECUTE can name. What was prepared before them is unknown there.
@@ -75,7 +84,7 @@ const MAX_PREPARED: usize = 256;
 
 impl ClientCourt {
     pub(super) fn new(profile: Profile, judging: Rc<RefCell<Judging>>) -> Self {
-        Self { profile, judging, said: statement::Session::default() }
+        Self { profile, judging, said: statement::Session::default(), so_far: Rc::default() }
     }
 
     fn forget_oldest(&mut self) {
@@ -192,6 +201,17 @@ impl Court for ClientCourt {
         {
             tracing::error!(%error, "a denied statement can't be told to the service");
         }
+    }
+
+    fn summed(&mut self, sum: RequestSum) {
+        let summed = Summed { connection: self.profile.id, bytes: None, sum };
+        if let Err(error) = self.judging.borrow().channel.send(&Word::Summed(vec![summed]), None) {
+            tracing::error!(%error, "what a server was asked can't be told to the service");
+        }
+    }
+
+    fn summed_so_far(&mut self, bytes: u64, sum: RequestSum) {
+        self.so_far.set(SoFar { bytes, sum });
     }
 
     fn authenticated(&mut self, method: &'static str) {

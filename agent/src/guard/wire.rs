@@ -16,7 +16,7 @@ use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, s
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::court::Denial;
-use crate::event::{Client, ConnectionId, Endpoint};
+use crate::event::{Client, ConnectionId, Endpoint, RequestSum};
 
 /// A text that was denied fits, and a set of policies.
 const MAX_FRAME_BYTES: u32 = 64 << 20;
@@ -107,12 +107,23 @@ pub enum Word {
     },
     /// Told before anything of it is sent.
     Denied(Box<Denied>),
+    /// What servers are asked, to be held against what they were seen to get.
+    Summed(Vec<Summed>),
     Ended {
         number: Number,
         passed: u64,
         sent: Sent,
         broken: Option<String>,
     },
+}
+
+/// What a server is asked in a stretch of a session's stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Summed {
+    pub connection: ConnectionId,
+    /// The stretch isn't over: it is so far when so many bytes have been sent.
+    pub bytes: Option<u64>,
+    pub sum: RequestSum,
 }
 
 /// What a session has sent to its server in all, to be held against what the server was seen to get.
@@ -122,6 +133,8 @@ pub struct Sent {
     pub bytes: u64,
     /// All of it has arrived where nothing broke off.
     pub is_whole: bool,
+    /// Of the last stretch.
+    pub sum: RequestSum,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

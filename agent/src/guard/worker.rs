@@ -1,7 +1,13 @@
 //! One of the guard's threads: its clients from their arrival to their end.
 
 use std::{
-    cell::RefCell, collections::HashMap, io, os::fd::OwnedFd, rc::Rc, sync::Arc, time::Duration,
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    io,
+    os::fd::OwnedFd,
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
 };
 
 use tokio::{
@@ -12,18 +18,19 @@ use tokio::{
 };
 
 use super::{
+    court::Court as _,
     entry::{self, Arrival, Failed, Unwelcome},
-    judging::{ClientCourt, Judging},
+    judging::{ClientCourt, Judging, SoFar},
     lobby::Lobby,
     relay::{End, relay},
     report::{Report, Severity},
     rulebook::Rulebook,
     session::Session,
     stream::{Socket, Stream},
-    wire::{Admission, Channel, Number, Refusal, Sent, Wants, Word},
+    wire::{Admission, Channel, Number, Refusal, Sent, Summed, Wants, Word},
 };
 use crate::{
-    event::{BootTime, Engine},
+    event::{BootTime, ConnectionId, Engine},
     pipeline::{profile::Profile, servers::ServerFacts},
 };
 
@@ -33,6 +40,8 @@ const ADMISSION: Duration = Duration::from_secs(30);
 const INTRODUCTION: Duration = Duration::from_secs(30);
 /// For a client to take the reason why not.
 const FAREWELL: Duration = Duration::from_secs(5);
+/// Between what is told of sessions that say little.
+const COMPARISON: Duration = Duration::from_secs(1);
 /// Of what a client still says after its end.
 const MAX_IGNORED_BYTES: usize = 1 << 20;
 
@@ -53,7 +62,28 @@ struct Worker {
     rules: RefCell<Arc<Rulebook>>,
     lobby: Lobby,
     waiting: RefCell<HashMap<Number, oneshot::Sender<Answer>>>,
+    sessions: RefCell<HashMap<Number, Told>>,
     channel: Arc<Channel>,
+}
+
+/// How much of a session's requests the service knows of.
+struct Told {
+    connection: ConnectionId,
+    so_far: Rc<Cell<SoFar>>,
+    bytes: u64,
+}
+
+impl Told {
+    fn nothing(court: &ClientCourt) -> Self {
+        Self { connection: court.profile.id, so_far: court.so_far.clone(), bytes: 0 }
+    }
+
+    /// What is to be told of it now.
+    fn news(&mut self) -> Option<Summed> {
+        let SoFar { bytes, sum } = self.so_far.get();
+        let was = std::mem::replace(&mut self.bytes, bytes);
+        (was != bytes).then_some(Summed { connection: self.connection, bytes: Some(bytes), sum })
+    }
 }
 
 /// Until there is nobody any more who has tasks.
@@ -68,10 +98,12 @@ pub(super) fn work(
         rules: RefCell::new(rules),
         lobby: Lobby::default(),
         waiting: RefCell::default(),
+        sessions: RefCell::default(),
         channel,
     });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     LocalSet::new().block_on(&runtime, async {
+        spawn_local(worker.clone().compare());
         while let Some(task) = tasks.recv().await {
             match task {
                 Task::Rules(rules) => worker.replace(rules),
@@ -103,11 +135,26 @@ impl Worker {
         *self.rules.borrow_mut() = rules;
     }
 
+    /// Tells the service what servers have been asked, so that it can hold it against what it sees of them. Stretches
+    /// that are full are told as they end.
+    async fn compare(self: Rc<Self>) {
+        loop {
+            tokio::time::sleep(COMPARISON).await;
+            let news: Vec<Summed> =
+                self.sessions.borrow_mut().values_mut().filter_map(Told::news).collect();
+            if !news.is_empty() {
+                self.tell(&Word::Summed(news));
+            }
+        }
+    }
+
     async fn client(self: Rc<Self>, number: Number, server: usize, socket: OwnedFd) {
         let mut session = Session::new(rand::random());
         let broken = self.serve(number, server, socket, &mut session).await;
+        self.sessions.borrow_mut().remove(&number);
         let counts = session.counts();
-        let sent = Sent { bytes: counts.sent_bytes, is_whole: counts.took_leave && broken.is_ok() };
+        let is_whole = counts.took_leave && broken.is_ok();
+        let sent = Sent { bytes: counts.sent_bytes, is_whole, sum: session.sum() };
         self.tell(&Word::Ended { number, passed: counts.passed, sent, broken: broken.err() });
     }
 
@@ -153,6 +200,7 @@ impl Worker {
                     say(&mut stream, &denial.encode(Severity::Fatal)).await;
                     return Err(format!("it may not start so: {}", denial.detail));
                 }
+                self.sessions.borrow_mut().insert(number, Told::nothing(&court));
                 Some(court)
             }
         };
@@ -177,6 +225,7 @@ impl Worker {
             let _ = timeout(FAREWELL, stream.shutdown()).await;
             return Ok(());
         };
+        court.summed_so_far(session.counts().sent_bytes, session.sum());
         match relay(&mut stream, &mut upstream, session, court).await {
             // A client may go without a word.
             End::Closed | End::Client => Ok(()),

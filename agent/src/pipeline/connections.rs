@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     capture::{Connected, DataRecord, Ends, Opened},
-    control::{Hub, Totals},
+    control::{GuardStatus, Hub, Totals},
     discovery::Residents,
     event::{
         BootTime, Client, Clock, ConnectionId, Endpoint, Extent, Origin, Piece, ProcessEvent,
@@ -224,6 +224,7 @@ impl Connections {
         let socket = server.is_verified.then(|| server_socket(opened));
         let local = opened.local.clone();
         let profile = Profile::new(connection, server, local, remote, client, socket).guarded();
+        self.shared.cross_check.open(connection);
         self.insert(opened.socket, opened.pid, opened.time, profile);
     }
 
@@ -381,6 +382,31 @@ impl Connections {
                 dialogue.take_part(part);
             }
         }
+    }
+
+    /// What the guard and the observer have told of the guard's connections, compared.
+    pub fn cross_check(&mut self, now: BootTime) {
+        let Some(gate) = &self.shared.gate else { return };
+        let differences = self.shared.cross_check.tick(|connection| gate.sent(connection), now);
+        let time = self.shared.clock.wall(now);
+        for difference in differences {
+            let shared = &mut self.shared;
+            let of_open = || {
+                let mut open = self.open.values_mut().map(|open| &mut open.dialogue.profile);
+                let profile = open.find(|profile| profile.id == difference.connection)?;
+                Some(profile.origin(&shared.host, &shared.rules))
+            };
+            if let Some(origin) = difference.origin.clone().or_else(of_open) {
+                shared.outbox.push(difference.finding(origin, time));
+            }
+        }
+    }
+
+    /// Where servers are guarded.
+    pub fn guard_status(&self) -> Option<GuardStatus> {
+        let (compared, differing) = self.shared.cross_check.figures();
+        let gate = self.shared.gate.as_ref()?;
+        Some(GuardStatus { compared, differing, ..gate.status() })
     }
 
     /// Whether this is a client's connection to a pooler.

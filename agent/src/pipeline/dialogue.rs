@@ -41,8 +41,12 @@ pub struct Dialogue {
 
 impl Dialogue {
     pub fn new(profile: Profile) -> Self {
+        let mut session = Session::new(profile.server.engine, protocol::Limits::default());
+        if profile.is_guarded() {
+            session.sum_requests();
+        }
         Self {
-            session: Session::new(profile.server.engine, protocol::Limits::default()),
+            session,
             profile,
             plaintext: [false; 2],
             blind: false,
@@ -148,6 +152,9 @@ impl Dialogue {
         if !self.blind && is_ciphertext && stats.skipped_bytes > BLIND_AFTER {
             self.found_blind(shared, at);
         }
+        if !is_ciphertext && let Some((bytes, sum)) = self.session.summed_so_far() {
+            shared.cross_check.seen(self.profile.id, Some(bytes), sum);
+        }
     }
 
     /// Encrypted, and nothing of it readable so far.
@@ -189,13 +196,16 @@ impl Dialogue {
         }
         let tally = &self.tally;
         tell(shared, &mut self.profile, at, "closed", |row| row.counts = tally.counts());
-        if self.profile.is_guarded() && !self.is_dark() {
+        if self.is_dark() {
+            shared.cross_check.forget(self.profile.id);
+        } else if self.profile.is_guarded() {
             let [socket, tls] = self.sent;
             shared.cross_check.push(Ended {
                 connection: self.profile.id,
                 origin: self.profile.origin(&shared.host, &shared.rules),
                 at,
                 got_bytes: if tls > 0 { tls } else { socket },
+                sent: None,
             });
         }
     }
@@ -277,6 +287,7 @@ impl Listener<'_> {
                 tracing::debug!(connection = %profile.id, ?direction, skipped, "found them again");
             }
             SessionEvent::Terminated => *self.terminated = true,
+            SessionEvent::Summed(sum) => shared.cross_check.seen(profile.id, None, sum),
             SessionEvent::Changed { .. }
             | SessionEvent::Asked { .. }
             | SessionEvent::Ready { .. }

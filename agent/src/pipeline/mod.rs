@@ -181,8 +181,11 @@ pub fn run(
     ready(&summary);
     let mut idle = 0;
     while !service.shutdown.requested() {
+        // What the kernel side has told before is applied by the turn.
         let waiting = gate.as_ref().map(|gate| gate.take_asked()).unwrap_or_default();
+        let summed = gate.as_ref().map_or_else(|| Some(Vec::new()), |gate| gate.take_summed());
         let n = state.turn(&mut capture);
+        state.connections.shared.cross_check.sent(summed);
         if service.status.wanted() {
             service.status.answer(state.snapshot(&capture));
         }
@@ -399,15 +402,7 @@ impl State {
         self.servers.refill_quotas(capture);
         capture.flush_log();
         self.catch_up(capture, now);
-        let shared = &mut self.connections.shared;
-        if let Some(gate) = &shared.gate {
-            let differences = shared.cross_check.tick(
-                |connection| gate.sent(connection),
-                now,
-                shared.clock.wall(now),
-            );
-            differences.into_iter().for_each(|finding| shared.outbox.push(finding));
-        }
+        self.connections.cross_check(now);
         if now >= self.next_coverage {
             self.next_coverage = BootTime(now.0 + COVERAGE_NS);
             self.tell_coverage();
@@ -514,7 +509,7 @@ impl State {
                 ring("data", self.capture_settings.ring_bytes, self.data_peak),
                 ring("control", self.capture_settings.control_ring_bytes, self.control_peak),
             ],
-            guard: self.connections.shared.gate.as_ref().map(|gate| gate.status()),
+            guard: self.connections.guard_status(),
             processes: (live + exited) as u64,
             ledger: self.recording.status(),
             telemetry: self.telemetry.as_ref().map(|told| figures::status(&told.status())),

@@ -5,7 +5,7 @@
 
 pub mod postgres;
 
-use crate::event::{BootTime, Direction, Engine, SessionEvent};
+use crate::event::{BootTime, Direction, Engine, RequestSum, SessionEvent};
 
 /// The engines whose protocol is understood. A new protocol is registered here and in `Session`.
 pub const ENGINES: &[Engine] = &[Engine::Postgresql];
@@ -76,6 +76,20 @@ impl Session {
     pub fn tell_requests(&mut self) {
         match self {
             Session::Postgres(session) => session.tell_requests(),
+        }
+    }
+
+    /// From here on, it is told what was asked in each stretch of the stream.
+    pub fn sum_requests(&mut self) {
+        match self {
+            Session::Postgres(session) => session.sum_requests(),
+        }
+    }
+
+    /// What was asked in the stretch that is not over yet, after so many bytes in all.
+    pub fn summed_so_far(&self) -> Option<(u64, RequestSum)> {
+        match self {
+            Session::Postgres(session) => session.summed_so_far(),
         }
     }
 

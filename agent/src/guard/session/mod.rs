@@ -19,8 +19,11 @@ use super::{
     report,
 };
 use crate::{
-    event::TransactionStatus,
-    protocol::{Limits, postgres::frontend},
+    event::{RequestSum, TransactionStatus},
+    protocol::{
+        Limits,
+        postgres::{frontend, sums::Sums},
+    },
     statement::MAX_TEXT_BYTES,
 };
 use answers::Answers;
@@ -89,6 +92,8 @@ struct Shared {
     transaction: Option<TransactionStatus>,
     /// Statements that were let pass, and those that were not.
     counts: Counts,
+    /// Of all that was sent to the server.
+    sums: Sums,
 }
 
 impl Shared {
@@ -141,6 +146,7 @@ impl Session {
                 portals: names::Names::default(),
                 transaction: None,
                 counts: Counts::default(),
+                sums: Sums::default(),
             },
         }
     }
@@ -165,6 +171,7 @@ impl Session {
         let passed = self.requests.bytes(bytes, &mut self.shared, court, &mut out.to_server);
         let n_passed = passed.as_ref().map_or(0, |passed| passed.len());
         self.shared.counts.sent_bytes += (out.to_server.len() - before + n_passed) as u64;
+        court.summed_so_far(self.shared.counts.sent_bytes, self.shared.sums.current());
         passed
     }
 
@@ -218,6 +225,11 @@ impl Session {
 
     pub fn counts(&self) -> Counts {
         self.shared.counts
+    }
+
+    /// What was asked of the server since the last sum that was told.
+    pub fn sum(&self) -> RequestSum {
+        self.shared.sums.current()
     }
 }
 

@@ -54,6 +54,7 @@ impl Requests {
         let mut rest = bytes;
         // Where what hasn't been passed on begins.
         let mut from = bytes;
+        let place = Place { before: shared.counts.sent_bytes, out: out.len() };
         loop {
             let at = rest;
             let broken = match self.deframer.next(&mut rest, BootTime(0), &LIMITS) {
@@ -66,11 +67,14 @@ impl Requests {
                         // Only the first message of these bytes can have begun before them.
                         Ok(Fate::Passes) => {
                             out.append(&mut self.waiting);
+                            let end = place.after(out) + between(from, rest).len() as u64;
+                            let summed = shared.sums.add(end, &message);
+                            summed.into_iter().for_each(|sum| court.summed(sum));
                             continue;
                         }
                         Ok(Fate::Replaced(other)) => {
                             out.extend_from_slice(between(from, at));
-                            out.extend_from_slice(&other);
+                            replace(&other, place, shared, court, out);
                             from = rest;
                             self.waiting.clear();
                             continue;
@@ -82,7 +86,7 @@ impl Requests {
                 Some(Step::Bad(SyncLoss::BadLength(len))) => Broken::BadLength(len),
                 Some(_) => Broken::Malformed(0),
                 None => {
-                    let passed = self.unfinished(from, at, shared, court, out);
+                    let passed = self.unfinished(from, at, place, shared, court, out);
                     if self.waiting.is_empty() && self.waiting.capacity() > SPARE_BYTES {
                         self.waiting = Vec::new();
                     }
@@ -100,6 +104,7 @@ impl Requests {
         &mut self,
         from: &'b [u8],
         at: &[u8],
+        place: Place,
         shared: &mut Shared,
         court: &mut dyn Court,
         out: &mut Vec<u8>,
@@ -121,7 +126,7 @@ impl Requests {
                 }
                 Some(Ok(Fate::Replaced(other))) => {
                     out.extend_from_slice(whole);
-                    out.extend_from_slice(&other);
+                    replace(&other, place, shared, court, out);
                     self.waiting.clear();
                     self.fate = Some(Fate::Replaced(Vec::new()));
                     return Ok(&[]);
@@ -138,6 +143,34 @@ impl Requests {
         }
         Ok(if self.fate == Some(Fate::Passes) { from } else { whole })
     }
+}
+
+/// Where in the stream to the server it is.
+#[derive(Clone, Copy)]
+struct Place {
+    /// Bytes that were sent before those of now.
+    before: u64,
+    /// Bytes that had been there already.
+    out: usize,
+}
+
+impl Place {
+    fn after(self, out: &[u8]) -> u64 {
+        self.before + out.len().saturating_sub(self.out) as u64
+    }
+}
+
+/// Sends something else; nothing for the rest of a message that was replaced before.
+fn replace(
+    other: &[u8],
+    place: Place,
+    shared: &mut Shared,
+    court: &mut dyn Court,
+    out: &mut Vec<u8>,
+) {
+    out.extend_from_slice(other);
+    let summed = shared.sums.add_wire(place.after(out), other);
+    summed.into_iter().for_each(|sum| court.summed(sum));
 }
 
 fn kept(tag: u8) -> usize {

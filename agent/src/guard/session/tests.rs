@@ -4,6 +4,7 @@ use std::{borrow::Cow, sync::Arc};
 
 use super::{Broken, Output};
 use crate::{
+    event::RequestSum,
     guard::{
         court::{Court, Denial, Moment, Permit, Reading},
         report::Severity,
@@ -76,6 +77,10 @@ impl Court for Stern {
     }
 
     fn renamed(&mut self, _application: &str) {}
+
+    fn summed(&mut self, _sum: RequestSum) {}
+
+    fn summed_so_far(&mut self, _bytes: u64, _sum: RequestSum) {}
 }
 
 fn message(tag: u8, body: &[u8]) -> Vec<u8> {

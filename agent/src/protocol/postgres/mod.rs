@@ -4,7 +4,8 @@
 //! `frontend` and `backend` read; where the boundaries are lost, `resync` finds them again. The
 //! `exchange` pairs requests with answers and makes statements of them, with what the session has
 //! prepared in `tables` and its bound parameters by `value`. `title` reads what a server process
-//! says of its session to the host. The guard reads the same messages from both sides, by the same readers.
+//! says of its session to the host. The guard reads the same messages from both sides, by the same readers;
+//! that it has sent what the server was seen to get is compared by `sums`.
 
 pub(crate) mod backend;
 pub(crate) mod deframer;
@@ -14,13 +15,14 @@ mod print;
 pub(crate) mod reader;
 mod resync;
 pub(crate) mod startup;
+pub(crate) mod sums;
 mod tables;
 #[cfg(test)]
 mod tests;
 mod title;
 mod value;
 
-use crate::event::{BootTime, Direction, SessionEvent, SyncLoss};
+use crate::event::{BootTime, Direction, RequestSum, SessionEvent, SyncLoss};
 
 use super::{Limits, Sink, Stats};
 pub use title::{Title, cluster_name};
@@ -28,6 +30,7 @@ pub use title::{Title, cluster_name};
 use deframer::{Deframer, Side, State, Step};
 use exchange::{Exchange, Pairing};
 use startup::Packet;
+use sums::Sums;
 
 /// One PostgreSQL connection.
 #[derive(Debug)]
@@ -44,6 +47,10 @@ pub struct Session {
     tail: Vec<u8>,
     /// Bytes that went by since the boundaries were lost.
     skipped: [u64; 2],
+    /// Bytes of requests so far, what was missed included; before encryption where that is read.
+    requested: u64,
+    /// Where somebody compares them.
+    sums: Option<Sums>,
 }
 
 impl Session {
@@ -57,6 +64,8 @@ impl Session {
             asked: "tls",
             tail: Vec::new(),
             skipped: [0; 2],
+            requested: 0,
+            sums: None,
         }
     }
 
@@ -67,6 +76,16 @@ impl Session {
     /// From here on, requests are told when they are asked, and when they are answered.
     pub fn tell_requests(&mut self) {
         self.exchange.tells_requests = true;
+    }
+
+    /// From here on, it is told what was asked in each stretch of the stream.
+    pub fn sum_requests(&mut self) {
+        self.sums = Some(Sums::default());
+    }
+
+    /// What was asked in the stretch that is not over yet, after so many bytes in all.
+    pub fn summed_so_far(&self) -> Option<(u64, RequestSum)> {
+        self.sums.map(|sums| (self.requested, sums.current()))
     }
 
     /// The process id of the server process, as it named itself to the client.
@@ -80,9 +99,21 @@ impl Session {
             return;
         }
         match direction {
-            Direction::Request => self.request_bytes(at, bytes, sink),
+            Direction::Request => {
+                self.requested += bytes.len() as u64;
+                self.request_bytes(at, bytes, sink);
+                if self.frontend.state() == State::Lost {
+                    self.tear(sink);
+                }
+            }
             Direction::Response => self.response_bytes(at, bytes, sink),
         }
+    }
+
+    /// Whatever was asked up to here, it can't be summed up.
+    fn tear(&mut self, sink: &mut Sink<'_>) {
+        let summed = self.sums.as_mut().and_then(|sums| sums.tear(self.requested));
+        summed.into_iter().for_each(|sum| sink(SessionEvent::Summed(sum)));
     }
 
     /// `len` bytes are missing here, of which `lost` were lost and the others left out by budget.
@@ -98,6 +129,10 @@ impl Session {
             return;
         }
         let response = direction == Direction::Response;
+        if !response {
+            self.requested += len;
+            self.tear(sink);
+        }
         let deframer = if response { &mut self.backend } else { &mut self.frontend };
         if deframer.state() == State::Encrypted {
             self.exchange.stats.skipped_bytes += len;
@@ -139,6 +174,8 @@ impl Session {
         match direction {
             Direction::Request => {
                 self.frontend = Deframer::new(Side::Frontend);
+                self.requested = 0;
+                self.sums = self.sums.map(|_| Sums::default());
                 // Whatever the ciphertext was taken for was none of it.
                 if self.exchange.joined_midstream() {
                     let tells_requests = self.exchange.tells_requests;
@@ -202,6 +239,12 @@ impl Session {
         while let Some(step) = self.frontend.next(&mut rest, at, &self.limits) {
             match step {
                 Step::Message(message) if message.tag != 0 => {
+                    if let Some(sums) = &mut self.sums
+                        && let end = self.requested.saturating_sub(rest.len() as u64)
+                        && let Some(sum) = sums.add(end, &message)
+                    {
+                        sink(SessionEvent::Summed(sum));
+                    }
                     self.exchange.request(&message, sink);
                 }
                 Step::Message(message) => {
