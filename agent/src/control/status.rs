@@ -80,7 +80,7 @@ pub struct GuardStatus {
     /// Statements of sessions that are over.
     pub passed: u64,
     pub denied: u64,
-    /// Stretches of requests that the guard has sent and a server was seen to get.
+    /// Stretches of requests, or parts of one under way, that servers were seen to get as the guard has sent them.
     pub compared: u64,
     /// Connections on which the two were not the same.
     pub differing: u64,

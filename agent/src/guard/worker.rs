@@ -12,8 +12,9 @@ use std::{
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
+    runtime::LocalOptions,
     sync::{mpsc::UnboundedReceiver, oneshot},
-    task::{LocalSet, spawn_local},
+    task::spawn_local,
     time::timeout,
 };
 
@@ -101,8 +102,11 @@ pub(super) fn work(
         sessions: RefCell::default(),
         channel,
     });
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    LocalSet::new().block_on(&runtime, async {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .build_local(LocalOptions::default())?;
+    runtime.block_on(async {
         spawn_local(worker.clone().compare());
         while let Some(task) = tasks.recv().await {
             match task {

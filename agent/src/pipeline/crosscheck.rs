@@ -30,7 +30,7 @@ const MAX_AHEAD: usize = 1_024;
 pub struct CrossCheck {
     open: FxHashMap<ConnectionId, Pair>,
     waiting: VecDeque<Ended>,
-    /// Stretches that both sides have told of.
+    /// Stretches, or parts of one under way, that were the same on both sides.
     compared: u64,
     /// Connections on which they weren't the same.
     differing: u64,
@@ -52,6 +52,8 @@ pub struct Ended {
 struct Pair {
     sent: Side,
     seen: Side,
+    /// The last place under way at which both were the same.
+    compared_at: u64,
     /// When the server was first seen to have got more than the guard has told of.
     ahead_since: Option<BootTime>,
     /// It differs, which was told once; or one side has told too much at a time.
@@ -238,14 +240,19 @@ impl Pair {
                 return Some(differently(sent, seen));
             }
         }
-        match (&self.sent.so_far, &self.seen.so_far) {
-            (Some((sent_bytes, sent)), Some((seen_bytes, seen)))
-                if sent_bytes == seen_bytes && !seen.is_torn && sent != seen =>
-            {
-                Some(differently(sent, seen))
-            }
-            _ => None,
+        let (Some((sent_bytes, sent)), Some((bytes, seen))) = (self.sent.so_far, self.seen.so_far)
+        else {
+            return None;
+        };
+        if sent_bytes != bytes || seen.is_torn || self.compared_at == bytes {
+            return None;
         }
+        if sent != seen {
+            return Some(differently(&sent, &seen));
+        }
+        self.compared_at = bytes;
+        *compared += 1;
+        None
     }
 
     /// Whether the server gets what the guard doesn't tell of.

@@ -8,7 +8,7 @@ use super::{deframer::Message, frontend};
 use crate::event::RequestSum;
 
 /// What ends within so many bytes of the stream is summed up together.
-const STRETCH_BYTES: u64 = 4 << 10;
+const STRETCH_BYTES: u64 = 64 << 10;
 /// Of a message; what it is longer by counts as its length does.
 const SUMMED_BYTES: usize = 64 << 10;
 
