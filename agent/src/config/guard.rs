@@ -39,10 +39,13 @@ pub enum LaneChoice {
     Observe,
     /// Every statement is judged before the server gets it.
     Guard,
+    /// One or the other, as the policies say of each client that connects.
+    Policy,
 }
 
 impl LaneChoice {
-    pub(super) fn is_observe(&self) -> bool {
+    /// Whether nobody is ever guarded.
+    pub fn is_observe(&self) -> bool {
         *self == Self::Observe
     }
 }
@@ -73,7 +76,7 @@ pub(super) fn guard(written: file::Guard, servers: &[Server]) -> Result<Guard, C
     let span = listen.span();
     let guarded: Vec<&str> = servers
         .iter()
-        .filter(|server| server.lane == LaneChoice::Guard)
+        .filter(|server| !server.lane.is_observe())
         .filter_map(|server| server.name.as_deref())
         .collect();
     let listen = match listen.into_inner() {
@@ -82,7 +85,7 @@ pub(super) fn guard(written: file::Guard, servers: &[Server]) -> Result<Guard, C
             [] => {
                 return Err(Complaint::at(
                     span,
-                    "`listen`: no server is guarded: set `lane = \"guard\"` in its [[server]]",
+                    "`listen`: no server is guarded: set `lane = \"guard\"` or \"policy\" in its [[server]]",
                 ));
             }
             several => {

@@ -274,7 +274,7 @@ impl Settings {
         let policy = policy(file.policy)?;
         let mut lanes = file.server.iter().filter_map(|server| server.get_ref().lane.as_ref());
         if !policy.enabled
-            && let Some(lane) = lanes.find(|lane| *lane.get_ref() == LaneChoice::Guard)
+            && let Some(lane) = lanes.find(|lane| !lane.get_ref().is_observe())
         {
             return Err(Complaint::at(
                 lane.span(),

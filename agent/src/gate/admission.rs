@@ -128,7 +128,7 @@ fn admit(gate: &Gate, lead: &mut Lead, asked: Asked, identified: Identified) {
         return refuse(gate, number, Refusal::unreachable("it has hung up"));
     };
     let admitted_as = identified.clone();
-    let Identified { connection, client, remote } = identified.clone();
+    let Identified { connection, client, remote, is_judged } = identified.clone();
     if matches!(wants, Wants::Session { .. }) {
         // Before anything is said on it: the server's first look at it tells the observer.
         gate.expect(Way::new(gate.netns, from, to), identified);
@@ -143,7 +143,8 @@ fn admit(gate: &Gate, lead: &mut Lead, asked: Asked, identified: Identified) {
     };
     let Some(channel) = channel else { return };
     let local = Endpoint::Ip { address: to.ip(), port: to.port() };
-    let admission = Admission { connection, server_name: target.name, local, remote, client };
+    let server_name = target.name;
+    let admission = Admission { connection, server_name, local, remote, client, is_judged };
     let admitted = Order::Admitted { number, admission: Box::new(admission) };
     let _ = channel.send(&admitted, Some(server.as_fd()));
 }

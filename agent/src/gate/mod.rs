@@ -34,12 +34,12 @@ use lru::LruCache;
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::{
-    capture::steer::SteerError,
-    config::{LaneChoice, Settings},
+    capture::steer::{Passes, SteerError},
+    config::Settings,
     control::{GuardStatus, GuardedServer},
     event::{Client, ConnectionId, Endpoint, in_full},
     guard::wire::{Channel, Denied, Number, Refusal, Sent, Wants},
-    policy::Source,
+    policy::Set,
 };
 use admission::Job;
 pub use endings::BrokenOff;
@@ -124,6 +124,8 @@ pub struct Identified {
     pub connection: ConnectionId,
     pub client: Client,
     pub remote: Endpoint,
+    /// What it says is judged; else the guard but passes it on, for somebody whom policy lets go past it.
+    pub is_judged: bool,
 }
 
 /// Shared by the pipeline, the recorder and the gate's own threads.
@@ -151,6 +153,10 @@ pub struct Gate {
     jobs: Mutex<Sender<Job>>,
     stopping: AtomicBool,
     figures: Figures,
+    /// Rules that policy decides lanes by, and how often there were others.
+    rules: Mutex<(u64, Option<Arc<Set>>)>,
+    /// Once this host is steered.
+    passes: Mutex<Option<Passes>>,
 }
 
 /// Names and texts, and whether those that dbwarden brings along apply too.
@@ -278,7 +284,7 @@ impl Gate {
     /// # Errors
     /// An address that can't be listened on, or what the host refuses.
     pub fn open(settings: &Settings) -> Result<Option<(Arc<Self>, Threads)>, GateError> {
-        let guarded = |server: &crate::config::Server| server.lane == LaneChoice::Guard;
+        let guarded = |server: &crate::config::Server| !server.lane.is_observe();
         let is_guarded = settings.servers.iter().any(guarded);
         if !(is_guarded && settings.guard.steer)
             && let Err(error) = take_off(&settings.guard.pins)
@@ -315,6 +321,8 @@ impl Gate {
             jobs: Mutex::new(jobs),
             stopping: AtomicBool::new(false),
             figures: Figures::default(),
+            rules: Mutex::default(),
+            passes: Mutex::default(),
         });
         let threads = vec![
             admission::start(gate.clone(), inbox, &settings.guard.pins)?,
@@ -332,14 +340,37 @@ impl Gate {
         let _ = self.jobs.lock().unwrap_or_else(PoisonError::into_inner).send(job);
     }
 
-    /// The policies that apply from now on, and whether those that dbwarden brings along do too.
-    pub fn policies<'a>(&self, sources: impl Iterator<Item = &'a Source>, starter_pack: bool) {
-        let policies = sources.map(|source| {
+    /// The policies that apply from now on.
+    pub fn policies(&self, set: &Arc<Set>) {
+        let policies = set.own_sources().map(|source| {
             let (name, text): (&str, &str) = (&source.name, &source.text);
             (name.into(), text.into())
         });
-        self.state().policies = Some((policies.collect(), starter_pack));
+        let policies: Vec<_> = policies.collect();
+        let brings_along = set.sources().len() > policies.len();
+        self.state().policies = Some((policies, brings_along));
+        {
+            let mut rules = self.rules();
+            *rules = (rules.0 + 1, Some(set.clone()));
+        }
         self.job(Job::Rules);
+        self.wake();
+    }
+
+    fn rules(&self) -> MutexGuard<'_, (u64, Option<Arc<Set>>)> {
+        self.rules.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The rules in force, if they are others than those of that number.
+    pub fn other_rules(&self, than: u64) -> Option<(u64, Arc<Set>)> {
+        let rules = self.rules();
+        let set = rules.1.as_ref().filter(|_| rules.0 != than)?;
+        Some((rules.0, set.clone()))
+    }
+
+    /// What tells the kernel side who goes straight on; `None` while this host isn't steered.
+    pub fn passes(&self) -> MutexGuard<'_, Option<Passes>> {
+        self.passes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Where the guarded servers are now, by their places in the settings.
@@ -414,7 +445,7 @@ impl Gate {
     fn ended(&self, number: Number, sent: Sent, broken: Option<String>) {
         let mut state = self.state();
         let (client, who) = (state.clients.remove(&number), state.admitted.remove(&number));
-        if let Some(who) = &who {
+        if let Some(who) = who.as_ref().filter(|who| who.is_judged) {
             state.sent.put(who.connection, sent);
         }
         let (Some(why), Some(client)) = (broken, client) else { return };
@@ -474,7 +505,7 @@ impl Gate {
         let state = self.state();
         let targets = state.targets();
         let servers = self.servers.iter().zip(&targets).enumerate();
-        let guarded = servers.filter(|(_, (server, _))| server.lane == LaneChoice::Guard);
+        let guarded = servers.filter(|(_, (server, _))| !server.lane.is_observe());
         let servers = guarded.map(|(place, (server, target))| GuardedServer {
             name: server.name.clone().unwrap_or_default(),
             listens: self.listen.iter().find(|(at, _)| *at == place).map(|(_, at)| at.to_string()),

@@ -80,6 +80,8 @@ pub struct Admission {
     pub local: Endpoint,
     pub remote: Endpoint,
     pub client: Client,
+    /// Else everything passes as it comes.
+    pub is_judged: bool,
 }
 
 /// What a client is told that doesn't get to the server.

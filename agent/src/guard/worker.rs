@@ -5,7 +5,7 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional},
     sync::{mpsc::UnboundedReceiver, oneshot},
     task::{LocalSet, spawn_local},
     time::timeout,
@@ -140,8 +140,10 @@ impl Worker {
                 return Ok(());
             }
         };
+        let is_judged = admission.is_judged;
         let mut court = match &wants {
             Wants::Cancel => None,
+            Wants::Session { .. } if !is_judged => None,
             Wants::Session { user, database, application, encrypted } => {
                 let mut profile = profile(&rules, server, *admission);
                 if *encrypted {
@@ -169,6 +171,11 @@ impl Worker {
             }
         };
         session.introduced(packet.len());
+        if !is_judged && wants != Wants::Cancel {
+            // Either may go without a word; nobody here has anything to say about it.
+            let _ = copy_bidirectional(&mut stream, &mut upstream).await;
+            return Ok(());
+        }
         let Some(court) = &mut court else {
             // The server says nothing, and closes.
             let mut nothing = [0; 1];
@@ -216,7 +223,7 @@ impl Worker {
 /// Who the client is, before it has said anything.
 fn profile(rules: &Rulebook, server: usize, admission: Admission) -> Profile {
     let places = rules.places.get(server).cloned().unwrap_or_default();
-    let Admission { connection, server_name, local, remote, client } = admission;
+    let Admission { connection, server_name, local, remote, client, .. } = admission;
     let facts = ServerFacts::named(server_name, Engine::Postgresql, places);
     Profile::new(connection, Rc::new(facts), local, remote, client, None).guarded()
 }
