@@ -1,7 +1,7 @@
 //! The guard in front of a real server: what it lets pass is the server's own, what it denies never gets there.
 
 use anyhow::{Context, Result, ensure};
-use dbwarden_tests::{Guarded, Postgres, Session, Via, need_root};
+use dbwarden_tests::{FailingDisk, Guarded, Postgres, Session, Via, await_until, need_root};
 use serde_json::Value;
 
 const NO_DROP: &str = r#"@id("no-drop") @verdict("deny") @severity("high") @message("nothing is dropped here")
@@ -219,7 +219,7 @@ fn a_guard_that_is_killed_takes_its_sessions_along_and_the_next_one_stands_soon(
     ensure!(postgres.psql(Via::Guard, "SELECT 1")? == "1");
     let guard = guarded.guard_pid()?.cast_signed();
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(guard), nix::sys::signal::Signal::SIGKILL)?;
-    dbwarden_tests::await_until("the next guard", || {
+    await_until("the next guard", || {
         let guard: &Value = &agent.status()?["guard"];
         Ok((guard["starts"] == 2 && guard["stands"] == true).then_some(()))
     })?;
@@ -269,7 +269,7 @@ fn without_a_service_new_connections_go_straight_on_or_are_refused() -> Result<(
         postgres.psql(Via::Unix, "CREATE TABLE precious AS SELECT 1 AS n")?;
         psql_fails(postgres, Via::Tcp, "DROP TABLE precious")?;
         agent.kill()?;
-        dbwarden_tests::await_until("the guard's end", || {
+        await_until("the guard's end", || {
             let told = postgres.psql(Via::Tcp, "SELECT n FROM precious");
             Ok(match on_guard_down {
                 "direct" => told.is_ok_and(|n| n == "1").then_some(()),
@@ -283,5 +283,50 @@ fn without_a_service_new_connections_go_straight_on_or_are_refused() -> Result<(
         let told = psql_fails(postgres, Via::Tcp, "DROP TABLE precious")?;
         ensure!(told.contains("nothing is dropped here"), "{on_guard_down}: {told}");
     }
+    Ok(())
+}
+
+/// What nobody could find later doesn't pass; what it takes to end a transaction does.
+#[test]
+fn without_a_ledger_nothing_passes_until_it_is_back() -> Result<()> {
+    need_root!();
+    let disk = FailingDisk::new()?;
+    let guarded = Guarded::start_on(&disk, Postgres::builder(), NO_DROP)?;
+    let Guarded { postgres, agent, .. } = &guarded;
+    let mut session =
+        Session::start(postgres.psql_command(Via::Guard).args(["-v", "ON_ERROR_STOP=0"]))?;
+    ensure!(session.ask("BEGIN; SELECT 1")? == "1");
+    disk.fail("sync")?;
+    session.ask("SELECT 'unsynced'")?;
+    let is_refused = || {
+        let guard = agent.status()?["guard"].clone();
+        let problem = guard["problem"].as_str().unwrap_or_default().to_owned();
+        Ok(problem.contains("is refused").then_some(problem))
+    };
+    let problem = await_until("the ledger's trouble", is_refused)?;
+    ensure!(problem.contains("Input/output error"), "{problem}");
+
+    for (statement, expected) in [
+        ("SELECT 2", "58030 dbwarden: what is said here can't be recorded"),
+        ("ROLLBACK", "00000"),
+        ("CREATE TABLE unrecorded (n int)", "58030"),
+        ("COPY (SELECT 1) TO STDOUT", "58030"),
+    ] {
+        let answer = session.ask(&format!("{statement}; \\echo :SQLSTATE :LAST_ERROR_MESSAGE"))?;
+        ensure!(answer.starts_with(expected), "{statement}: {answer}");
+    }
+    let told = psql_fails(postgres, Via::Guard, "SELECT 3")?;
+    for expected in ["can't be recorded", "Input/output error", "dbwarden status"] {
+        ensure!(told.contains(expected), "{told}");
+    }
+    // Past the guard the database never notices.
+    ensure!(postgres.psql(Via::Tcp, "SELECT to_regclass('unrecorded') IS NULL")? == "t");
+
+    disk.mend("sync")?;
+    await_until("the ledger", || Ok(agent.status()?["guard"]["problem"].is_null().then_some(())))?;
+    ensure!(session.ask("SELECT 4")? == "4");
+    ensure!(postgres.psql(Via::Guard, "SELECT 5")? == "5");
+    let told = psql_fails(postgres, Via::Guard, "DROP TABLE IF EXISTS t")?;
+    ensure!(told.contains("42501"), "{told}");
     Ok(())
 }

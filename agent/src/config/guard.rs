@@ -66,6 +66,23 @@ impl OnGuardDown {
     }
 }
 
+/// What becomes of what guarded clients want while the ledger can't be written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnLedgerDown {
+    /// Nothing is let through that nobody could find later.
+    #[default]
+    Refuse,
+    /// It passes, and is counted as missing.
+    Pass,
+}
+
+impl OnLedgerDown {
+    pub(super) fn is_refuse(&self) -> bool {
+        *self == Self::Refuse
+    }
+}
+
 pub(super) fn guard(written: file::Guard, servers: &[Server]) -> Result<Guard, Complaint> {
     let steer = written.steer.unwrap_or(true);
     let pins = written.pins.map(|path| absolute("pins", path)).transpose()?;

@@ -11,7 +11,7 @@ use super::{
     databases::databases,
     error::Complaint,
     file,
-    guard::{Guard, LaneChoice, OnGuardDown, guard, pair},
+    guard::{Guard, LaneChoice, OnGuardDown, OnLedgerDown, guard, pair},
     policies::{labels, regions},
     principals::principals,
     telemetry::{Environment, Telemetry, telemetry},
@@ -138,6 +138,8 @@ pub struct Server {
     pub lane: LaneChoice,
     #[serde(skip_serializing_if = "OnGuardDown::is_refuse")]
     pub on_guard_down: OnGuardDown,
+    #[serde(skip_serializing_if = "OnLedgerDown::is_refuse")]
+    pub on_ledger_down: OnLedgerDown,
     /// What the guard answers TLS with; by default the files that the server is configured with.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls_certificate: Option<PathBuf>,
@@ -536,6 +538,7 @@ fn server(entry: Spanned<file::Server>) -> Result<Server, Complaint> {
         exclude: written.exclude,
         lane,
         on_guard_down: written.on_guard_down.unwrap_or_default(),
+        on_ledger_down: written.on_ledger_down.unwrap_or_default(),
         tls_certificate: path("tls_certificate", written.tls_certificate)?,
         tls_key: path("tls_key", written.tls_key)?,
         databases: databases(written.database)?,

@@ -28,6 +28,8 @@ use crate::{
 pub(super) enum Job {
     /// Something that the guard judges by has changed, or the guard is new.
     Rules,
+    /// Whether the ledger can be written has changed.
+    Ledger,
     /// The guard listens, or the servers have moved.
     Lead,
     Admit {
@@ -59,6 +61,7 @@ pub(super) fn start(
                     client_certificates::look(&gate);
                     lead.follow(&gate);
                 }
+                Ok(Job::Ledger) => ledger(&gate),
                 Ok(Job::Lead) => lead.follow(&gate),
                 Ok(Job::Admit { asked, identified }) => {
                     admit(&gate, &mut lead, asked, *identified);
@@ -89,6 +92,20 @@ fn rules(gate: &Gate, certificates: &mut Certificates) {
     let rules = Rules { settings: gate.settings.clone(), policies, starter_pack, certificates };
     if let Err(error) = channel.send(&Order::Rules(Box::new(rules)), None) {
         tracing::error!(%error, "the guard's rules");
+    }
+    drop(channel);
+    // A guard that has just started knows nothing of it.
+    ledger(gate);
+}
+
+fn ledger(gate: &Gate) {
+    let (channel, down) = {
+        let state = gate.state();
+        (state.channel.clone(), state.ledger_down.clone())
+    };
+    if let Some(channel) = channel {
+        // Without the guard nobody has to know.
+        let _ = channel.send(&Order::Ledger { down }, None);
     }
 }
 

@@ -35,7 +35,7 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use crate::{
     capture::steer::{Passes, SteerError},
-    config::Settings,
+    config::{OnLedgerDown, Settings},
     control::{GuardStatus, GuardedServer},
     event::{Client, ConnectionId, Endpoint, in_full},
     guard::wire::{Channel, Denied, Number, Refusal, Sent, Wants},
@@ -187,6 +187,8 @@ struct State {
     steering: Option<String>,
     /// Why clients from the network aren't, by the server's place in the settings.
     network: Vec<Option<String>>,
+    /// Why nothing can be recorded.
+    ledger_down: Option<String>,
 }
 
 impl State {
@@ -206,6 +208,7 @@ impl State {
             ports: Vec::new(),
             steering: None,
             network: Vec::new(),
+            ledger_down: None,
         }
     }
 
@@ -355,6 +358,16 @@ impl Gate {
         }
         self.job(Job::Rules);
         self.wake();
+    }
+
+    /// Why the ledger can't be written, or that it can.
+    pub fn ledger(&self, down: Option<&str>) {
+        let mut state = self.state();
+        if state.ledger_down.as_deref() != down {
+            state.ledger_down = down.map(str::to_owned);
+            drop(state);
+            self.job(Job::Ledger);
+        }
     }
 
     fn rules(&self) -> MutexGuard<'_, (u64, Option<Arc<Set>>)> {
@@ -513,9 +526,15 @@ impl Gate {
             steering: state.steering.clone().unwrap_or_else(|| "there is no guard yet".to_owned()),
             network: state.network.get(place).cloned().flatten(),
         });
+        let needs_ledger = |server: &crate::config::Server| {
+            !server.lane.is_observe() && server.on_ledger_down == OnLedgerDown::Refuse
+        };
+        let refuses = state.ledger_down.as_ref().filter(|_| self.servers.iter().any(needs_ledger));
+        let refuses = refuses.map(|why| format!("what comes through it is refused: {why}"));
+        let problems: Vec<String> = state.problem.clone().into_iter().chain(refuses).collect();
         GuardStatus {
             stands: state.stands,
-            problem: state.problem.clone(),
+            problem: Some(problems.join("; ")).filter(|problems| !problems.is_empty()),
             servers: servers.collect(),
             starts: read(starts),
             clients: read(clients),

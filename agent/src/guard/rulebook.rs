@@ -8,7 +8,7 @@ use super::{
     wire::{Channel, Rules},
 };
 use crate::{
-    config::{self, Settings},
+    config::{self, OnLedgerDown, Settings},
     event::{Origin, in_full},
     pipeline::{self, places::Places},
     policy::{Complaints, STACK_BYTES, Set, Source},
@@ -87,6 +87,12 @@ impl Rulebook {
             lacks,
             settings,
         })
+    }
+
+    /// Whether what can't be recorded is refused.
+    pub(super) fn needs_ledger(&self, server: usize) -> bool {
+        let server = self.settings.servers.get(server);
+        server.is_none_or(|server| server.on_ledger_down == OnLedgerDown::Refuse)
     }
 
     pub(super) fn principals(&self) -> Result<principal::Rules, RuleError> {

@@ -57,6 +57,7 @@ pub fn serve() -> io::Result<()> {
                 let answer = Answer::Refused(refusal);
                 workers.tell(number, Task::Answer { number, answer });
             }
+            (Order::Ledger { down }, _) => workers.tell_all(down.map(Into::into)),
             // The kernel had no descriptor left for it: the client is gone with it.
             (Order::Client { .. } | Order::Admitted { .. }, None) => {
                 tracing::error!("a client's socket did not come along");
@@ -94,6 +95,12 @@ impl Workers {
             self.tasks.push(sender);
         }
         Ok(())
+    }
+
+    fn tell_all(&self, ledger_down: Option<Arc<str>>) {
+        for worker in &self.tasks {
+            let _ = worker.send(Task::Ledger { down: ledger_down.clone() });
+        }
     }
 
     fn tell(&self, number: Number, task: Task) {

@@ -43,6 +43,10 @@ pub enum Order {
         number: Number,
         refusal: Refusal,
     },
+    /// Why nothing can be recorded, or that it can be again.
+    Ledger {
+        down: Option<String>,
+    },
 }
 
 /// What the guard judges by.

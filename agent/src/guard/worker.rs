@@ -41,6 +41,7 @@ pub(super) enum Task {
     Rules(Arc<Rulebook>),
     Client { number: Number, server: usize, socket: OwnedFd },
     Answer { number: Number, answer: Answer },
+    Ledger { down: Option<Arc<str>> },
 }
 
 pub(super) enum Answer {
@@ -75,6 +76,7 @@ pub(super) fn work(
         while let Some(task) = tasks.recv().await {
             match task {
                 Task::Rules(rules) => worker.replace(rules),
+                Task::Ledger { down } => worker.judging.borrow_mut().ledger_is_down(down),
                 Task::Client { number, server, socket } => {
                     spawn_local(worker.clone().client(number, server, socket));
                 }
@@ -150,7 +152,8 @@ impl Worker {
                     profile.encryption_started();
                 }
                 profile.started(BootTime(0), user, database, application);
-                let mut court = ClientCourt::new(profile, self.judging.clone());
+                let needs_ledger = rules.needs_ledger(server);
+                let mut court = ClientCourt::new(profile, self.judging.clone(), needs_ledger);
                 if let Err(denial) = court.judge_startup(&packet) {
                     say(&mut stream, &denial.encode(Severity::Fatal)).await;
                     return Err(format!("it may not start so: {}", denial.detail));
