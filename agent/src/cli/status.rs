@@ -216,6 +216,9 @@ fn guard(guard: &GuardStatus, fact: &mut impl FnMut(&str, Style, &str)) {
                 if let Some(why) = &server.network {
                     fact("", Style::Warning, &format!("clients from the network are not: {why}"));
                 }
+                if let Some(why) = &server.certificate {
+                    fact("", Style::Bad, &format!("its certificate of before is shown: {why}"));
+                }
             }
             Some(problem) => {
                 fact("guarded", Style::Bad, &format!("{}, not reached: {problem}", server.name));
@@ -377,6 +380,7 @@ mod tests {
                         problem: None,
                         steering: "its clients are led to the guard".into(),
                         network: Some("the server doesn't listen on 127.0.0.1".into()),
+                        certificate: None,
                     }],
                     passed: 1_200,
                     denied: 3,

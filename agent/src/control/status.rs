@@ -94,6 +94,8 @@ pub struct GuardedServer {
     pub steering: String,
     /// Why clients from the network aren't.
     pub network: Option<String>,
+    /// Why TLS is answered with the certificate of before, and not with the newest.
+    pub certificate: Option<String>,
 }
 
 /// Which hooks see the socket calls, and why these.

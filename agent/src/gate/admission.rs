@@ -16,8 +16,7 @@ use std::{
 
 use super::{
     Asked, Gate, Identified, Way,
-    certificate::Certificates,
-    client_certificates,
+    files::Files,
     steering::{Caller, Lead},
 };
 use crate::{
@@ -53,12 +52,12 @@ pub(super) fn start(
 ) -> io::Result<thread::JoinHandle<()>> {
     let mut lead = Lead::new(pins);
     thread::Builder::new().name("gate-admit".into()).spawn(move || {
-        let mut certificates = Certificates::default();
+        let mut files = Files::default();
         loop {
             match jobs.recv_timeout(LOOK) {
                 Ok(Job::Rules) => {
-                    rules(&gate, &mut certificates);
-                    client_certificates::look(&gate);
+                    files.look(&gate);
+                    rules(&gate, &files);
                     lead.follow(&gate);
                 }
                 Ok(Job::Ledger) => ledger(&gate),
@@ -68,11 +67,10 @@ pub(super) fn start(
                 }
                 Ok(Job::Refuse { number, refusal }) => refuse(&gate, number, refusal),
                 Err(RecvTimeoutError::Timeout) => {
-                    if certificates.have_changed(&gate) {
+                    if files.look(&gate) {
                         tracing::info!("a guarded server's certificate has changed");
-                        rules(&gate, &mut certificates);
+                        rules(&gate, &files);
                     }
-                    client_certificates::look(&gate);
                     // The host may have got another address.
                     lead.follow(&gate);
                 }
@@ -82,8 +80,8 @@ pub(super) fn start(
     })
 }
 
-fn rules(gate: &Gate, certificates: &mut Certificates) {
-    let certificates = certificates.read(gate);
+fn rules(gate: &Gate, files: &Files) {
+    let certificates = files.certificates();
     let (channel, policies) = {
         let state = gate.state();
         (state.channel.clone(), state.policies.clone())

@@ -8,9 +8,11 @@ mod admission;
 mod certificate;
 mod client_certificates;
 mod endings;
+mod files;
 mod listeners;
 mod process;
 mod return_way;
+mod server_settings;
 mod steering;
 mod transparent;
 
@@ -169,6 +171,10 @@ struct State {
     targets: Vec<Result<Target, String>>,
     /// Why nobody may be led to a server that was found, where that is so.
     unfit: Vec<Option<String>>,
+    /// Why the certificate that TLS is answered with isn't the newest, likewise.
+    stale: Vec<Option<String>>,
+    /// Likewise, why the guard can't stand in for a server that speaks TLS.
+    unusable: BTreeMap<usize, String>,
     clients: HashMap<Number, Arrived>,
     expected: LruCache<Way, Identified>,
     /// Who the clients are that have been let in.
@@ -198,6 +204,8 @@ impl State {
             policies: None,
             targets: settings.servers.iter().map(|_| not_yet()).collect(),
             unfit: Vec::new(),
+            stale: Vec::new(),
+            unusable: BTreeMap::new(),
             clients: HashMap::new(),
             expected: LruCache::new(MAX_EXPECTED),
             admitted: HashMap::new(),
@@ -215,16 +223,18 @@ impl State {
     /// Those that clients can get to by the guard.
     fn targets(&self) -> Vec<Result<Target, String>> {
         let mut targets = self.targets.clone();
-        for (target, unfit) in targets.iter_mut().zip(&self.unfit) {
-            if let (Ok(_), Some(why)) = (&target, unfit) {
-                *target = Err(why.clone());
+        for (place, target) in targets.iter_mut().enumerate() {
+            if let (Ok(_), Some(why)) = (&target, self.unfit(place)) {
+                *target = Err(why.to_owned());
             }
         }
         targets
     }
 
-    fn is_unfit(&self, place: usize) -> bool {
-        self.unfit.get(place).is_some_and(Option::is_some)
+    /// Why nobody may be led to a server.
+    fn unfit(&self, place: usize) -> Option<&str> {
+        let by_files = self.unfit.get(place).and_then(Option::as_deref);
+        by_files.or_else(|| self.unusable.get(&place).map(String::as_str))
     }
 }
 
@@ -525,6 +535,7 @@ impl Gate {
             problem: target.as_ref().err().cloned(),
             steering: state.steering.clone().unwrap_or_else(|| "there is no guard yet".to_owned()),
             network: state.network.get(place).cloned().flatten(),
+            certificate: state.stale.get(place).cloned().flatten(),
         });
         let needs_ledger = |server: &crate::config::Server| {
             !server.lane.is_observe() && server.on_ledger_down == OnLedgerDown::Refuse

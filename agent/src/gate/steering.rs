@@ -200,7 +200,7 @@ impl Lead {
         let is_known = |(place, server): (usize, &Server)| {
             server.lane.is_observe()
                 || targets.get(place).is_some_and(Result::is_ok)
-                || gate.state().is_unfit(place)
+                || gate.state().unfit(place).is_some()
         };
         if !self.settled
             && gate.servers.iter().enumerate().all(is_known)
@@ -247,7 +247,7 @@ impl Lead {
     fn let_go(&mut self, gate: &Gate) -> Result<(), SteerError> {
         let Some(steering) = &mut self.steering else { return Ok(()) };
         let state = gate.state();
-        for (original, _) in self.led.extract_if(.., |_, place| state.is_unfit(*place)) {
+        for (original, _) in self.led.extract_if(.., |_, place| state.unfit(*place).is_some()) {
             self.network.remove(&original);
             steering.release(self.netns, original)?;
             steering.release_network(self.netns, original)?;

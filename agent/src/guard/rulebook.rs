@@ -49,7 +49,7 @@ impl Rulebook {
         let mut lacks = Vec::new();
         for (server, certificate) in settings.servers.iter().zip(&rules.certificates) {
             let name = server.name.as_deref().unwrap_or_default();
-            let made = certificate.as_ref().map(Tls::new).transpose();
+            let made = certificate.as_deref().map(Tls::new).transpose();
             let before = before.and_then(|book| book.tls.get(tls.len())).cloned();
             tls.push(match (made, before) {
                 (Ok(made), _) => Ok(made),
@@ -60,10 +60,7 @@ impl Rulebook {
                             lacks.push(format!("{why}: the certificate of before stays"));
                             Ok(Some(before))
                         }
-                        _ => {
-                            lacks.push(format!("{why}: its clients are refused"));
-                            Err(why.into())
-                        }
+                        _ => Err(why.into()),
                     }
                 }
             });
@@ -87,6 +84,12 @@ impl Rulebook {
             lacks,
             settings,
         })
+    }
+
+    /// Servers that speak TLS and can't be stood in for; why.
+    pub(super) fn unusable(&self) -> Vec<(usize, String)> {
+        let tls = self.tls.iter().enumerate();
+        tls.filter_map(|(at, tls)| Some((at, tls.as_ref().err()?.to_string()))).collect()
     }
 
     /// Whether what can't be recorded is refused.

@@ -32,10 +32,12 @@ pub fn serve() -> io::Result<()> {
     while let Some((order, socket)) = channel.receive::<Order>()? {
         match (order, socket) {
             (Order::Rules(rules), _) => {
+                let mut unusable = Vec::new();
                 let (taken, problem) = match Rulebook::new(*rules, newest.as_deref()) {
                     Ok(rules) => {
                         let rules = Arc::new(rules);
                         newest = Some(rules.clone());
+                        unusable = rules.unusable();
                         let lacks = Some(rules.lacks.join("; ")).filter(|lacks| !lacks.is_empty());
                         match workers.take(rules) {
                             Ok(()) => (true, lacks),
@@ -44,7 +46,7 @@ pub fn serve() -> io::Result<()> {
                     }
                     Err(unusable) => (false, Some(unusable.to_string())),
                 };
-                channel.send(&Word::Ready { taken, problem }, None)?;
+                channel.send(&Word::Ready { taken, problem, unusable }, None)?;
             }
             (Order::Client { number, server }, Some(socket)) => {
                 workers.tell(number, Task::Client { number, server, socket });

@@ -59,11 +59,11 @@ pub struct Rules {
     /// Those that dbwarden brings along apply too.
     pub starter_pack: bool,
     /// By the place of the server in the settings.
-    pub certificates: Vec<Option<Certificate>>,
+    pub certificates: Vec<Option<Arc<Certificate>>>,
 }
 
 /// PEM, as in the files. Never shown.
-#[derive(Serialize, Deserialize)]
+#[derive(PartialEq, Eq, Serialize, Deserialize)]
 pub struct Certificate {
     pub chain: String,
     pub key: String,
@@ -105,6 +105,8 @@ pub enum Word {
     Ready {
         taken: bool,
         problem: Option<String>,
+        /// Servers by their places in the settings that speak TLS and can't be stood in for; why.
+        unusable: Vec<(usize, String)>,
     },
     /// A client has said what it wants.
     Arrived {
