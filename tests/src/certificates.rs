@@ -23,6 +23,11 @@ pub struct Certificates {
 impl Certificates {
     /// Makes them in `folder`.
     pub fn create(folder: &Path) -> Result<Certificates> {
+        Self::create_by("dbwarden test authority", folder)
+    }
+
+    /// Likewise, by an authority of this name.
+    pub fn create_by(authority: &str, folder: &Path) -> Result<Certificates> {
         let at = |name: &str| folder.join(name);
         let made = Certificates {
             authority: at("ca.crt"),
@@ -30,7 +35,7 @@ impl Certificates {
             key: at("server.key"),
         };
         said(
-            openssl(&["req", "-x509", "-days", "2", "-subj", "/CN=dbwarden test authority"])
+            openssl(&["req", "-x509", "-days", "2", "-subj", &format!("/CN={authority}")])
                 .args(CURVE)
                 .arg("-keyout")
                 .arg(at("ca.key"))

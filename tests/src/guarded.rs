@@ -40,6 +40,12 @@ impl Guarded {
         Self::led(Self::start_with(agent, server, rules, "guard", "steer = true", &of_server)?)
     }
 
+    /// Likewise, with more of the server's configuration.
+    pub fn start_with_more(server: PostgresBuilder, rules: &str, of_server: &str) -> Result<Self> {
+        let agent = Agent::builder();
+        Self::led(Self::start_with(agent, server, rules, "guard", "steer = true", of_server)?)
+    }
+
     /// The rules say who of them is.
     pub fn start_by_policy(server: PostgresBuilder, rules: &str) -> Result<Self> {
         let agent = Agent::builder();

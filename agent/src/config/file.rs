@@ -156,6 +156,8 @@ pub struct Server {
     pub on_ledger_down: Option<OnLedgerDown>,
     pub tls_certificate: Option<Spanned<PathBuf>>,
     pub tls_key: Option<Spanned<PathBuf>>,
+    pub client_ca_certificate: Option<Spanned<PathBuf>>,
+    pub client_ca_key: Option<Spanned<PathBuf>>,
     pub database: Vec<Spanned<Database>>,
 }
 

@@ -132,13 +132,13 @@ pub(super) fn guard(written: file::Guard, servers: &[Server]) -> Result<Guard, C
 
 /// Both, or none where they are found by what the server is configured with.
 pub(super) fn pair(
-    certificate: &Option<Spanned<PathBuf>>,
-    key: &Option<Spanned<PathBuf>>,
+    (name, certificate): (&str, &Option<Spanned<PathBuf>>),
+    (name_of_key, key): (&str, &Option<Spanned<PathBuf>>),
 ) -> Result<(), Complaint> {
     let (given, missing) = match (certificate, key) {
-        (Some(given), None) => (given, "`tls_key`"),
-        (None, Some(given)) => (given, "`tls_certificate`"),
+        (Some(given), None) => (given, name_of_key),
+        (None, Some(given)) => (given, name),
         _ => return Ok(()),
     };
-    Err(Complaint::at(given.span(), format!("[[server]] needs {missing} too")))
+    Err(Complaint::at(given.span(), format!("[[server]] needs `{missing}` too")))
 }

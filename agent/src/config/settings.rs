@@ -145,6 +145,11 @@ pub struct Server {
     pub tls_certificate: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls_key: Option<PathBuf>,
+    /// The authority by which the guard is whoever has shown a certificate to it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_ca_certificate: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_ca_key: Option<PathBuf>,
     /// Those that are not where the server is; the first that fits counts.
     #[serde(rename = "database", skip_serializing_if = "Vec::is_empty")]
     pub databases: Vec<DatabaseOf>,
@@ -519,7 +524,9 @@ fn server(entry: Spanned<file::Server>) -> Result<Server, Complaint> {
     let path = |key: &str, path: Option<Spanned<PathBuf>>| {
         path.map(|path| absolute(key, path)).transpose()
     };
-    pair(&written.tls_certificate, &written.tls_key)?;
+    pair(("tls_certificate", &written.tls_certificate), ("tls_key", &written.tls_key))?;
+    let of_clients = ("client_ca_certificate", &written.client_ca_certificate);
+    pair(of_clients, ("client_ca_key", &written.client_ca_key))?;
     let lane = written.lane.as_ref().map(|lane| *lane.get_ref()).unwrap_or_default();
     if let Some(lane) = written.lane.filter(|lane| !lane.get_ref().is_observe())
         && written.exclude
@@ -541,6 +548,8 @@ fn server(entry: Spanned<file::Server>) -> Result<Server, Complaint> {
         on_ledger_down: written.on_ledger_down.unwrap_or_default(),
         tls_certificate: path("tls_certificate", written.tls_certificate)?,
         tls_key: path("tls_key", written.tls_key)?,
+        client_ca_certificate: path("client_ca_certificate", written.client_ca_certificate)?,
+        client_ca_key: path("client_ca_key", written.client_ca_key)?,
         databases: databases(written.database)?,
     };
     if server.name.is_none() && !server.exclude {

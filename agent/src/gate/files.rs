@@ -170,15 +170,16 @@ fn learn(reader: &mut Reader, server: &Server, target: &Target, before: &Learned
             return Learned { unfit, ..before.clone() };
         }
     };
-    let unfit = client_certificates::asked(reader, target, &settings);
+    let asked = client_certificates::asked(reader, target, &settings);
     let (certificate, stale) = match certificate::find(reader, server, target, &settings) {
         Ok(certificate) => (certificate.map(Arc::new), None),
         Err(why) => (before.certificate.clone(), Some(why)),
     };
-    match (unfit, &certificate, stale) {
+    let stands_in = certificate.as_ref().is_some_and(|certificate| certificate.clients.is_some());
+    match (asked.map(|asks| asks.filter(|_| !stands_in)), &certificate, stale) {
         (Ok(None), None, Some(why)) => {
             // Clients that don't insist on TLS would go on in the clear, and not notice.
-            let unfit = format!("what it answers TLS with can't be read: {why}");
+            let unfit = format!("TLS can't be answered in its place: {why}");
             Learned { certificate: None, stale: None, unfit: Some(unfit) }
         }
         (Ok(unfit), _, stale) => Learned { certificate, stale, unfit },

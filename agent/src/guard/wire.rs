@@ -67,6 +67,20 @@ pub struct Rules {
 pub struct Certificate {
     pub chain: String,
     pub key: String,
+    /// Where clients' certificates are to survive the guard.
+    pub clients: Option<Clients>,
+}
+
+/// How a server knows its clients by their certificates, and how the guard stands in for them; PEM.
+#[derive(PartialEq, Eq, Serialize, Deserialize)]
+pub struct Clients {
+    /// Whom the server believes.
+    pub authorities: String,
+    /// What it believes no more.
+    pub revoked: Option<String>,
+    /// One of the authorities, with which the guard can be anybody.
+    pub ca_certificate: String,
+    pub ca_key: String,
 }
 
 impl std::fmt::Debug for Certificate {

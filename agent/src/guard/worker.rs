@@ -162,6 +162,7 @@ impl Worker {
             }
         };
         let tls = tls.filter(|_| matches!(stream, Stream::Tls(_)));
+        let tls = tls.map(|tls| (tls, stream.certificate()));
         let upstream = Socket::given(upstream).map_err(|error| error.to_string())?;
         let introduced = timeout(INTRODUCTION, entry::introduce(upstream, tls, &packet)).await;
         let introduced = introduced.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
