@@ -190,8 +190,12 @@ fn copies(copies: &CopyStatus, fact: &mut impl FnMut(&str, Style, &str)) {
 
 fn guard(guard: &GuardStatus, fact: &mut impl FnMut(&str, Style, &str)) {
     let passed = counted(guard.passed, "statement");
+    let unjudged = match guard.unjudged {
+        0 => String::new(),
+        n => format!(", {} need no guard", count(n)),
+    };
     let words = format!(
-        "{} passed, {} denied, {} ({} open), {} refused",
+        "{} passed, {} denied, {} ({} open), {} refused{unjudged}",
         passed,
         count(guard.denied),
         counted(guard.clients, "client"),

@@ -142,6 +142,9 @@ fn admit(gate: &Gate, lead: &mut Lead, asked: Asked, identified: Identified) {
     let (Ok(from), Ok(to)) = (server.local_addr(), server.peer_addr()) else {
         return refuse(gate, number, Refusal::unreachable("it has hung up"));
     };
+    if !identified.is_judged {
+        gate.figures.unjudged.fetch_add(1, Ordering::Relaxed);
+    }
     let admitted_as = identified.clone();
     let Identified { connection, client, remote, is_judged } = identified.clone();
     if matches!(wants, Wants::Session { .. }) {

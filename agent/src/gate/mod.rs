@@ -267,6 +267,7 @@ struct Figures {
     starts: AtomicU64,
     clients: AtomicU64,
     refused: AtomicU64,
+    unjudged: AtomicU64,
     passed: AtomicU64,
     denied: AtomicU64,
 }
@@ -523,7 +524,7 @@ impl Gate {
     }
 
     pub fn status(&self) -> GuardStatus {
-        let Figures { starts, clients, refused, passed, denied } = &self.figures;
+        let Figures { starts, clients, refused, unjudged, passed, denied } = &self.figures;
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
         let state = self.state();
         let targets = state.targets();
@@ -551,6 +552,7 @@ impl Gate {
             clients: read(clients),
             clients_open: state.clients.len() as u64,
             refused: read(refused),
+            unjudged: read(unjudged),
             passed: read(passed),
             denied: read(denied),
         }

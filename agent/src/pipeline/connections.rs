@@ -25,6 +25,7 @@ use crate::{
     config::LaneChoice,
     control::{Hub, Totals},
     discovery::Residents,
+    enforce::Quarantine,
     event::{
         BootTime, Client, Clock, ConnectionId, Endpoint, Extent, Origin, Piece, ProcessEvent,
         ServerSocket, SocketId, SocketName,
@@ -72,6 +73,7 @@ impl Shared {
         live: Arc<Hub>,
         outbox: Outbox,
         gate: Option<Arc<Gate>>,
+        quarantine: Arc<Quarantine>,
     ) -> Self {
         Self {
             clock: Clock::default(),
@@ -82,7 +84,7 @@ impl Shared {
             poolers: Poolers::default(),
             totals: Totals::default(),
             next_id: 0,
-            lanes: gate.clone().map(Lanes::new),
+            lanes: gate.clone().map(|gate| Lanes::new(gate, quarantine)),
             gate,
             cross_check: CrossCheck::default(),
         }

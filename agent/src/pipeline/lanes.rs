@@ -2,7 +2,7 @@
 //! connects, and of whoever was led to the guard because nobody had said it yet.
 //!
 //! Only what is known before a client has spoken counts, so that it makes no difference who is asked, the kernel
-//! side or the guard. Whoever isn't known is led to the guard.
+//! side or the guard. Whoever isn't known is led to the guard, and so is whoever is in quarantine, to hear why.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -14,6 +14,7 @@ use std::{
 use super::{profile::Profile, servers::ServerFacts};
 use crate::{
     capture::steer::{Passes, SteerError},
+    enforce::Quarantine,
     event::{
         BootTime, Client, Clock, ConnectionId, Endpoint, Origin, Process, ProcessEvent, Verdict,
     },
@@ -38,6 +39,9 @@ const HOUR_US: i64 = 3_600_000_000;
 /// Policy's say in who is guarded.
 pub struct Lanes {
     gate: Arc<Gate>,
+    quarantine: Arc<Quarantine>,
+    /// As it was when the reign began.
+    detained: u64,
     /// `None` until there are rules.
     judge: Option<Judge>,
     rules: u64,
@@ -65,9 +69,11 @@ pub struct Ground<'a> {
 }
 
 impl Lanes {
-    pub fn new(gate: Arc<Gate>) -> Self {
+    pub fn new(gate: Arc<Gate>, quarantine: Arc<Quarantine>) -> Self {
         Self {
             gate,
+            detained: quarantine.version(),
+            quarantine,
             judge: None,
             rules: 0,
             servers: Vec::new(),
@@ -90,7 +96,7 @@ impl Lanes {
         ground: &Ground<'_>,
     ) -> bool {
         let Some(judge) = &mut self.judge else { return false };
-        goes_straight(judge, server, client, remote, ground)
+        goes_straight(judge, &self.quarantine, server, client, remote, ground)
     }
 
     /// A process has been let in by the guard only because nobody had said yet that it needs none.
@@ -167,6 +173,9 @@ impl Lanes {
             self.is_told = false;
         }
         self.hour = hour;
+        let detained = self.quarantine.version();
+        self.is_told &= detained == self.detained;
+        self.detained = detained;
         let gate = self.gate.clone();
         let mut passes = gate.passes();
         let Some(passes) = &mut *passes else { return };
@@ -231,7 +240,7 @@ impl Lanes {
                     continue;
                 };
                 let nowhere = Endpoint::Unix { path: None };
-                if goes_straight(judge, server, &client, &nowhere, ground) {
+                if goes_straight(judge, &self.quarantine, server, &client, &nowhere, ground) {
                     self.known.insert(pid);
                     complain(passes.give(self.reign, pid, place, uid));
                 }
@@ -242,6 +251,7 @@ impl Lanes {
 
 fn goes_straight(
     judge: &mut Judge,
+    quarantine: &Quarantine,
     server: &Rc<ServerFacts>,
     client: &Client,
     remote: &Endpoint,
@@ -258,6 +268,7 @@ fn goes_straight(
     let origin = profile.origin(ground.host, ground.rules);
     let time = ground.clock.wall(ground.now);
     judge.judge_connect(&origin, time).verdict != Verdict::Guard
+        && quarantine.holds(&origin, time).is_none()
 }
 
 /// Whoever has no pass is led to the guard, which finds out by itself.

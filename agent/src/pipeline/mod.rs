@@ -156,10 +156,12 @@ pub fn run(
     let judges = Judges { policing, enforcing, gate: gate.clone() };
     let recorder = Recorder::new(live.clone(), host.clone(), keeping, judges, feed, posting);
     let recording = recorder.start(inbox)?;
+    let quarantine = service.quarantine.clone();
+    let shared = Shared::new(host, rules, live.clone(), outbox, gate.clone(), quarantine);
     let mut state = State {
         processes,
         servers: Servers::new(settings, procfs, live.clone()),
-        connections: Connections::new(Shared::new(host, rules, live.clone(), outbox, gate.clone())),
+        connections: Connections::new(shared),
         reaching: Vec::new(),
         live,
         decode_errors: 0,
