@@ -1,7 +1,9 @@
 //! The guard in front of a real server: what it lets pass is the server's own, what it denies never gets there.
 
 use anyhow::{Context, Result, ensure};
-use dbwarden_tests::{FailingDisk, Guarded, Postgres, Session, Via, await_until, need_root};
+use dbwarden_tests::{
+    FailingDisk, Guarded, Postgres, Session, Via, await_until, need_root, python, said,
+};
 use serde_json::Value;
 
 const NO_DROP: &str = r#"@id("no-drop") @verdict("deny") @severity("high") @message("nothing is dropped here")
@@ -199,14 +201,14 @@ fn the_next_connection_from_quarantine_is_refused_in_words() -> Result<()> {
     let Guarded { postgres, agent, .. } = &mut guarded;
     let address =
         ["quarantine", "add", "--address", "127.0.0.1", "--for", "1h", "--reason", "a drill"];
-    dbwarden_tests::said(&mut agent.command(&address))?;
+    said(&mut agent.command(&address))?;
     let told = psql_fails(postgres, Via::Guard, "SELECT 1")?;
     for expected in
         ["is in quarantine until", "Quarantine 1: a drill", "dbwarden quarantine release 1"]
     {
         ensure!(told.contains(expected), "{told}");
     }
-    dbwarden_tests::said(&mut agent.command(&["quarantine", "release", "1"]))?;
+    said(&mut agent.command(&["quarantine", "release", "1"]))?;
     ensure!(postgres.psql(Via::Guard, "SELECT 1")? == "1");
     Ok(())
 }
@@ -329,4 +331,42 @@ fn without_a_ledger_nothing_passes_until_it_is_back() -> Result<()> {
     let told = psql_fails(postgres, Via::Guard, "DROP TABLE IF EXISTS t")?;
     ensure!(told.contains("42501"), "{told}");
     Ok(())
+}
+
+const DIRECT_TLS: &str = r#"
+import psycopg, sys, threading, time
+from psycopg import errors
+
+assert psycopg.pq.version() >= 170000, psycopg.pq.version()
+with psycopg.connect(sys.argv[1], autocommit=True) as c, psycopg.connect(sys.argv[1], autocommit=True) as other:
+    assert c.execute("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()").fetchone() == (True,)
+    try:
+        c.execute("DROP TABLE IF EXISTS t")
+        sys.exit("dropped")
+    except errors.InsufficientPrivilege:
+        pass
+    def cancel():
+        waits = "SELECT wait_event FROM pg_stat_activity WHERE pid = %s"
+        while other.execute(waits, (c.info.backend_pid,)).fetchone() != ("PgSleep",):
+            time.sleep(0.01)
+        # Encrypted as the connection is.
+        c.cancel_safe(timeout=10)
+    thread = threading.Thread(target=cancel)
+    thread.start()
+    try:
+        c.execute("SELECT pg_sleep(60)")
+        sys.exit("not cancelled")
+    except errors.QueryCanceled:
+        pass
+    thread.join()
+"#;
+
+/// As libpq does from 17 on, whatever the server itself could answer.
+#[test]
+fn a_client_that_begins_with_tls_is_served() -> Result<()> {
+    need_root!();
+    let guarded = Guarded::start(Postgres::builder().tls().password("secret"), NO_DROP)?;
+    let conninfo = guarded.postgres.conninfo(Via::GuardTls);
+    let conninfo = format!("{conninfo} sslnegotiation=direct channel_binding=require");
+    said(python()?.args(["-c", DIRECT_TLS, &conninfo])).map(drop)
 }
