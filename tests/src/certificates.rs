@@ -58,6 +58,33 @@ impl Certificates {
     }
 }
 
+impl Certificates {
+    /// The authority's list of what it has revoked: these certificates of its own.
+    pub fn revoked(&self, certificates: &[&Path]) -> Result<Vec<u8>> {
+        let folder = self.authority.parent().context("an authority without a folder")?;
+        let at = |name: &str| folder.join(name);
+        let settings = format!(
+            "[ca]\ndefault_ca = own\n[own]\ndatabase = {}\ncrlnumber = {}\ndefault_md = sha256\n",
+            at("index").display(),
+            at("number").display()
+        );
+        fs::write(at("ca.conf"), settings)?;
+        fs::write(at("index"), "")?;
+        fs::write(at("number"), "01\n")?;
+        let ca = || {
+            let mut command = openssl(&["ca", "-config"]);
+            command.arg(at("ca.conf")).arg("-cert").arg(&self.authority);
+            command.arg("-keyfile").arg(at("ca.key"));
+            command
+        };
+        for certificate in certificates {
+            said(ca().arg("-revoke").arg(certificate))?;
+        }
+        said(ca().args(["-gencrl", "-crldays", "2", "-out"]).arg(at("crl.pem")))?;
+        Ok(fs::read(at("crl.pem"))?)
+    }
+}
+
 /// Makes `NAME.key` and `NAME.crt` in the folder of `ca.crt` and `ca.key`.
 fn signed(folder: &Path, name: &str, common_name: &str, extensions: &Path) -> Result<()> {
     let at = |ending: &str| folder.join(format!("{name}.{ending}"));

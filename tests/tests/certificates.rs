@@ -98,10 +98,16 @@ fn a_certificate_that_the_server_would_take_is_taken_through_the_guard() -> Resu
     let believed = folder.path().join("believed.crt");
     let both = [fs::read(&clients.authority)?, fs::read(&own.authority)?].concat();
     fs::write(&believed, both)?;
+    let mine = clients.client("postgres")?;
+    let former = clients.client("former")?;
+    let revoked = folder.path().join("revoked.pem");
+    let lists = [clients.revoked(&[&former.0])?, own.revoked(&[])?].concat();
+    fs::write(&revoked, lists)?;
     let server = Postgres::builder()
         .tls()
         .hosts("local all all trust\nhostssl all all all cert\n")
-        .setting("ssl_ca_file", believed.to_str().context("a path")?);
+        .setting("ssl_ca_file", believed.to_str().context("a path")?)
+        .setting("ssl_crl_file", revoked.to_str().context("a path")?);
     let of_server = format!(
         "client_ca_certificate = {:?}\nclient_ca_key = {:?}",
         own.authority,
@@ -111,7 +117,6 @@ fn a_certificate_that_the_server_would_take_is_taken_through_the_guard() -> Resu
     let Guarded { postgres, agent, .. } = &guarded;
     postgres.psql(Via::Unix, "CREATE TABLE precious AS SELECT 1 AS n")?;
 
-    let mine = clients.client("postgres")?;
     let (passes, told) = ask(postgres, Some(&mine), "DROP TABLE precious")?;
     ensure!(!passes && told.contains("nothing is dropped here"), "{told}");
     let seen = "SELECT client_dn, issuer_dn FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
@@ -122,6 +127,7 @@ fn a_certificate_that_the_server_would_take_is_taken_through_the_guard() -> Resu
         (None, "connection requires a valid client certificate"),
         (Some(clients.client("somebody")?), "certificate authentication failed for user"),
         (Some(foreign.client("postgres")?), "SSL error"),
+        (Some(former), "SSL error"),
     ] {
         let (passes, told) = ask(postgres, shown.as_ref(), "SELECT 1")?;
         ensure!(!passes && told.contains(expected), "{expected}: {told}");
