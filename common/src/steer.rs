@@ -4,7 +4,7 @@ use crate::plain;
 
 /// Changes with every type below: maps that an earlier dbwarden has pinned are taken over only if theirs is
 /// the same.
-pub const STEER_ABI: u32 = 1;
+pub const STEER_ABI: u32 = 2;
 
 /// An IP address in network byte order; IPv4 as `::ffff:a.b.c.d`, as it comes in a socket of both families.
 pub type Address = [u32; 4];
@@ -39,10 +39,48 @@ pub struct Steered {
     /// Host byte order.
     pub port: u32,
     pub flags: u32,
+    /// With `STEER_BY_POLICY`, which server it is in a [`PassKey`].
+    pub server: u32,
+    pub reserved: u32,
 }
 
 /// Where no guard listens, the connection goes straight on.
 pub const STEER_ELSE_DIRECT: u32 = 1;
+/// Whoever has a [`Pass`] goes straight on.
+pub const STEER_BY_POLICY: u32 = 2;
+
+/// A process, by its thread group, and a server.
+#[repr(C)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PassKey {
+    pub tgid: u32,
+    pub server: u32,
+}
+
+/// Policy lets a process go straight to a server, as long as it is what it was when that was decided.
+#[repr(C)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pass {
+    /// Of the [`Reign`] that it was given in; in another one it counts for nothing.
+    pub reign: u64,
+    /// Its cgroup of version 2.
+    pub cgroup: u64,
+    pub uid: u32,
+    pub reserved: u32,
+}
+
+/// Which passes count. There is one, and without it none does.
+#[repr(C)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reign {
+    /// Other rules have another number.
+    pub number: u64,
+    /// On the boot clock, in nanoseconds: whoever takes passes back is alive until then.
+    pub until: u64,
+}
 
 /// Addresses of a namespace, for servers that listen on all of them: data of a longest-prefix trie.
 #[repr(C)]
@@ -90,8 +128,10 @@ pub enum SteerCount {
     Refused = 3,
     /// Sockets that are steered, but whose `getpeername` will name the guard.
     Untold = 4,
+    /// Connects that went straight on, because policy says so.
+    Passed = 5,
 }
 
-pub const N_STEER_COUNTS: usize = 5;
+pub const N_STEER_COUNTS: usize = 6;
 
-plain!(SteerKey, Steered, LocalKey, Original, Listener);
+plain!(SteerKey, Steered, LocalKey, Original, Listener, PassKey, Pass, Reign);

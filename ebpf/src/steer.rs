@@ -17,16 +17,17 @@ use aya_ebpf::{
     bindings::{bpf_sock, bpf_sock_addr, bpf_sock_tuple},
     btf_maps::SkStorage,
     helpers::generated::{
-        bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_sk_lookup_tcp, bpf_sk_release,
-        bpf_sk_storage_get, bpf_skc_to_mptcp_sock,
+        bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
+        bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_ktime_get_boot_ns, bpf_sk_lookup_tcp,
+        bpf_sk_release, bpf_sk_storage_get, bpf_skc_to_mptcp_sock,
     },
     macros::{btf_map, cgroup_sock_addr, map},
-    maps::{HashMap, LpmTrie, PerCpuArray, lpm_trie::Key},
+    maps::{Array, HashMap, LpmTrie, PerCpuArray, lpm_trie::Key},
     programs::SockAddrContext,
 };
 use dbwarden_common::{
-    ANY_IPV4, ANY_IPV6, Address, LocalKey, N_STEER_COUNTS, Original, SOME_ADDRESS,
-    STEER_ELSE_DIRECT, SteerCount, SteerKey, Steered,
+    ANY_IPV4, ANY_IPV6, Address, LocalKey, N_STEER_COUNTS, Original, Pass, PassKey, Reign,
+    SOME_ADDRESS, STEER_BY_POLICY, STEER_ELSE_DIRECT, SteerCount, SteerKey, Steered,
 };
 
 /// Where connects are led to. An entry is changed in one step, and so a server steered or released.
@@ -42,6 +43,14 @@ static LOCAL: LpmTrie<LocalKey, u32> = LpmTrie::with_max_entries(16 * 1024, BPF_
 /// guard that it belongs to.
 #[map]
 static EXEMPT: HashMap<u64, u32> = HashMap::with_max_entries(64 * 1024, BPF_F_NO_PREALLOC);
+
+/// Who goes straight on where policy decides. Whoever isn't in it is led: it may be a process that nobody has
+/// looked at yet.
+#[map]
+static PASSES: HashMap<PassKey, Pass> = HashMap::with_max_entries(128 * 1024, BPF_F_NO_PREALLOC);
+
+#[map]
+static REIGN: Array<Reign> = Array::with_max_entries(1, 0);
 
 /// What steered sockets remember. An entry goes with its socket.
 #[btf_map]
@@ -193,6 +202,10 @@ fn connect(ctx: &SockAddrContext, asked: Address) -> Verdict {
         count(SteerCount::Exempt);
         return Verdict::Allow;
     }
+    if steered.flags & STEER_BY_POLICY != 0 && has_pass(steered.server) {
+        count(SteerCount::Passed);
+        return Verdict::Allow;
+    }
     let guard = if steered.address == any { destination } else { steered.address };
     let guard_port = u32::from((steered.port as u16).to_be());
     if steered.flags & STEER_ELSE_DIRECT != 0 && !listens(ctx, &guard, guard_port, is_ipv4) {
@@ -202,6 +215,27 @@ fn connect(ctx: &SockAddrContext, asked: Address) -> Verdict {
     remember(ctx, &Original { address: destination, guard, port, guard_port });
     count(SteerCount::Steered);
     Verdict::Lead(guard, guard_port)
+}
+
+/// Is the process that connects still the one that policy lets go straight to that server? A pid may be another's
+/// by now, and a process another user's or in another unit; what it executes is followed by whoever gives passes.
+#[inline(always)]
+fn has_pass(server: u32) -> bool {
+    // SAFETY: helpers without arguments.
+    let (tgid, uid, cgroup, now) = unsafe {
+        (
+            (bpf_get_current_pid_tgid() >> 32) as u32,
+            bpf_get_current_uid_gid() as u32,
+            bpf_get_current_cgroup_id(),
+            bpf_ktime_get_boot_ns(),
+        )
+    };
+    let Some(reign) = REIGN.get(0) else { return false };
+    // SAFETY: copied at once.
+    let Some(pass) = (unsafe { PASSES.get(PassKey { tgid, server }) }).copied() else {
+        return false;
+    };
+    pass.reign == reign.number && now < reign.until && pass.uid == uid && pass.cgroup == cgroup
 }
 
 /// Where the kernel connects a socket that names no address; none if a device decides.

@@ -23,6 +23,11 @@ pub struct Certificates {
 impl Certificates {
     /// Makes them in `folder`.
     pub fn create(folder: &Path) -> Result<Certificates> {
+        Self::create_by("dbwarden test authority", folder)
+    }
+
+    /// Likewise, by an authority of this name.
+    pub fn create_by(authority: &str, folder: &Path) -> Result<Certificates> {
         let at = |name: &str| folder.join(name);
         let made = Certificates {
             authority: at("ca.crt"),
@@ -30,7 +35,7 @@ impl Certificates {
             key: at("server.key"),
         };
         said(
-            openssl(&["req", "-x509", "-days", "2", "-subj", "/CN=dbwarden test authority"])
+            openssl(&["req", "-x509", "-days", "2", "-subj", &format!("/CN={authority}")])
                 .args(CURVE)
                 .arg("-keyout")
                 .arg(at("ca.key"))
@@ -50,6 +55,33 @@ impl Certificates {
         fs::write(at("use"), "extendedKeyUsage=clientAuth\n")?;
         signed(folder, common_name, common_name, &at("use"))?;
         Ok((at("crt"), at("key")))
+    }
+}
+
+impl Certificates {
+    /// The authority's list of what it has revoked: these certificates of its own.
+    pub fn revoked(&self, certificates: &[&Path]) -> Result<Vec<u8>> {
+        let folder = self.authority.parent().context("an authority without a folder")?;
+        let at = |name: &str| folder.join(name);
+        let settings = format!(
+            "[ca]\ndefault_ca = own\n[own]\ndatabase = {}\ncrlnumber = {}\ndefault_md = sha256\n",
+            at("index").display(),
+            at("number").display()
+        );
+        fs::write(at("ca.conf"), settings)?;
+        fs::write(at("index"), "")?;
+        fs::write(at("number"), "01\n")?;
+        let ca = || {
+            let mut command = openssl(&["ca", "-config"]);
+            command.arg(at("ca.conf")).arg("-cert").arg(&self.authority);
+            command.arg("-keyfile").arg(at("ca.key"));
+            command
+        };
+        for certificate in certificates {
+            said(ca().arg("-revoke").arg(certificate))?;
+        }
+        said(ca().args(["-gencrl", "-crldays", "2", "-out"]).arg(at("crl.pem")))?;
+        Ok(fs::read(at("crl.pem"))?)
     }
 }
 

@@ -5,7 +5,7 @@ use std::{fs, process::Command};
 use anyhow::{Context, Result};
 use tempfile::TempDir;
 
-use crate::{Agent, Bpffs, Postgres, PostgresBuilder};
+use crate::{Agent, AgentBuilder, Bpffs, FailingDisk, Postgres, PostgresBuilder, await_until};
 
 /// Denies nothing that comes through a guard.
 const PERMISSIVE: &str = r#"@id("none") @verdict("deny") @severity("low") @message("not in this lane")
@@ -23,20 +23,53 @@ pub struct Guarded {
 impl Guarded {
     /// By these rules alone; clients come to the guard by themselves.
     pub fn start(server: PostgresBuilder, rules: &str) -> Result<Self> {
-        Self::start_with(server, rules, "steer = false", "")
+        Self::start_with(Agent::builder(), server, rules, "guard", "steer = false", "")
+    }
+
+    /// Likewise, by an agent whose ledger is on this disk.
+    pub fn start_on(disk: &FailingDisk, server: PostgresBuilder, rules: &str) -> Result<Self> {
+        let [preload, switch] = disk.environment();
+        let agent = Agent::builder().under(&["env", &preload, &switch]);
+        Self::start_with(agent, server, rules, "guard", "steer = false", "")
     }
 
     /// Those are led to the guard who connect to the server itself.
     pub fn start_led(server: PostgresBuilder, rules: &str, on_guard_down: &str) -> Result<Self> {
         let of_server = format!("on_guard_down = \"{on_guard_down}\"");
-        let guarded = Self::start_with(server, rules, "steer = true", &of_server)?;
+        let agent = Agent::builder();
+        Self::led(Self::start_with(agent, server, rules, "guard", "steer = true", &of_server)?)
+    }
+
+    /// Likewise, with more of the server's configuration.
+    pub fn start_with_more(server: PostgresBuilder, rules: &str, of_server: &str) -> Result<Self> {
+        let agent = Agent::builder();
+        Self::led(Self::start_with(agent, server, rules, "guard", "steer = true", of_server)?)
+    }
+
+    /// The rules say who of them is.
+    pub fn start_by_policy(server: PostgresBuilder, rules: &str) -> Result<Self> {
+        let agent = Agent::builder();
+        Self::led(Self::start_with(agent, server, rules, "policy", "steer = true", "")?)
+    }
+
+    fn led(guarded: Self) -> Result<Self> {
         guarded.agent.await_steering()?;
         Ok(guarded)
     }
 
+    /// Other rules apply from now on.
+    pub fn judge_by(&self, rules: &str) -> Result<()> {
+        let in_force = || self.agent.rows("SELECT 1 FROM rows WHERE action = 'policies_loaded'");
+        let before = in_force()?.len();
+        fs::write(self.policies.path().join("own.cedar"), rules)?;
+        await_until("the new rules", || Ok((in_force()?.len() > before).then_some(())))
+    }
+
     fn start_with(
+        agent: AgentBuilder,
         server: PostgresBuilder,
         rules: &str,
+        lane: &str,
         of_guard: &str,
         of_server: &str,
     ) -> Result<Self> {
@@ -44,14 +77,14 @@ impl Guarded {
         let postgres = server.guarded().start()?;
         let policies = tempfile::tempdir()?;
         fs::write(policies.path().join("own.cedar"), rules)?;
-        let agent = Agent::builder()
+        let agent = agent
             .configuration(&format!(
                 "[policy]\ndirectory = \"{}\"\nstarter_pack = false",
                 policies.path().display()
             ))
             .configuration(&format!(
                 "{}{of_guard}\npins = {:?}",
-                postgres.guarded(&format!("environment = \"production\"\n{of_server}")),
+                postgres.in_lane(lane, &format!("environment = \"production\"\n{of_server}")),
                 pins.folder()
             ))
             .start()?;

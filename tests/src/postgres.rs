@@ -367,12 +367,17 @@ impl Postgres {
 
     /// The agent's configuration for a guard in front of this server; `more` belongs to the server.
     pub fn guarded(&self, more: &str) -> String {
+        self.in_lane("guard", more)
+    }
+
+    /// Likewise, of this server's lane.
+    pub fn in_lane(&self, lane: &str, more: &str) -> String {
         let (name, port) = (self.name(), self.port);
         let guard = self.guard_port.unwrap_or_default();
         // As the server itself.
         let host = if self.everywhere { "0.0.0.0" } else { "127.0.0.1" };
         format!(
-            "[[server]]\nname = \"{name}\"\nport = {port}\nlane = \"guard\"\n{more}\n\
+            "[[server]]\nname = \"{name}\"\nport = {port}\nlane = \"{lane}\"\n{more}\n\
              [guard]\nlisten = \"{host}:{guard}\"\n"
         )
     }

@@ -8,7 +8,8 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use dbwarden_tests::{
-    Guarded, Postgres, Session, Via, Wire, await_until, need_root, wire::message,
+    FailingDisk, Guarded, Postgres, Session, Via, Wire, await_until, need_root, python, said,
+    wire::message,
 };
 use nix::sys::socket::{SockaddrIn, getpeername};
 use serde_json::Value;
@@ -266,14 +267,14 @@ fn the_next_connection_from_quarantine_is_refused_in_words() -> Result<()> {
     let Guarded { postgres, agent, .. } = &mut guarded;
     let address =
         ["quarantine", "add", "--address", "127.0.0.1", "--for", "1h", "--reason", "a drill"];
-    dbwarden_tests::said(&mut agent.command(&address))?;
+    said(&mut agent.command(&address))?;
     let told = psql_fails(postgres, Via::Guard, "SELECT 1")?;
     for expected in
         ["is in quarantine until", "Quarantine 1: a drill", "dbwarden quarantine release 1"]
     {
         ensure!(told.contains(expected), "{told}");
     }
-    dbwarden_tests::said(&mut agent.command(&["quarantine", "release", "1"]))?;
+    said(&mut agent.command(&["quarantine", "release", "1"]))?;
     ensure!(postgres.psql(Via::Guard, "SELECT 1")? == "1");
     Ok(())
 }
@@ -351,4 +352,87 @@ fn without_a_service_new_connections_go_straight_on_or_are_refused() -> Result<(
         ensure!(told.contains("nothing is dropped here"), "{on_guard_down}: {told}");
     }
     Ok(())
+}
+
+/// What nobody could find later doesn't pass; what it takes to end a transaction does.
+#[test]
+fn without_a_ledger_nothing_passes_until_it_is_back() -> Result<()> {
+    need_root!();
+    let disk = FailingDisk::new()?;
+    let guarded = Guarded::start_on(&disk, Postgres::builder(), NO_DROP)?;
+    let Guarded { postgres, agent, .. } = &guarded;
+    let mut session =
+        Session::start(postgres.psql_command(Via::Guard).args(["-v", "ON_ERROR_STOP=0"]))?;
+    ensure!(session.ask("BEGIN; SELECT 1")? == "1");
+    disk.fail("sync")?;
+    session.ask("SELECT 'unsynced'")?;
+    let is_refused = || {
+        let guard = agent.status()?["guard"].clone();
+        let problem = guard["problem"].as_str().unwrap_or_default().to_owned();
+        Ok(problem.contains("is refused").then_some(problem))
+    };
+    let problem = await_until("the ledger's trouble", is_refused)?;
+    ensure!(problem.contains("Input/output error"), "{problem}");
+
+    for (statement, expected) in [
+        ("SELECT 2", "58030 dbwarden: what is said here can't be recorded"),
+        ("ROLLBACK", "00000"),
+        ("CREATE TABLE unrecorded (n int)", "58030"),
+        ("COPY (SELECT 1) TO STDOUT", "58030"),
+    ] {
+        let answer = session.ask(&format!("{statement}; \\echo :SQLSTATE :LAST_ERROR_MESSAGE"))?;
+        ensure!(answer.starts_with(expected), "{statement}: {answer}");
+    }
+    let told = psql_fails(postgres, Via::Guard, "SELECT 3")?;
+    for expected in ["can't be recorded", "Input/output error", "dbwarden status"] {
+        ensure!(told.contains(expected), "{told}");
+    }
+    // Past the guard the database never notices.
+    ensure!(postgres.psql(Via::Tcp, "SELECT to_regclass('unrecorded') IS NULL")? == "t");
+
+    disk.mend("sync")?;
+    await_until("the ledger", || Ok(agent.status()?["guard"]["problem"].is_null().then_some(())))?;
+    ensure!(session.ask("SELECT 4")? == "4");
+    ensure!(postgres.psql(Via::Guard, "SELECT 5")? == "5");
+    let told = psql_fails(postgres, Via::Guard, "DROP TABLE IF EXISTS t")?;
+    ensure!(told.contains("42501"), "{told}");
+    Ok(())
+}
+
+const DIRECT_TLS: &str = r#"
+import psycopg, sys, threading, time
+from psycopg import errors
+
+assert psycopg.pq.version() >= 170000, psycopg.pq.version()
+with psycopg.connect(sys.argv[1], autocommit=True) as c, psycopg.connect(sys.argv[1], autocommit=True) as other:
+    assert c.execute("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()").fetchone() == (True,)
+    try:
+        c.execute("DROP TABLE IF EXISTS t")
+        sys.exit("dropped")
+    except errors.InsufficientPrivilege:
+        pass
+    def cancel():
+        waits = "SELECT wait_event FROM pg_stat_activity WHERE pid = %s"
+        while other.execute(waits, (c.info.backend_pid,)).fetchone() != ("PgSleep",):
+            time.sleep(0.01)
+        # Encrypted as the connection is.
+        c.cancel_safe(timeout=10)
+    thread = threading.Thread(target=cancel)
+    thread.start()
+    try:
+        c.execute("SELECT pg_sleep(60)")
+        sys.exit("not cancelled")
+    except errors.QueryCanceled:
+        pass
+    thread.join()
+"#;
+
+/// As libpq does from 17 on, whatever the server itself could answer.
+#[test]
+fn a_client_that_begins_with_tls_is_served() -> Result<()> {
+    need_root!();
+    let guarded = Guarded::start(Postgres::builder().tls().password("secret"), NO_DROP)?;
+    let conninfo = guarded.postgres.conninfo(Via::GuardTls);
+    let conninfo = format!("{conninfo} sslnegotiation=direct channel_binding=require");
+    said(python()?.args(["-c", DIRECT_TLS, &conninfo])).map(drop)
 }

@@ -147,7 +147,7 @@ fn the_examples_are_sound_and_do_what_their_cases_say() -> Result<()> {
     let cases = shipped("cases.toml");
     let test = dbwarden(&["policy", "test", &cases, "--policies", &shipped("example.cedar")])?;
     ensure!(test.status.code() == Some(0), "{test:?}");
-    ensure!(lines(&test)?.len() == 7);
+    ensure!(lines(&test)?.len() == 9);
     // Without the rules that they are about, cases fail.
     let test = dbwarden(&["policy", "test", &cases, "--policies", "/nonexistent.cedar"])?;
     ensure!(test.status.code() == Some(2), "{test:?}");
@@ -155,7 +155,19 @@ fn the_examples_are_sound_and_do_what_their_cases_say() -> Result<()> {
     let nothing = empty.path().display().to_string();
     let test = dbwarden(&["policy", "test", &cases, "--policies", &nothing])?;
     ensure!(test.status.code() == Some(1), "{test:?}");
-    ensure!(lines(&test)?.iter().filter(|line| line["passes"] == false).count() == 4);
+    ensure!(lines(&test)?.iter().filter(|line| line["passes"] == false).count() == 5);
+
+    // Which way somebody goes who connects.
+    let explain = |who: &str| -> Result<Value> {
+        let arguments = ["policy", "explain", "--connect", "--as", who, "--server", "orders"];
+        let place = ["--environment", "production", "--policies", &shipped("example.cedar")];
+        let explained = dbwarden(&[&arguments[..], &place].concat())?;
+        lines(&explained)?.pop().context("nothing was explained")
+    };
+    let agent = explain("ai:codex")?;
+    ensure!(agent["verdict"] == "guard" && agent["rule"] == "agents-are-guarded", "{agent}");
+    let person = explain("human:ana")?;
+    ensure!(person["verdict"] == "allow" && person["connects_to"] == "orders", "{person}");
     Ok(())
 }
 

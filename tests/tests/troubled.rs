@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use dbwarden_tests::{Agent, Postgres, Via, await_until, need_root, place, said};
+use dbwarden_tests::{Agent, FailingDisk, Postgres, Via, await_until, need_root, said};
 use serde_json::Value;
 
 fn number(agent: &Agent, query: &str) -> Result<u64> {
@@ -53,36 +53,6 @@ fn ensure_whole(agent: &Agent) -> Result<()> {
     let mut command = agent.command(&["verify", "--ledger"]);
     command.arg(agent.ledger()).arg("--keys").arg(agent.ledger().with_file_name("keys"));
     said(&mut command).map(drop)
-}
-
-/// What an agent is started under so that its disk can fail.
-struct FailingDisk {
-    folder: tempfile::TempDir,
-}
-
-impl FailingDisk {
-    fn new() -> Result<Self> {
-        let folder = tempfile::tempdir()?;
-        let source = place::workspace().join("tests/tests/troubled/failing_disk.c");
-        let mut compiler = Command::new("cc");
-        compiler.args(["-shared", "-fPIC", "-O1", "-o"]);
-        said(compiler.arg(folder.path().join("failing_disk.so")).arg(source).arg("-ldl"))?;
-        Ok(Self { folder })
-    }
-
-    fn environment(&self) -> [String; 2] {
-        let folder = self.folder.path().display();
-        [format!("LD_PRELOAD={folder}/failing_disk.so"), format!("FAILING_DISK={folder}")]
-    }
-
-    /// `sync` or `write`.
-    fn fail(&self, how: &str) -> Result<()> {
-        Ok(fs::write(self.folder.path().join(how), "")?)
-    }
-
-    fn mend(&self, how: &str) -> Result<()> {
-        Ok(fs::remove_file(self.folder.path().join(how))?)
-    }
 }
 
 /// Statements of a script, each so long that the ledger's patience soon ends.

@@ -43,12 +43,15 @@ fn guarded(guard: &GuardStatus) -> impl Iterator<Item = Check> {
     let name = "guarded server";
     guard.servers.iter().map(move |server| {
         let of = |words: &str| format!("{}: {words}", server.name);
-        match (&server.problem, &server.network) {
-            (Some(why), _) => Check::notable(name, of(&format!("not guardable: {why}"))),
-            (None, Some(why)) => {
+        match (&server.problem, &server.network, &server.certificate) {
+            (Some(why), ..) => Check::notable(name, of(&format!("not guardable: {why}"))),
+            (None, Some(why), _) => {
                 Check::notable(name, of(&format!("clients from the network go straight: {why}")))
             }
-            (None, None) => Check::fine(name, of(&server.steering)),
+            (None, None, Some(why)) => {
+                Check::notable(name, of(&format!("its certificate of before is shown: {why}")))
+            }
+            (None, None, None) => Check::fine(name, of(&server.steering)),
         }
     })
 }

@@ -190,8 +190,12 @@ fn copies(copies: &CopyStatus, fact: &mut impl FnMut(&str, Style, &str)) {
 
 fn guard(guard: &GuardStatus, fact: &mut impl FnMut(&str, Style, &str)) {
     let passed = counted(guard.passed, "statement");
+    let unjudged = match guard.unjudged {
+        0 => String::new(),
+        n => format!(", {} need no guard", count(n)),
+    };
     let words = format!(
-        "{} passed, {} denied, {} ({} open), {} refused",
+        "{} passed, {} denied, {} ({} open), {} refused{unjudged}",
         passed,
         count(guard.denied),
         counted(guard.clients, "client"),
@@ -221,6 +225,9 @@ fn guard(guard: &GuardStatus, fact: &mut impl FnMut(&str, Style, &str)) {
                 fact("guarded", Style::Plain, &way);
                 if let Some(why) = &server.network {
                     fact("", Style::Warning, &format!("clients from the network are not: {why}"));
+                }
+                if let Some(why) = &server.certificate {
+                    fact("", Style::Bad, &format!("its certificate of before is shown: {why}"));
                 }
             }
             Some(problem) => {
@@ -383,6 +390,7 @@ mod tests {
                         problem: None,
                         steering: "its clients are led to the guard".into(),
                         network: Some("the server doesn't listen on 127.0.0.1".into()),
+                        certificate: None,
                     }],
                     passed: 1_200,
                     denied: 3,

@@ -7,7 +7,7 @@ use toml::Spanned;
 
 use super::{
     Size, Span,
-    guard::{LaneChoice, OnGuardDown},
+    guard::{LaneChoice, OnGuardDown, OnLedgerDown},
     settings::{HookChoice, Literals, LogLevel, TlsCapture},
     telemetry::{Compression, Protocol},
     webhook::WebhookFormat,
@@ -153,8 +153,11 @@ pub struct Server {
     pub exclude: bool,
     pub lane: Option<Spanned<LaneChoice>>,
     pub on_guard_down: Option<OnGuardDown>,
+    pub on_ledger_down: Option<OnLedgerDown>,
     pub tls_certificate: Option<Spanned<PathBuf>>,
     pub tls_key: Option<Spanned<PathBuf>>,
+    pub client_ca_certificate: Option<Spanned<PathBuf>>,
+    pub client_ca_key: Option<Spanned<PathBuf>>,
     pub database: Vec<Spanned<Database>>,
 }
 

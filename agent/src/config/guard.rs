@@ -39,10 +39,13 @@ pub enum LaneChoice {
     Observe,
     /// Every statement is judged before the server gets it.
     Guard,
+    /// One or the other, as the policies say of each client that connects.
+    Policy,
 }
 
 impl LaneChoice {
-    pub(super) fn is_observe(&self) -> bool {
+    /// Whether nobody is ever guarded.
+    pub fn is_observe(&self) -> bool {
         *self == Self::Observe
     }
 }
@@ -63,6 +66,23 @@ impl OnGuardDown {
     }
 }
 
+/// What becomes of what guarded clients want while the ledger can't be written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnLedgerDown {
+    /// Nothing is let through that nobody could find later.
+    #[default]
+    Refuse,
+    /// It passes, and is counted as missing.
+    Pass,
+}
+
+impl OnLedgerDown {
+    pub(super) fn is_refuse(&self) -> bool {
+        *self == Self::Refuse
+    }
+}
+
 pub(super) fn guard(written: file::Guard, servers: &[Server]) -> Result<Guard, Complaint> {
     let steer = written.steer.unwrap_or(true);
     let pins = written.pins.map(|path| absolute("pins", path)).transpose()?;
@@ -73,7 +93,7 @@ pub(super) fn guard(written: file::Guard, servers: &[Server]) -> Result<Guard, C
     let span = listen.span();
     let guarded: Vec<&str> = servers
         .iter()
-        .filter(|server| server.lane == LaneChoice::Guard)
+        .filter(|server| !server.lane.is_observe())
         .filter_map(|server| server.name.as_deref())
         .collect();
     let listen = match listen.into_inner() {
@@ -82,7 +102,7 @@ pub(super) fn guard(written: file::Guard, servers: &[Server]) -> Result<Guard, C
             [] => {
                 return Err(Complaint::at(
                     span,
-                    "`listen`: no server is guarded: set `lane = \"guard\"` in its [[server]]",
+                    "`listen`: no server is guarded: set `lane = \"guard\"` or \"policy\" in its [[server]]",
                 ));
             }
             several => {
@@ -112,13 +132,13 @@ pub(super) fn guard(written: file::Guard, servers: &[Server]) -> Result<Guard, C
 
 /// Both, or none where they are found by what the server is configured with.
 pub(super) fn pair(
-    certificate: &Option<Spanned<PathBuf>>,
-    key: &Option<Spanned<PathBuf>>,
+    (name, certificate): (&str, &Option<Spanned<PathBuf>>),
+    (name_of_key, key): (&str, &Option<Spanned<PathBuf>>),
 ) -> Result<(), Complaint> {
     let (given, missing) = match (certificate, key) {
-        (Some(given), None) => (given, "`tls_key`"),
-        (None, Some(given)) => (given, "`tls_certificate`"),
+        (Some(given), None) => (given, name_of_key),
+        (None, Some(given)) => (given, name),
         _ => return Ok(()),
     };
-    Err(Complaint::at(given.span(), format!("[[server]] needs {missing} too")))
+    Err(Complaint::at(given.span(), format!("[[server]] needs `{missing}` too")))
 }

@@ -11,7 +11,7 @@ use super::{
     databases::databases,
     error::Complaint,
     file,
-    guard::{Guard, LaneChoice, OnGuardDown, guard, pair},
+    guard::{Guard, LaneChoice, OnGuardDown, OnLedgerDown, guard, pair},
     policies::{labels, regions},
     principals::principals,
     telemetry::{Environment, Telemetry, telemetry},
@@ -138,11 +138,18 @@ pub struct Server {
     pub lane: LaneChoice,
     #[serde(skip_serializing_if = "OnGuardDown::is_refuse")]
     pub on_guard_down: OnGuardDown,
+    #[serde(skip_serializing_if = "OnLedgerDown::is_refuse")]
+    pub on_ledger_down: OnLedgerDown,
     /// What the guard answers TLS with; by default the files that the server is configured with.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls_certificate: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls_key: Option<PathBuf>,
+    /// The authority by which the guard is whoever has shown a certificate to it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_ca_certificate: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_ca_key: Option<PathBuf>,
     /// Those that are not where the server is; the first that fits counts.
     #[serde(rename = "database", skip_serializing_if = "Vec::is_empty")]
     pub databases: Vec<DatabaseOf>,
@@ -274,7 +281,7 @@ impl Settings {
         let policy = policy(file.policy)?;
         let mut lanes = file.server.iter().filter_map(|server| server.get_ref().lane.as_ref());
         if !policy.enabled
-            && let Some(lane) = lanes.find(|lane| *lane.get_ref() == LaneChoice::Guard)
+            && let Some(lane) = lanes.find(|lane| !lane.get_ref().is_observe())
         {
             return Err(Complaint::at(
                 lane.span(),
@@ -517,7 +524,9 @@ fn server(entry: Spanned<file::Server>) -> Result<Server, Complaint> {
     let path = |key: &str, path: Option<Spanned<PathBuf>>| {
         path.map(|path| absolute(key, path)).transpose()
     };
-    pair(&written.tls_certificate, &written.tls_key)?;
+    pair(("tls_certificate", &written.tls_certificate), ("tls_key", &written.tls_key))?;
+    let of_clients = ("client_ca_certificate", &written.client_ca_certificate);
+    pair(of_clients, ("client_ca_key", &written.client_ca_key))?;
     let lane = written.lane.as_ref().map(|lane| *lane.get_ref()).unwrap_or_default();
     if let Some(lane) = written.lane.filter(|lane| !lane.get_ref().is_observe())
         && written.exclude
@@ -536,8 +545,11 @@ fn server(entry: Spanned<file::Server>) -> Result<Server, Complaint> {
         exclude: written.exclude,
         lane,
         on_guard_down: written.on_guard_down.unwrap_or_default(),
+        on_ledger_down: written.on_ledger_down.unwrap_or_default(),
         tls_certificate: path("tls_certificate", written.tls_certificate)?,
         tls_key: path("tls_key", written.tls_key)?,
+        client_ca_certificate: path("client_ca_certificate", written.client_ca_certificate)?,
+        client_ca_key: path("client_ca_key", written.client_ca_key)?,
         databases: databases(written.database)?,
     };
     if server.name.is_none() && !server.exclude {

@@ -4,7 +4,7 @@ use std::{path::Path, time::Duration};
 
 use super::{
     DatabaseOf, HookChoice, HostFacts, LaneChoice, Ledger, LedgerCopy, Literals, LogLevel,
-    OnGuardDown, Server, Settings, Size, Span, TlsCapture, load, parse,
+    OnGuardDown, OnLedgerDown, Server, Settings, Size, Span, TlsCapture, load, parse,
 };
 use crate::{
     event::{Engine, PrincipalKind},
@@ -73,8 +73,11 @@ fn every_key_arrives() {
         region = "eu-west"
         lane = "guard"
         on_guard_down = "direct"
+        on_ledger_down = "pass"
         tls_certificate = "/srv/pg/server.crt"
         tls_key = "/srv/pg/server.key"
+        client_ca_certificate = "/srv/pg/clients.crt"
+        client_ca_key = "/srv/pg/clients.key"
         [[server.database]]
         name = "app_*"
         environment = "production"
@@ -155,8 +158,11 @@ fn every_key_arrives() {
         exclude: false,
         lane: LaneChoice::Guard,
         on_guard_down: OnGuardDown::Direct,
+        on_ledger_down: OnLedgerDown::Pass,
         tls_certificate: Some("/srv/pg/server.crt".into()),
         tls_key: Some("/srv/pg/server.key".into()),
+        client_ca_certificate: Some("/srv/pg/clients.crt".into()),
+        client_ca_key: Some("/srv/pg/clients.key".into()),
         databases: vec![DatabaseOf {
             name: "app_*".into(),
             environment: Some("production".into()),
@@ -175,8 +181,11 @@ fn every_key_arrives() {
         exclude: true,
         lane: LaneChoice::Observe,
         on_guard_down: OnGuardDown::Refuse,
+        on_ledger_down: OnLedgerDown::Refuse,
         tls_certificate: None,
         tls_key: None,
+        client_ca_certificate: None,
+        client_ca_key: None,
         databases: Vec::new(),
     };
     assert_eq!(settings.servers, [named, excluded]);
@@ -211,7 +220,8 @@ fn a_mistake_says_where_what_and_what_is_allowed() {
             "[[server]]\nname = \"a\"\nprot = 1",
             "c.toml:3: unknown key `prot` in [[server]]; did you mean `port`? (allowed: name, \
              engine, port, data_directory, executable, socket, environment, region, exclude, \
-             lane, on_guard_down, tls_certificate, tls_key, database)\n    3 | prot = 1",
+             lane, on_guard_down, on_ledger_down, tls_certificate, tls_key, \
+             client_ca_certificate, client_ca_key, database)\n    3 | prot = 1",
         ),
         (
             "[log]\ncolour = true",

@@ -77,6 +77,8 @@ pub struct GuardStatus {
     pub clients_open: u64,
     /// Clients that did not get to their server.
     pub refused: u64,
+    /// Clients that need no guard, and came to it because nobody had said so yet.
+    pub unjudged: u64,
     /// Statements of sessions that are over.
     pub passed: u64,
     pub denied: u64,
@@ -98,6 +100,8 @@ pub struct GuardedServer {
     pub steering: String,
     /// Why clients from the network aren't.
     pub network: Option<String>,
+    /// Why TLS is answered with the certificate of before, and not with the newest.
+    pub certificate: Option<String>,
 }
 
 /// Which hooks see the socket calls, and why these.

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -83,6 +83,8 @@ pub struct Quarantine {
     file: Option<PathBuf>,
     /// So that where nobody is in it, nobody waits for a lock.
     n_detained: AtomicUsize,
+    /// How often it has changed.
+    version: AtomicU64,
     book: Mutex<Book>,
 }
 
@@ -111,7 +113,8 @@ impl Quarantine {
             }
         };
         let n_detained = AtomicUsize::new(book.detained.len());
-        Ok(Self { file: Some(file.to_owned()), n_detained, book: Mutex::new(book) })
+        let (file, book) = (Some(file.to_owned()), Mutex::new(book));
+        Ok(Self { file, n_detained, version: AtomicU64::new(0), book })
     }
 
     fn book(&self) -> MutexGuard<'_, Book> {
@@ -130,6 +133,11 @@ impl Quarantine {
         }
         let book = self.book();
         book.detained.iter().find(|one| now < one.until && one.who.is(origin)).cloned()
+    }
+
+    /// Another one wherever somebody else may be in it than before.
+    pub fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
     }
 
     /// Whoever is in it already stays as long as the later of both ends says.
@@ -195,6 +203,7 @@ impl Quarantine {
 
     fn keep(&self, book: &Book) -> Result<(), QuarantineError> {
         self.n_detained.store(book.detained.len(), Ordering::Relaxed);
+        self.version.fetch_add(1, Ordering::Release);
         let Some(file) = &self.file else { return Ok(()) };
         let failed = |source| QuarantineError::Write { path: file.clone(), source };
         let bytes = serde_json::to_vec_pretty(book).map_err(|error| failed(error.into()))?;

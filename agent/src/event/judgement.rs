@@ -13,6 +13,8 @@ named! {
         Allow = "allow",
         /// It goes on, and is a finding.
         Flag = "flag",
+        /// Of a connection that a client makes: it comes to its server through the guard.
+        Guard = "guard",
         /// It goes on; labelled values of its answer are hidden.
         Mask = "mask",
         /// It waits in its session until somebody approves.

@@ -16,8 +16,7 @@ use std::{
 
 use super::{
     Asked, Gate, Identified, Way,
-    certificate::Certificates,
-    client_certificates,
+    files::Files,
     steering::{Caller, Lead},
 };
 use crate::{
@@ -28,6 +27,8 @@ use crate::{
 pub(super) enum Job {
     /// Something that the guard judges by has changed, or the guard is new.
     Rules,
+    /// Whether the ledger can be written has changed.
+    Ledger,
     /// The guard listens, or the servers have moved.
     Lead,
     Admit {
@@ -51,25 +52,25 @@ pub(super) fn start(
 ) -> io::Result<thread::JoinHandle<()>> {
     let mut lead = Lead::new(pins);
     thread::Builder::new().name("gate-admit".into()).spawn(move || {
-        let mut certificates = Certificates::default();
+        let mut files = Files::default();
         loop {
             match jobs.recv_timeout(LOOK) {
                 Ok(Job::Rules) => {
-                    rules(&gate, &mut certificates);
-                    client_certificates::look(&gate);
+                    files.look(&gate);
+                    rules(&gate, &files);
                     lead.follow(&gate);
                 }
+                Ok(Job::Ledger) => ledger(&gate),
                 Ok(Job::Lead) => lead.follow(&gate),
                 Ok(Job::Admit { asked, identified }) => {
                     admit(&gate, &mut lead, asked, *identified);
                 }
                 Ok(Job::Refuse { number, refusal }) => refuse(&gate, number, refusal),
                 Err(RecvTimeoutError::Timeout) => {
-                    if certificates.have_changed(&gate) {
+                    if files.look(&gate) {
                         tracing::info!("a guarded server's certificate has changed");
-                        rules(&gate, &mut certificates);
+                        rules(&gate, &files);
                     }
-                    client_certificates::look(&gate);
                     // The host may have got another address.
                     lead.follow(&gate);
                 }
@@ -79,8 +80,8 @@ pub(super) fn start(
     })
 }
 
-fn rules(gate: &Gate, certificates: &mut Certificates) {
-    let certificates = certificates.read(gate);
+fn rules(gate: &Gate, files: &Files) {
+    let certificates = files.certificates();
     let (channel, policies) = {
         let state = gate.state();
         (state.channel.clone(), state.policies.clone())
@@ -89,6 +90,20 @@ fn rules(gate: &Gate, certificates: &mut Certificates) {
     let rules = Rules { settings: gate.settings.clone(), policies, starter_pack, certificates };
     if let Err(error) = channel.send(&Order::Rules(Box::new(rules)), None) {
         tracing::error!(%error, "the guard's rules");
+    }
+    drop(channel);
+    // A guard that has just started knows nothing of it.
+    ledger(gate);
+}
+
+fn ledger(gate: &Gate) {
+    let (channel, down) = {
+        let state = gate.state();
+        (state.channel.clone(), state.ledger_down.clone())
+    };
+    if let Some(channel) = channel {
+        // Without the guard nobody has to know.
+        let _ = channel.send(&Order::Ledger { down }, None);
     }
 }
 
@@ -127,8 +142,11 @@ fn admit(gate: &Gate, lead: &mut Lead, asked: Asked, identified: Identified) {
     let (Ok(from), Ok(to)) = (server.local_addr(), server.peer_addr()) else {
         return refuse(gate, number, Refusal::unreachable("it has hung up"));
     };
+    if !identified.is_judged {
+        gate.figures.unjudged.fetch_add(1, Ordering::Relaxed);
+    }
     let admitted_as = identified.clone();
-    let Identified { connection, client, remote } = identified.clone();
+    let Identified { connection, client, remote, is_judged } = identified.clone();
     if matches!(wants, Wants::Session { .. }) {
         // Before anything is said on it: the server's first look at it tells the observer.
         gate.expect(Way::new(gate.netns, from, to), identified);
@@ -143,7 +161,8 @@ fn admit(gate: &Gate, lead: &mut Lead, asked: Asked, identified: Identified) {
     };
     let Some(channel) = channel else { return };
     let local = Endpoint::Ip { address: to.ip(), port: to.port() };
-    let admission = Admission { connection, server_name: target.name, local, remote, client };
+    let server_name = target.name;
+    let admission = Admission { connection, server_name, local, remote, client, is_judged };
     let admitted = Order::Admitted { number, admission: Box::new(admission) };
     let _ = channel.send(&admitted, Some(server.as_fd()));
 }

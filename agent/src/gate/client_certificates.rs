@@ -2,57 +2,67 @@
 
 use std::path::Path;
 
-use super::{Gate, State, Target, certificate};
+use super::{Target, files::Reader, server_settings::Settings};
 
 /// An included file may include another.
 const MAX_DEPTH: usize = 8;
 
-/// Looks again at what the servers ask for.
-pub(super) fn look(gate: &Gate) {
-    let targets = gate.state().targets.clone();
-    let unfit: Vec<Option<String>> =
-        targets.iter().map(|target| asked(target.as_ref().ok()?)).collect();
-    let State { unfit: known, .. } = &mut *gate.state();
-    if *known != unfit {
-        for why in unfit.iter().flatten() {
-            tracing::error!("not guardable, clients go straight to their server: {why}");
-        }
-        *known = unfit;
-    }
-}
-
 /// Where, in words, the server asks for a client's certificate.
-fn asked(target: &Target) -> Option<String> {
-    let settings = certificate::settings(target);
+///
+/// # Errors
+/// Which file can't be read.
+pub(super) fn asked(
+    reader: &mut Reader,
+    target: &Target,
+    settings: &Settings,
+) -> Result<Option<String>, String> {
     let data = &target.data_directory;
     let file = data.join(settings.get("hba_file").map_or("pg_hba.conf", String::as_str));
-    let at = asked_in(&file, MAX_DEPTH, &|path| certificate::read(target.pid, path).ok())?;
-    Some(format!(
-        "{at} asks for a client certificate, which can't be shown to the server by a guard in between"
-    ))
+    let mut read = |path: &Path, is_optional: bool| match is_optional {
+        true => reader.read_if_any(target.pid, path),
+        false => reader.read(target.pid, path).map(Some),
+    };
+    let at = asked_in(&file, MAX_DEPTH, false, &mut read)?;
+    Ok(at.map(|at| {
+        format!(
+            "{at} asks for a client certificate, which can't be shown to the server by a guard in between"
+        )
+    }))
 }
 
+/// The text of a file; none of one that may be absent and is.
+type Read<'a> = &'a mut dyn FnMut(&Path, bool) -> Result<Option<String>, String>;
+
 /// Folders that it includes aren't followed.
-fn asked_in(file: &Path, depth: usize, read: &impl Fn(&Path) -> Option<String>) -> Option<String> {
-    let text = read(file)?.replace("\\\n", " ");
-    text.lines().enumerate().find_map(|(number, line)| {
+fn asked_in(
+    file: &Path,
+    depth: usize,
+    is_optional: bool,
+    read: Read<'_>,
+) -> Result<Option<String>, String> {
+    let Some(text) = read(file, is_optional)? else { return Ok(None) };
+    for (number, line) in text.replace("\\\n", " ").lines().enumerate() {
         let words = words(line);
-        let (first, rest) = words.split_first()?;
-        match first.as_str() {
-            "include" | "include_if_exists" if depth > 0 => {
-                let included = file.parent()?.join(rest.first()?);
-                asked_in(&included, depth - 1, read)
+        let Some((first, rest)) = words.split_first() else { continue };
+        match (first.as_str(), file.parent(), rest.first()) {
+            (kind @ ("include" | "include_if_exists"), Some(folder), Some(name)) if depth > 0 => {
+                let included = folder.join(name);
+                let at = asked_in(&included, depth - 1, kind == "include_if_exists", read)?;
+                if at.is_some() {
+                    return Ok(at);
+                }
             }
-            "host" | "hostssl" => rest
-                .iter()
-                .skip(3)
-                .any(|word| {
-                    word == "cert" || word.starts_with("clientcert=") && !word.ends_with("=0")
-                })
-                .then(|| format!("{} line {}", file.display(), number + 1)),
-            _ => None,
+            ("host" | "hostssl", ..) if rest.iter().skip(3).any(|word| asks(word)) => {
+                return Ok(Some(format!("{} line {}", file.display(), number + 1)));
+            }
+            _ => {}
         }
-    })
+    }
+    Ok(None)
+}
+
+fn asks(word: &str) -> bool {
+    word == "cert" || word.starts_with("clientcert=") && !word.ends_with("=0")
 }
 
 /// Without quotes, up to a comment.
@@ -89,12 +99,17 @@ mod tests {
     #[test]
     fn a_line_that_asks_for_a_certificate_is_found() {
         let asked = |text: &str| {
-            asked_in(Path::new("/data/pg_hba.conf"), 2, &|path| match path.to_str()? {
-                "/data/pg_hba.conf" => Some(text.to_owned()),
-                "/data/more.conf" => Some("\nhostssl all all all cert".to_owned()),
-                "/data/round" => Some("include round".to_owned()),
-                _ => None,
-            })
+            let mut read = |path: &Path, is_optional: bool| match path.to_str() {
+                Some("/data/pg_hba.conf") => Ok(Some(text.to_owned())),
+                Some("/data/more.conf") => Ok(Some("\nhostssl all all all cert".to_owned())),
+                Some("/data/round") => Ok(Some("include round".to_owned())),
+                _ if is_optional => Ok(None),
+                _ => Err("unreadable".to_owned()),
+            };
+            match asked_in(Path::new("/data/pg_hba.conf"), 2, false, &mut read) {
+                Ok(at) => at,
+                Err(why) => Some(why),
+            }
         };
         for (text, expected) in [
             ("hostssl all all 0.0.0.0/0 cert", Some("/data/pg_hba.conf line 1")),
@@ -110,6 +125,7 @@ mod tests {
             ("include more.conf", Some("/data/more.conf line 2")),
             ("include round", None),
             ("include_if_exists absent", None),
+            ("include absent\nhostssl all all all cert", Some("unreadable")),
             ("host all cert all trust", None),
             ("host cert all all trust", None),
             ("host all all all md5 # clientcert=verify-ca", None),

@@ -18,10 +18,7 @@ use rustix::{
 };
 
 use super::{Arrived, Gate, MAX_CLIENTS, Port, Ports, Way};
-use crate::{
-    config::LaneChoice,
-    guard::wire::{Channel, Order},
-};
+use crate::guard::wire::{Channel, Order};
 
 const BACKLOG: i32 = 1_024;
 
@@ -62,8 +59,7 @@ impl Listeners {
         }
         let mut all = vec![Ports::default(); gate.servers.len()];
         let guarded = gate.servers.iter().zip(&mut all).enumerate();
-        for (server, (_, ports)) in guarded.filter(|(_, (one, _))| one.lane != LaneChoice::Observe)
-        {
+        for (server, (_, ports)) in guarded.filter(|(_, (one, _))| !one.lane.is_observe()) {
             for (ip, port) in [
                 (IpAddr::from(Ipv4Addr::UNSPECIFIED), &mut ports.v4),
                 (Ipv6Addr::UNSPECIFIED.into(), &mut ports.v6),

@@ -8,9 +8,11 @@ mod admission;
 mod certificate;
 mod client_certificates;
 mod endings;
+mod files;
 mod listeners;
 mod process;
 mod return_way;
+mod server_settings;
 mod steering;
 mod summed;
 mod transparent;
@@ -35,12 +37,12 @@ use lru::LruCache;
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::{
-    capture::steer::SteerError,
-    config::{LaneChoice, Settings},
+    capture::steer::{Passes, SteerError},
+    config::{OnLedgerDown, Settings},
     control::{GuardStatus, GuardedServer},
     event::{Client, ConnectionId, Endpoint, in_full},
     guard::wire::{Channel, Denied, Number, Refusal, Sent, Summed, Wants},
-    policy::Source,
+    policy::Set,
 };
 use admission::Job;
 pub use endings::BrokenOff;
@@ -126,6 +128,8 @@ pub struct Identified {
     pub connection: ConnectionId,
     pub client: Client,
     pub remote: Endpoint,
+    /// What it says is judged; else the guard but passes it on, for somebody whom policy lets go past it.
+    pub is_judged: bool,
 }
 
 /// Shared by the pipeline, the recorder and the gate's own threads.
@@ -154,6 +158,10 @@ pub struct Gate {
     jobs: Mutex<Sender<Job>>,
     stopping: AtomicBool,
     figures: Figures,
+    /// Rules that policy decides lanes by, and how often there were others.
+    rules: Mutex<(u64, Option<Arc<Set>>)>,
+    /// Once this host is steered.
+    passes: Mutex<Option<Passes>>,
 }
 
 /// Names and texts, and whether those that dbwarden brings along apply too.
@@ -166,6 +174,10 @@ struct State {
     targets: Vec<Result<Target, String>>,
     /// Why nobody may be led to a server that was found, where that is so.
     unfit: Vec<Option<String>>,
+    /// Why the certificate that TLS is answered with isn't the newest, likewise.
+    stale: Vec<Option<String>>,
+    /// Likewise, why the guard can't stand in for a server that speaks TLS.
+    unusable: BTreeMap<usize, String>,
     clients: HashMap<Number, Arrived>,
     expected: LruCache<Way, Identified>,
     /// Who the clients are that have been let in.
@@ -184,6 +196,8 @@ struct State {
     steering: Option<String>,
     /// Why clients from the network aren't, by the server's place in the settings.
     network: Vec<Option<String>>,
+    /// Why nothing can be recorded.
+    ledger_down: Option<String>,
 }
 
 impl State {
@@ -193,6 +207,8 @@ impl State {
             policies: None,
             targets: settings.servers.iter().map(|_| not_yet()).collect(),
             unfit: Vec::new(),
+            stale: Vec::new(),
+            unusable: BTreeMap::new(),
             clients: HashMap::new(),
             expected: LruCache::new(MAX_EXPECTED),
             admitted: HashMap::new(),
@@ -203,22 +219,25 @@ impl State {
             ports: Vec::new(),
             steering: None,
             network: Vec::new(),
+            ledger_down: None,
         }
     }
 
     /// Those that clients can get to by the guard.
     fn targets(&self) -> Vec<Result<Target, String>> {
         let mut targets = self.targets.clone();
-        for (target, unfit) in targets.iter_mut().zip(&self.unfit) {
-            if let (Ok(_), Some(why)) = (&target, unfit) {
-                *target = Err(why.clone());
+        for (place, target) in targets.iter_mut().enumerate() {
+            if let (Ok(_), Some(why)) = (&target, self.unfit(place)) {
+                *target = Err(why.to_owned());
             }
         }
         targets
     }
 
-    fn is_unfit(&self, place: usize) -> bool {
-        self.unfit.get(place).is_some_and(Option::is_some)
+    /// Why nobody may be led to a server.
+    fn unfit(&self, place: usize) -> Option<&str> {
+        let by_files = self.unfit.get(place).and_then(Option::as_deref);
+        by_files.or_else(|| self.unusable.get(&place).map(String::as_str))
     }
 }
 
@@ -251,6 +270,7 @@ struct Figures {
     starts: AtomicU64,
     clients: AtomicU64,
     refused: AtomicU64,
+    unjudged: AtomicU64,
     passed: AtomicU64,
     denied: AtomicU64,
 }
@@ -281,7 +301,7 @@ impl Gate {
     /// # Errors
     /// An address that can't be listened on, or what the host refuses.
     pub fn open(settings: &Settings) -> Result<Option<(Arc<Self>, Threads)>, GateError> {
-        let guarded = |server: &crate::config::Server| server.lane == LaneChoice::Guard;
+        let guarded = |server: &crate::config::Server| !server.lane.is_observe();
         let is_guarded = settings.servers.iter().any(guarded);
         if !(is_guarded && settings.guard.steer)
             && let Err(error) = take_off(&settings.guard.pins)
@@ -319,6 +339,8 @@ impl Gate {
             jobs: Mutex::new(jobs),
             stopping: AtomicBool::new(false),
             figures: Figures::default(),
+            rules: Mutex::default(),
+            passes: Mutex::default(),
         });
         let threads = vec![
             admission::start(gate.clone(), inbox, &settings.guard.pins)?,
@@ -336,14 +358,47 @@ impl Gate {
         let _ = self.jobs.lock().unwrap_or_else(PoisonError::into_inner).send(job);
     }
 
-    /// The policies that apply from now on, and whether those that dbwarden brings along do too.
-    pub fn policies<'a>(&self, sources: impl Iterator<Item = &'a Source>, starter_pack: bool) {
-        let policies = sources.map(|source| {
+    /// The policies that apply from now on.
+    pub fn policies(&self, set: &Arc<Set>) {
+        let policies = set.own_sources().map(|source| {
             let (name, text): (&str, &str) = (&source.name, &source.text);
             (name.into(), text.into())
         });
-        self.state().policies = Some((policies.collect(), starter_pack));
+        let policies: Vec<_> = policies.collect();
+        let brings_along = set.sources().len() > policies.len();
+        self.state().policies = Some((policies, brings_along));
+        {
+            let mut rules = self.rules();
+            *rules = (rules.0 + 1, Some(set.clone()));
+        }
         self.job(Job::Rules);
+        self.wake();
+    }
+
+    /// Why the ledger can't be written, or that it can.
+    pub fn ledger(&self, down: Option<&str>) {
+        let mut state = self.state();
+        if state.ledger_down.as_deref() != down {
+            state.ledger_down = down.map(str::to_owned);
+            drop(state);
+            self.job(Job::Ledger);
+        }
+    }
+
+    fn rules(&self) -> MutexGuard<'_, (u64, Option<Arc<Set>>)> {
+        self.rules.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The rules in force, if they are others than those of that number.
+    pub fn other_rules(&self, than: u64) -> Option<(u64, Arc<Set>)> {
+        let rules = self.rules();
+        let set = rules.1.as_ref().filter(|_| rules.0 != than)?;
+        Some((rules.0, set.clone()))
+    }
+
+    /// What tells the kernel side who goes straight on; `None` while this host isn't steered.
+    pub fn passes(&self) -> MutexGuard<'_, Option<Passes>> {
+        self.passes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Where the guarded servers are now, by their places in the settings.
@@ -424,7 +479,7 @@ impl Gate {
     fn ended(&self, number: Number, sent: Sent, broken: Option<String>) {
         let mut state = self.state();
         let (client, who) = (state.clients.remove(&number), state.admitted.remove(&number));
-        if let Some(who) = &who {
+        if let Some(who) = who.as_ref().filter(|who| who.is_judged) {
             state.sent.put(who.connection, sent);
         }
         let (Some(why), Some(client)) = (broken, client) else { return };
@@ -479,27 +534,35 @@ impl Gate {
     }
 
     pub fn status(&self) -> GuardStatus {
-        let Figures { starts, clients, refused, passed, denied } = &self.figures;
+        let Figures { starts, clients, refused, unjudged, passed, denied } = &self.figures;
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
         let state = self.state();
         let targets = state.targets();
         let servers = self.servers.iter().zip(&targets).enumerate();
-        let guarded = servers.filter(|(_, (server, _))| server.lane == LaneChoice::Guard);
+        let guarded = servers.filter(|(_, (server, _))| !server.lane.is_observe());
         let servers = guarded.map(|(place, (server, target))| GuardedServer {
             name: server.name.clone().unwrap_or_default(),
             listens: self.listen.iter().find(|(at, _)| *at == place).map(|(_, at)| at.to_string()),
             problem: target.as_ref().err().cloned(),
             steering: state.steering.clone().unwrap_or_else(|| "there is no guard yet".to_owned()),
             network: state.network.get(place).cloned().flatten(),
+            certificate: state.stale.get(place).cloned().flatten(),
         });
+        let needs_ledger = |server: &crate::config::Server| {
+            !server.lane.is_observe() && server.on_ledger_down == OnLedgerDown::Refuse
+        };
+        let refuses = state.ledger_down.as_ref().filter(|_| self.servers.iter().any(needs_ledger));
+        let refuses = refuses.map(|why| format!("what comes through it is refused: {why}"));
+        let problems: Vec<String> = state.problem.clone().into_iter().chain(refuses).collect();
         GuardStatus {
             stands: state.stands,
-            problem: state.problem.clone(),
+            problem: Some(problems.join("; ")).filter(|problems| !problems.is_empty()),
             servers: servers.collect(),
             starts: read(starts),
             clients: read(clients),
             clients_open: state.clients.len() as u64,
             refused: read(refused),
+            unjudged: read(unjudged),
             passed: read(passed),
             denied: read(denied),
             ..GuardStatus::default()

@@ -78,18 +78,24 @@ fn listen(gate: &Arc<Gate>, channel: &Arc<Channel>) -> io::Result<()> {
     let mut listeners = None;
     while let Some((word, _)) = channel.receive::<Word>()? {
         match word {
-            Word::Ready { taken, problem } => {
+            Word::Ready { taken, problem, unusable } => {
                 if let Some(problem) = &problem {
                     let how = if taken { "" } else { "its newest rules are not taken, " };
                     tracing::error!("the guard: {how}{problem}");
                 }
-                gate.state().problem = problem;
+                {
+                    let mut state = gate.state();
+                    state.problem = problem;
+                    if taken {
+                        state.unusable = unusable.into_iter().collect();
+                    }
+                }
                 if taken && listeners.is_none() {
                     listeners = Some(Listeners::open(gate, channel.clone())?);
                     gate.state().stands = true;
-                    gate.job(Job::Lead);
                     tracing::info!("the guard stands");
                 }
+                gate.job(Job::Lead);
             }
             Word::Arrived { number, wants } => arrived(gate, number, wants),
             Word::Denied(denied) => {

@@ -117,7 +117,7 @@ impl Lead {
         if self.steering.is_none() && !std::mem::replace(&mut self.tried, true) {
             self.netns = own_netns_cookie()?;
             let outlives = |server: &Server| {
-                server.lane != LaneChoice::Observe && server.on_guard_down == OnGuardDown::Refuse
+                !server.lane.is_observe() && server.on_guard_down == OnGuardDown::Refuse
             };
             let options = match gate.servers.iter().any(outlives) {
                 true => SteerOptions { pins: Some(self.pins.clone()), ..SteerOptions::default() },
@@ -127,7 +127,9 @@ impl Lead {
                     SteerOptions::default()
                 }
             };
-            self.steering = Some(Steering::attach(&options)?);
+            let mut steering = Steering::attach(&options)?;
+            *gate.passes() = steering.take_passes();
+            self.steering = Some(steering);
         }
         Ok(self.steering.is_some())
     }
@@ -173,7 +175,14 @@ impl Lead {
                 };
                 if let Some(port) = port {
                     let guard = SocketAddr::new(ip, port.number);
-                    steering.steer(self.netns, *original, guard, down(server))?;
+                    let (netns, down) = (self.netns, down(server));
+                    match server.lane {
+                        LaneChoice::Policy => {
+                            let number = place as u32;
+                            steering.steer_by_policy(netns, *original, guard, down, number)?;
+                        }
+                        _ => steering.steer(netns, *original, guard, down)?,
+                    }
                     self.led.insert(*original, place);
                 }
             }
@@ -189,9 +198,9 @@ impl Lead {
         }
         self.let_go(gate)?;
         let is_known = |(place, server): (usize, &Server)| {
-            server.lane == LaneChoice::Observe
+            server.lane.is_observe()
                 || targets.get(place).is_some_and(Result::is_ok)
-                || gate.state().is_unfit(place)
+                || gate.state().unfit(place).is_some()
         };
         if !self.settled
             && gate.servers.iter().enumerate().all(is_known)
@@ -238,7 +247,7 @@ impl Lead {
     fn let_go(&mut self, gate: &Gate) -> Result<(), SteerError> {
         let Some(steering) = &mut self.steering else { return Ok(()) };
         let state = gate.state();
-        for (original, _) in self.led.extract_if(.., |_, place| state.is_unfit(*place)) {
+        for (original, _) in self.led.extract_if(.., |_, place| state.unfit(*place).is_some()) {
             self.network.remove(&original);
             steering.release(self.netns, original)?;
             steering.release_network(self.netns, original)?;
@@ -298,7 +307,7 @@ impl Lead {
     /// they are refused until the next start.
     pub(super) fn stop(self, gate: &Gate) {
         let may_be_missed = |server: &Server| {
-            server.lane == LaneChoice::Observe || server.on_guard_down == OnGuardDown::Direct
+            server.lane.is_observe() || server.on_guard_down == OnGuardDown::Direct
         };
         if gate.servers.iter().all(may_be_missed)
             && let Some(Err(error)) = self.steering.map(Steering::stop)

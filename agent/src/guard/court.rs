@@ -123,6 +123,8 @@ pub struct Denial {
 pub const DENIED: &str = "42501";
 /// `configuration_limit_exceeded`
 const TOO_MUCH: &str = "53400";
+/// `io_error`
+const UNRECORDED: &str = "58030";
 
 impl Denial {
     /// The guard can't follow what the client wants.
@@ -133,6 +135,21 @@ impl Denial {
             message: message.into(),
             detail: "rule guard:limit".into(),
             hint: Cow::Borrowed(hint),
+        }
+    }
+
+    /// Nobody could find later what it was.
+    pub(super) fn unrecorded(why: &str) -> Self {
+        Self {
+            code: Cow::Borrowed(UNRECORDED),
+            rule: "guard:ledger".into(),
+            message:
+                "dbwarden: what is said here can't be recorded at the moment, so nothing passes"
+                    .into(),
+            detail: format!("rule guard:ledger; the ledger: {why}").into(),
+            hint: Cow::Borrowed(
+                "Try again later. On the server's host, `dbwarden status` shows what is wrong.",
+            ),
         }
     }
 

@@ -4,6 +4,7 @@
 
 use std::io;
 
+use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::{
@@ -125,19 +126,20 @@ async fn packet(stream: &mut Stream) -> Result<Vec<u8>, Unwelcome> {
     Ok(packet)
 }
 
-/// Asks the server for TLS, if the client speaks it, and says what the client said.
+/// Asks the server for TLS, if the client speaks it (and has shown a certificate, perhaps), and says what the client
+/// said.
 pub(super) async fn introduce(
     server: Socket,
-    tls: Option<&Tls>,
+    tls: Option<(&Tls, Option<CertificateDer<'_>>)>,
     packet: &[u8],
 ) -> io::Result<Stream> {
     let mut stream = match tls {
         None => Stream::Plain(server),
-        Some(tls) => {
+        Some((tls, shown)) => {
             let mut server = server;
             server.write_all(SSL_REQUEST).await?;
             match server.read_u8().await? {
-                b'S' => Stream::Tls(tls.connect(server).await?),
+                b'S' => Stream::Tls(tls.connect(server, shown.as_ref()).await?),
                 _ => return Err(io::Error::other("the server declines TLS")),
             }
         }

@@ -30,6 +30,8 @@ pub(super) struct Judging {
     principals: principal::Rules,
     channel: Arc<Channel>,
     last: Arc<Reading>,
+    /// Why nothing can be recorded.
+    ledger_down: Option<Arc<str>>,
 }
 
 impl Judging {
@@ -46,7 +48,11 @@ impl Judging {
             analysed: Arc::new(Analysed::ambiguous("")),
             claims: None,
         });
-        Self { analyst, judge, host, principals, channel, last }
+        Self { analyst, judge, host, principals, channel, last, ledger_down: None }
+    }
+
+    pub(super) fn ledger_is_down(&mut self, why: Option<Arc<str>>) {
+        self.ledger_down = why;
     }
 
     /// Judges by other rules from now on.
@@ -66,6 +72,8 @@ impl Judging {
 pub(super) struct ClientCourt {
     pub profile: Profile,
     pub judging: Rc<RefCell<Judging>>,
+    /// What can't be recorded is refused.
+    needs_ledger: bool,
     /// What it has said so far.
     said: statement::Session,
     /// Whoever wants to tell the service of it finds it here.
@@ -83,8 +91,14 @@ pub(super) struct SoFar {
 const MAX_PREPARED: usize = 256;
 
 impl ClientCourt {
-    pub(super) fn new(profile: Profile, judging: Rc<RefCell<Judging>>) -> Self {
-        Self { profile, judging, said: statement::Session::default(), so_far: Rc::default() }
+    pub(super) fn new(profile: Profile, judging: Rc<RefCell<Judging>>, needs_ledger: bool) -> Self {
+        Self {
+            profile,
+            judging,
+            needs_ledger,
+            said: statement::Session::default(),
+            so_far: Rc::default(),
+        }
     }
 
     fn forget_oldest(&mut self) {
@@ -159,7 +173,7 @@ impl Court for ClientCourt {
 
     fn judge(&mut self, reading: &Reading) -> Result<Permit, Denial> {
         let Self { profile, judging, .. } = self;
-        let Judging { judge, host, principals, .. } = &mut *judging.borrow_mut();
+        let Judging { judge, host, principals, ledger_down, .. } = &mut *judging.borrow_mut();
         let claims = reading.claims.as_deref();
         let origin = profile.origin_claiming(host, principals, claims);
         let circumstances = Circumstances {
@@ -173,18 +187,26 @@ impl Court for ClientCourt {
                 return Err(denial(&judgement, Some(facts)));
             }
         }
-        Ok(Permit::given())
+        match ledger_down.as_ref().filter(|_| self.needs_ledger) {
+            Some(why) if !reading.analysed.statements.iter().all(|facts| gives_up(facts)) => {
+                Err(Denial::unrecorded(why))
+            }
+            _ => Ok(Permit::given()),
+        }
     }
 
     fn judge_call(&mut self) -> Result<Permit, Denial> {
         let Self { profile, judging, .. } = self;
-        let Judging { judge, host, principals, .. } = &mut *judging.borrow_mut();
+        let Judging { judge, host, principals, ledger_down, .. } = &mut *judging.borrow_mut();
         let origin = profile.origin(host, principals);
         let circumstances = Circumstances { time: now(), ..Circumstances::default() };
         let judgement = judge.judge(&origin, None, circumstances);
         match judgement.verdict > Verdict::Flag {
             true => Err(denial(&judgement, None)),
-            false => Ok(Permit::given()),
+            false => match ledger_down.as_ref().filter(|_| self.needs_ledger) {
+                Some(why) => Err(Denial::unrecorded(why)),
+                None => Ok(Permit::given()),
+            },
         }
     }
 
@@ -221,6 +243,11 @@ impl Court for ClientCourt {
     fn renamed(&mut self, application: &str) {
         self.profile.calls_itself(application);
     }
+}
+
+/// It only takes back what was begun: nobody should hold locks because nothing can be recorded.
+fn gives_up(facts: &Facts) -> bool {
+    facts.analysis.is_complete() && matches!(&*facts.summary, "ROLLBACK" | "ROLLBACK TO")
 }
 
 /// What the client is told of a judgement.

@@ -4,6 +4,7 @@
 //! `policy` says what becomes of it. It is a process of its own without rights (`serve`), to which the service
 //! hands its sockets.
 
+mod client_ca;
 mod court;
 mod entry;
 #[cfg(test)]

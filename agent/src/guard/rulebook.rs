@@ -8,7 +8,7 @@ use super::{
     wire::{Channel, Rules},
 };
 use crate::{
-    config::{self, Settings},
+    config::{self, OnLedgerDown, Settings},
     event::{Origin, in_full},
     pipeline::{self, places::Places},
     policy::{Complaints, STACK_BYTES, Set, Source},
@@ -49,7 +49,7 @@ impl Rulebook {
         let mut lacks = Vec::new();
         for (server, certificate) in settings.servers.iter().zip(&rules.certificates) {
             let name = server.name.as_deref().unwrap_or_default();
-            let made = certificate.as_ref().map(Tls::new).transpose();
+            let made = certificate.as_deref().map(Tls::new).transpose();
             let before = before.and_then(|book| book.tls.get(tls.len())).cloned();
             tls.push(match (made, before) {
                 (Ok(made), _) => Ok(made),
@@ -60,10 +60,7 @@ impl Rulebook {
                             lacks.push(format!("{why}: the certificate of before stays"));
                             Ok(Some(before))
                         }
-                        _ => {
-                            lacks.push(format!("{why}: its clients are refused"));
-                            Err(why.into())
-                        }
+                        _ => Err(why.into()),
                     }
                 }
             });
@@ -87,6 +84,18 @@ impl Rulebook {
             lacks,
             settings,
         })
+    }
+
+    /// Servers that speak TLS and can't be stood in for; why.
+    pub(super) fn unusable(&self) -> Vec<(usize, String)> {
+        let tls = self.tls.iter().enumerate();
+        tls.filter_map(|(at, tls)| Some((at, tls.as_ref().err()?.to_string()))).collect()
+    }
+
+    /// Whether what can't be recorded is refused.
+    pub(super) fn needs_ledger(&self, server: usize) -> bool {
+        let server = self.settings.servers.get(server);
+        server.is_none_or(|server| server.on_ledger_down == OnLedgerDown::Refuse)
     }
 
     pub(super) fn principals(&self) -> Result<principal::Rules, RuleError> {

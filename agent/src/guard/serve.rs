@@ -32,10 +32,12 @@ pub fn serve() -> io::Result<()> {
     while let Some((order, socket)) = channel.receive::<Order>()? {
         match (order, socket) {
             (Order::Rules(rules), _) => {
+                let mut unusable = Vec::new();
                 let (taken, problem) = match Rulebook::new(*rules, newest.as_deref()) {
                     Ok(rules) => {
                         let rules = Arc::new(rules);
                         newest = Some(rules.clone());
+                        unusable = rules.unusable();
                         let lacks = Some(rules.lacks.join("; ")).filter(|lacks| !lacks.is_empty());
                         match workers.take(rules) {
                             Ok(()) => (true, lacks),
@@ -44,7 +46,7 @@ pub fn serve() -> io::Result<()> {
                     }
                     Err(unusable) => (false, Some(unusable.to_string())),
                 };
-                channel.send(&Word::Ready { taken, problem }, None)?;
+                channel.send(&Word::Ready { taken, problem, unusable }, None)?;
             }
             (Order::Client { number, server }, Some(socket)) => {
                 workers.tell(number, Task::Client { number, server, socket });
@@ -57,6 +59,7 @@ pub fn serve() -> io::Result<()> {
                 let answer = Answer::Refused(refusal);
                 workers.tell(number, Task::Answer { number, answer });
             }
+            (Order::Ledger { down }, _) => workers.tell_all(down.map(Into::into)),
             // The kernel had no descriptor left for it: the client is gone with it.
             (Order::Client { .. } | Order::Admitted { .. }, None) => {
                 tracing::error!("a client's socket did not come along");
@@ -94,6 +97,12 @@ impl Workers {
             self.tasks.push(sender);
         }
         Ok(())
+    }
+
+    fn tell_all(&self, ledger_down: Option<Arc<str>>) {
+        for worker in &self.tasks {
+            let _ = worker.send(Task::Ledger { down: ledger_down.clone() });
+        }
     }
 
     fn tell(&self, number: Number, task: Task) {

@@ -11,6 +11,7 @@ use std::{
 };
 
 use rustix::net::{AddressFamily, sockopt::socket_domain};
+use rustls::pki_types::CertificateDer;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpStream, UnixStream},
@@ -25,6 +26,16 @@ pub(super) enum Socket {
 pub(super) enum Stream {
     Plain(Socket),
     Tls(Box<TlsStream<Socket>>),
+}
+
+impl Stream {
+    /// What the other side has shown of itself.
+    pub(super) fn certificate(&self) -> Option<CertificateDer<'static>> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Tls(stream) => stream.get_ref().1.peer_certificates()?.first().cloned(),
+        }
+    }
 }
 
 impl Socket {

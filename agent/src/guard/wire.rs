@@ -43,6 +43,10 @@ pub enum Order {
         number: Number,
         refusal: Refusal,
     },
+    /// Why nothing can be recorded, or that it can be again.
+    Ledger {
+        down: Option<String>,
+    },
 }
 
 /// What the guard judges by.
@@ -55,14 +59,28 @@ pub struct Rules {
     /// Those that dbwarden brings along apply too.
     pub starter_pack: bool,
     /// By the place of the server in the settings.
-    pub certificates: Vec<Option<Certificate>>,
+    pub certificates: Vec<Option<Arc<Certificate>>>,
 }
 
 /// PEM, as in the files. Never shown.
-#[derive(Serialize, Deserialize)]
+#[derive(PartialEq, Eq, Serialize, Deserialize)]
 pub struct Certificate {
     pub chain: String,
     pub key: String,
+    /// Where clients' certificates are to survive the guard.
+    pub clients: Option<Clients>,
+}
+
+/// How a server knows its clients by their certificates, and how the guard stands in for them; PEM.
+#[derive(PartialEq, Eq, Serialize, Deserialize)]
+pub struct Clients {
+    /// Whom the server believes.
+    pub authorities: String,
+    /// What it believes no more.
+    pub revoked: Option<String>,
+    /// One of the authorities, with which the guard can be anybody.
+    pub ca_certificate: String,
+    pub ca_key: String,
 }
 
 impl std::fmt::Debug for Certificate {
@@ -80,6 +98,8 @@ pub struct Admission {
     pub local: Endpoint,
     pub remote: Endpoint,
     pub client: Client,
+    /// Else everything passes as it comes.
+    pub is_judged: bool,
 }
 
 /// What a client is told that doesn't get to the server.
@@ -99,6 +119,8 @@ pub enum Word {
     Ready {
         taken: bool,
         problem: Option<String>,
+        /// Servers by their places in the settings that speak TLS and can't be stood in for; why.
+        unusable: Vec<(usize, String)>,
     },
     /// A client has said what it wants.
     Arrived {

@@ -11,7 +11,7 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional},
     runtime::LocalOptions,
     sync::{mpsc::UnboundedReceiver, oneshot},
     task::spawn_local,
@@ -51,6 +51,7 @@ pub(super) enum Task {
     Rules(Arc<Rulebook>),
     Client { number: Number, server: usize, socket: OwnedFd },
     Answer { number: Number, answer: Answer },
+    Ledger { down: Option<Arc<str>> },
 }
 
 pub(super) enum Answer {
@@ -111,6 +112,7 @@ pub(super) fn work(
         while let Some(task) = tasks.recv().await {
             match task {
                 Task::Rules(rules) => worker.replace(rules),
+                Task::Ledger { down } => worker.judging.borrow_mut().ledger_is_down(down),
                 Task::Client { number, server, socket } => {
                     spawn_local(worker.clone().client(number, server, socket));
                 }
@@ -191,15 +193,18 @@ impl Worker {
                 return Ok(());
             }
         };
+        let is_judged = admission.is_judged;
         let mut court = match &wants {
             Wants::Cancel => None,
+            Wants::Session { .. } if !is_judged => None,
             Wants::Session { user, database, application, encrypted } => {
                 let mut profile = profile(&rules, server, *admission);
                 if *encrypted {
                     profile.encryption_started();
                 }
                 profile.started(BootTime(0), user, database, application);
-                let mut court = ClientCourt::new(profile, self.judging.clone());
+                let needs_ledger = rules.needs_ledger(server);
+                let mut court = ClientCourt::new(profile, self.judging.clone(), needs_ledger);
                 if let Err(denial) = court.judge_startup(&packet) {
                     say(&mut stream, &denial.encode(Severity::Fatal)).await;
                     return Err(format!("it may not start so: {}", denial.detail));
@@ -209,6 +214,7 @@ impl Worker {
             }
         };
         let tls = tls.filter(|_| matches!(stream, Stream::Tls(_)));
+        let tls = tls.map(|tls| (tls, stream.certificate()));
         let upstream = Socket::given(upstream).map_err(|error| error.to_string())?;
         let introduced = timeout(INTRODUCTION, entry::introduce(upstream, tls, &packet)).await;
         let introduced = introduced.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
@@ -221,6 +227,11 @@ impl Worker {
             }
         };
         session.introduced(packet.len());
+        if !is_judged && wants != Wants::Cancel {
+            // Either may go without a word; nobody here has anything to say about it.
+            let _ = copy_bidirectional(&mut stream, &mut upstream).await;
+            return Ok(());
+        }
         let Some(court) = &mut court else {
             // The server says nothing, and closes.
             let mut nothing = [0; 1];
@@ -269,7 +280,7 @@ impl Worker {
 /// Who the client is, before it has said anything.
 fn profile(rules: &Rulebook, server: usize, admission: Admission) -> Profile {
     let places = rules.places.get(server).cloned().unwrap_or_default();
-    let Admission { connection, server_name, local, remote, client } = admission;
+    let Admission { connection, server_name, local, remote, client, .. } = admission;
     let facts = ServerFacts::named(server_name, Engine::Postgresql, places);
     Profile::new(connection, Rc::new(facts), local, remote, client, None).guarded()
 }

@@ -14,6 +14,7 @@ use super::{
     behind::{Part, Poolers},
     crosscheck::CrossCheck,
     dialogue::Dialogue,
+    lanes::{Ground, Lanes},
     outbox::Outbox,
     profile::Profile,
     record::Tally,
@@ -21,8 +22,10 @@ use super::{
 };
 use crate::{
     capture::{Connected, DataRecord, Ends, Opened},
+    config::LaneChoice,
     control::{GuardStatus, Hub, Totals},
     discovery::Residents,
+    enforce::Quarantine,
     event::{
         BootTime, Client, Clock, ConnectionId, Endpoint, Extent, Origin, Piece, ProcessEvent,
         ServerSocket, SocketId, SocketName,
@@ -58,6 +61,8 @@ pub struct Shared {
     next_id: u32,
     /// Where servers are guarded.
     pub gate: Option<Arc<Gate>>,
+    /// Likewise: who goes past the guard, where policy decides.
+    pub lanes: Option<Lanes>,
     pub cross_check: CrossCheck,
 }
 
@@ -68,6 +73,7 @@ impl Shared {
         live: Arc<Hub>,
         outbox: Outbox,
         gate: Option<Arc<Gate>>,
+        quarantine: Arc<Quarantine>,
     ) -> Self {
         Self {
             clock: Clock::default(),
@@ -78,8 +84,29 @@ impl Shared {
             poolers: Poolers::default(),
             totals: Totals::default(),
             next_id: 0,
+            lanes: gate.clone().map(|gate| Lanes::new(gate, quarantine)),
             gate,
             cross_check: CrossCheck::default(),
+        }
+    }
+
+    /// Whether policy lets a client go past the guard of a server; nobody is guarded where it has no say and the
+    /// configuration does not say so.
+    pub fn goes_straight(
+        &mut self,
+        server: &Rc<ServerFacts>,
+        client: &Client,
+        remote: &Endpoint,
+        now: BootTime,
+    ) -> bool {
+        let Self { lanes, host, rules, clock, .. } = self;
+        let ground = Ground { host, rules, clock: *clock, now };
+        match (server.lane, lanes) {
+            (LaneChoice::Observe, _) => true,
+            (LaneChoice::Policy, Some(lanes)) => {
+                lanes.goes_straight(server, client, remote, &ground)
+            }
+            (LaneChoice::Guard, _) | (LaneChoice::Policy, None) => false,
         }
     }
 
@@ -194,7 +221,9 @@ impl Connections {
         let id = self.shared.new_id(opened.time);
         // Whoever pretends to be a server may say anything of whoever connects to it.
         let socket = server.is_verified.then(|| server_socket(opened));
+        let is_allowed = self.shared.goes_straight(&server, &client, &remote, opened.time);
         let profile = Profile::new(id, server, opened.local.clone(), remote, client, socket);
+        let profile = profile.straight(is_allowed);
         self.insert(opened.socket, opened.pid, opened.time, profile);
     }
 
@@ -220,11 +249,14 @@ impl Connections {
     }
 
     fn open_guarded(&mut self, opened: &Opened, server: Rc<ServerFacts>, guarded: Identified) {
-        let Identified { connection, client, remote } = guarded;
+        let Identified { connection, client, remote, is_judged } = guarded;
         let socket = server.is_verified.then(|| server_socket(opened));
         let local = opened.local.clone();
-        let profile = Profile::new(connection, server, local, remote, client, socket).guarded();
-        self.shared.cross_check.open(connection);
+        let profile = Profile::new(connection, server, local, remote, client, socket);
+        let profile = if is_judged { profile.guarded() } else { profile.straight(true) };
+        if is_judged {
+            self.shared.cross_check.open(connection);
+        }
         self.insert(opened.socket, opened.pid, opened.time, profile);
     }
 

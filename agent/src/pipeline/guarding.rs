@@ -59,10 +59,15 @@ fn who(
     let shared = &mut connections.shared;
     let connection = shared.new_id(now());
     let Wants::Session { user, database, application, encrypted } = &asked.wants else {
-        return Ok(Identified { connection, client, remote });
+        return Ok(Identified { connection, client, remote, is_judged: true });
     };
     let local =
         Endpoint::Ip { address: asked.target.address.ip(), port: asked.target.address.port() };
+    // Whoever has come to the guard's own address wants to be guarded.
+    let is_judged = !asked.is_led || !shared.goes_straight(&server, &client, &remote, now());
+    if let (Client::Local(process), Some(lanes), false) = (&client, &mut shared.lanes, is_judged) {
+        lanes.learn(&server, process);
+    }
     let mut profile =
         Profile::new(connection, server, local, remote.clone(), client.clone(), None).guarded();
     profile.started(now(), user, database, application);
@@ -71,7 +76,7 @@ fn who(
     }
     let origin = profile.origin(&shared.host, &shared.rules);
     match quarantine.holds(&origin, shared.clock.wall(now())) {
-        None => Ok(Identified { connection, client, remote }),
+        None => Ok(Identified { connection, client, remote, is_judged }),
         Some(held) => Err(Refusal {
             code: "28000".to_owned(),
             message: format!("dbwarden: {} is in quarantine until {}", held.who, held.until),
@@ -96,7 +101,7 @@ pub fn break_off(
         let Some(target) = target else { continue };
         let Some(server) = facts(&target.name) else { continue };
         let (connection, client, remote) = match who {
-            Some(Identified { connection, client, remote }) => (connection, client, remote),
+            Some(Identified { connection, client, remote, .. }) => (connection, client, remote),
             None => {
                 let (address, port) = way.from;
                 let ends = Ends { local: way.to, remote: way.from };

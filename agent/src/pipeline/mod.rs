@@ -15,6 +15,7 @@ mod episodes;
 mod figures;
 mod guarding;
 mod keeping;
+mod lanes;
 mod losses;
 mod outbox;
 pub(crate) mod places;
@@ -38,6 +39,7 @@ use self::{
     connections::{Connections, Shared},
     enforcing::Enforcing,
     keeping::Keeping,
+    lanes::Ground,
     losses::Losses,
     outbox::outbox,
     policing::Policing,
@@ -154,10 +156,12 @@ pub fn run(
     let judges = Judges { policing, enforcing, gate: gate.clone() };
     let recorder = Recorder::new(live.clone(), host.clone(), keeping, judges, feed, posting);
     let recording = recorder.start(inbox)?;
+    let quarantine = service.quarantine.clone();
+    let shared = Shared::new(host, rules, live.clone(), outbox, gate.clone(), quarantine);
     let mut state = State {
         processes,
         servers: Servers::new(settings, procfs, live.clone()),
-        connections: Connections::new(Shared::new(host, rules, live.clone(), outbox, gate.clone())),
+        connections: Connections::new(shared),
         reaching: Vec::new(),
         live,
         decode_errors: 0,
@@ -331,6 +335,11 @@ impl State {
             capture.control().drain(|record| self.control(record));
             self.servers.adopt(server, capture, &self.processes);
         }
+        let Shared { lanes, host, rules, clock, .. } = &mut self.connections.shared;
+        if let Some(lanes) = lanes {
+            let ground = Ground { host, rules, clock: *clock, now };
+            lanes.work(self.servers.by_policy(), &mut self.processes, &ground);
+        }
         if now >= self.next_housekeeping {
             self.next_housekeeping = BootTime(now.0 + HOUSEKEEPING_NS);
             self.housekeeping(capture, now);
@@ -344,6 +353,9 @@ impl State {
                 self.processes.apply(&event);
                 self.servers.process(&event);
                 self.connections.process(&event);
+                if let Some(lanes) = &mut self.connections.shared.lanes {
+                    lanes.process(&event);
+                }
             }
             Ok(Control::Opened(opened)) if opened.inbound => {
                 let server = self.servers.facts(opened.server);
@@ -469,6 +481,9 @@ impl State {
         }
         self.connections.end_of_gone(&self.processes);
         self.servers.look_everywhere();
+        if let Some(lanes) = &mut self.connections.shared.lanes {
+            lanes.begin_anew();
+        }
     }
 
     fn snapshot(&self, capture: &Capture) -> Snapshot {

@@ -83,8 +83,11 @@ mod tests {
             exclude: false,
             lane: Default::default(),
             on_guard_down: Default::default(),
+            on_ledger_down: Default::default(),
             tls_certificate: None,
             tls_key: None,
+            client_ca_certificate: None,
+            client_ca_key: None,
             databases: vec![
                 database("app", "production", ""),
                 database("app*", "test", "us"),

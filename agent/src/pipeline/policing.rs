@@ -113,9 +113,7 @@ impl Policing {
 
     fn tell_gate(&self) {
         if let Some(gate) = &self.gate {
-            let set = self.judge.set();
-            let brings_along = set.sources().len() > set.own_sources().count();
-            gate.policies(set.own_sources(), brings_along);
+            gate.policies(self.judge.set());
         }
     }
 
@@ -252,7 +250,7 @@ fn happened(judged: Arc<Judgement>) -> Arc<Judgement> {
         Verdict::Mask | Verdict::Hold | Verdict::Ticket | Verdict::Deny => {
             Arc::new(Judgement { verdict: Verdict::Flag, ..Judgement::clone(&judged) })
         }
-        Verdict::Allow | Verdict::Flag | Verdict::Cut => judged,
+        Verdict::Allow | Verdict::Flag | Verdict::Guard | Verdict::Cut => judged,
     }
 }
 

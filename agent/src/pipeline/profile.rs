@@ -6,6 +6,7 @@ use std::{collections::VecDeque, rc::Rc, sync::Arc};
 
 use super::{behind::Sender, servers::ServerFacts};
 use crate::{
+    config::LaneChoice,
     event::{
         BootTime, ClaimTag, Claims, Client, ConnectionId, Endpoint, Lane, Origin, Principal,
         Process, ServerSocket, Transport,
@@ -23,6 +24,8 @@ pub struct Profile {
     client: Client,
     socket: Option<ServerSocket>,
     lane: Lane,
+    /// It was to come through the guard, and did not.
+    past_guard: bool,
     database: Option<Arc<str>>,
     db_user: Option<Arc<str>>,
     application: Option<Arc<str>>,
@@ -57,6 +60,7 @@ impl Profile {
     ) -> Self {
         Self {
             id,
+            past_guard: server.lane == LaneChoice::Guard,
             server,
             local,
             remote,
@@ -79,7 +83,12 @@ impl Profile {
 
     /// The same for a connection that comes through the guard.
     pub fn guarded(self) -> Self {
-        Self { lane: Lane::Guarded, ..self }
+        Self { lane: Lane::Guarded, past_guard: false, ..self }
+    }
+
+    /// The same for one that comes straight to its server, as policy says that it may or may not.
+    pub fn straight(self, is_allowed: bool) -> Self {
+        Self { past_guard: !is_allowed, ..self }
     }
 
     pub fn is_guarded(&self) -> bool {
@@ -255,7 +264,7 @@ impl Profile {
                 (Endpoint::Unix { .. }, true) => Transport::UnixTls,
             }),
             lane: Some(self.lane),
-            past_guard: self.server.is_guarded && self.lane == Lane::Observed,
+            past_guard: self.past_guard,
 
             connection: Some(self.id),
             database: self.database.clone(),
@@ -331,6 +340,7 @@ mod tests {
 
     use super::Profile;
     use crate::{
+        config::LaneChoice,
         event::{BootTime, Client, ConnectionId, Endpoint, Engine, Origin},
         pipeline::servers::ServerFacts,
         principal::{Rules, Written},
@@ -354,7 +364,8 @@ mod tests {
                 places: Default::default(),
                 coverage: Default::default(),
                 is_verified: true,
-                is_guarded: false,
+                lane: LaneChoice::Observe,
+                place: None,
                 pooler: None,
             };
             let end = Endpoint::Unix { path: None };

@@ -281,6 +281,9 @@ impl Recorder {
             }
             self.live.notice(|| Notice { time, notice: "ledger", server: None, message });
         }
+        if let Some(gate) = &self.gate {
+            gate.ledger(keeping.down());
+        }
         *self.status.lock().unwrap_or_else(PoisonError::into_inner) = Some(keeping.status());
     }
 

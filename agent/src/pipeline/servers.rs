@@ -52,8 +52,10 @@ pub struct ServerFacts {
     pub coverage: Coverage,
     /// Its program and its files are root's or its own account's: nobody pretends to be it.
     pub is_verified: bool,
-    /// Its clients are to come through the guard.
-    pub is_guarded: bool,
+    /// Which of its clients are to come through the guard.
+    pub lane: LaneChoice,
+    /// In the settings, where they name it.
+    pub place: Option<usize>,
     /// Of a pooler, its process.
     pub pooler: Option<u32>,
 }
@@ -62,7 +64,8 @@ impl ServerFacts {
     /// For whoever tells of a connection to it, and counts nothing.
     pub fn named(name: Arc<str>, engine: Engine, places: Places) -> Self {
         let coverage = Coverage::default();
-        Self { name, engine, places, coverage, is_verified: true, is_guarded: true, pooler: None }
+        let (is_verified, lane) = (true, LaneChoice::Guard);
+        Self { name, engine, places, coverage, is_verified, lane, place: None, pooler: None }
     }
 
     /// What is said of the server where no client is known.
@@ -324,11 +327,17 @@ impl Servers {
         }
     }
 
+    /// Those where policy decides who comes through the guard.
+    pub fn by_policy(&self) -> Vec<Rc<ServerFacts>> {
+        let facts = self.watched.iter().flatten().map(|watched| &watched.facts);
+        facts.filter(|facts| facts.lane == LaneChoice::Policy).cloned().collect()
+    }
+
     /// Tells the gate where the guarded servers are now.
     fn tell_gate(&self, gate: &Gate) {
         let targets = self.rules.iter().zip(&self.lanes).map(|(rule, lane)| match lane {
             LaneChoice::Observe => Err("it is not guarded".to_owned()),
-            LaneChoice::Guard => self.target(rule),
+            LaneChoice::Guard | LaneChoice::Policy => self.target(rule),
         });
         gate.targets(targets.collect());
     }
@@ -522,9 +531,10 @@ impl Servers {
         let pooler = is_pooler.then_some(server.pid);
         let is_verified = server.is_verified();
         let engine = Engine::Postgresql;
-        let lane = named.and_then(|at| self.lanes.get(at));
-        let is_guarded = !is_pooler && lane == Some(&LaneChoice::Guard);
-        let facts = ServerFacts { name, engine, places, coverage, is_verified, is_guarded, pooler };
+        let lane = named.filter(|_| !is_pooler).and_then(|at| self.lanes.get(at));
+        let (lane, place) = (lane.copied().unwrap_or_default(), named);
+        let facts =
+            ServerFacts { name, engine, places, coverage, is_verified, lane, place, pooler };
         let watched = Watched { server, facts: Rc::new(facts), tls };
         self.have_changed = true;
         if let Some(slot) = self.watched.get_mut(index) {

@@ -9,18 +9,21 @@ pub enum Action {
     Effect(Effect),
     /// A process of a database opens a connection.
     ConnectOut,
+    /// A client connects to a server.
+    Connect,
 }
 
 impl Action {
     /// All of them, each at its [`index`](Self::index).
     pub(super) fn all() -> impl Iterator<Item = Self> {
-        Effect::ALL.iter().copied().map(Self::Effect).chain([Self::ConnectOut])
+        Effect::ALL.iter().copied().map(Self::Effect).chain([Self::ConnectOut, Self::Connect])
     }
 
     pub(super) fn index(self) -> usize {
         match self {
             Self::Effect(effect) => effect as usize,
             Self::ConnectOut => Effect::ALL.len(),
+            Self::Connect => Effect::ALL.len() + 1,
         }
     }
 
@@ -28,6 +31,7 @@ impl Action {
         match self {
             Self::Effect(effect) => effect.name(),
             Self::ConnectOut => "connect-out",
+            Self::Connect => "connect",
         }
     }
 
@@ -45,7 +49,7 @@ impl Action {
                 &["administer", STATEMENT]
             }
             Self::Effect(_) => &[STATEMENT],
-            Self::ConnectOut => &[],
+            Self::ConnectOut | Self::Connect => &[],
         }
     }
 }

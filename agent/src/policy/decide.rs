@@ -6,7 +6,7 @@ use cedar_policy::{AuthorizationError, Authorizer, PolicyId};
 
 use super::{
     Does, Set,
-    question::{Case, Question, Unaskable},
+    question::{Case, Question, Subject, Unaskable},
 };
 use crate::event::{Finding, Judgement, Lane, Severity, Verdict};
 
@@ -59,11 +59,11 @@ impl Set {
     /// The verdict for a case.
     pub fn decide(&self, case: &Case<'_>) -> Judgement {
         match self.outcome(case) {
-            Ok(outcome) => self.judgement(&outcome, case.lane()),
+            Ok(outcome) => self.judgement(&outcome, case),
             Err(error) => {
                 let finding = Finding {
                     rule: UNASKABLE.into(),
-                    verdict: on_error(case.lane()),
+                    verdict: on_error(case),
                     severity: Severity::High,
                     message: error.to_string().into(),
                     dry_run: false,
@@ -73,7 +73,7 @@ impl Set {
         }
     }
 
-    pub(super) fn judgement(&self, outcome: &Outcome, lane: Lane) -> Judgement {
+    fn judgement(&self, outcome: &Outcome, case: &Case<'_>) -> Judgement {
         let mut findings = Vec::new();
         for (id, _) in outcome.fired.iter().filter(|(_, silenced)| silenced.is_none()) {
             let Some(rule) = self.rule(id) else { continue };
@@ -90,13 +90,13 @@ impl Set {
             let rule = self.rule(id);
             findings.push(Finding {
                 rule: id.clone(),
-                verdict: on_error(lane),
+                verdict: on_error(case),
                 severity: rule.map_or(Severity::High, |rule| rule.severity.max(Severity::High)),
                 message: format!("this rule can't be evaluated: {words}").into(),
                 dry_run: rule.is_some_and(super::Rule::dry_run),
             });
         }
-        judgement(findings, lane)
+        judgement(findings, case.lane())
     }
 }
 
@@ -104,16 +104,19 @@ impl Set {
 const UNASKABLE: &str = "builtin:policy-failed";
 
 /// What can't be judged isn't let through where something can be done about it.
-fn on_error(lane: Lane) -> Verdict {
-    match lane {
-        Lane::Observed => Verdict::Flag,
-        Lane::Guarded => Verdict::Deny,
+fn on_error(case: &Case<'_>) -> Verdict {
+    match (case.subject, case.lane()) {
+        (Subject::Connect, _) => Verdict::Guard,
+        (_, Lane::Observed) => Verdict::Flag,
+        (_, Lane::Guarded) => Verdict::Deny,
     }
 }
 
 /// What becomes of a statement in a lane, where a rule wants this.
 fn possible(wanted: Verdict, lane: Lane) -> Verdict {
     match (lane, wanted) {
+        // Of a connection that is yet to be made.
+        (_, Verdict::Guard) => Verdict::Guard,
         (_, Verdict::Cut) => Verdict::Cut,
         // Nothing stands between client and server there: what a rule wants is recorded, and all that can
         // be done is to end the connection.

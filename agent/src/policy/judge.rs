@@ -58,6 +58,8 @@ enum What {
     Unseen,
     Facts(u64),
     Destination(u64),
+    /// A connection of the caller's own.
+    Connect,
 }
 
 impl Judge {
@@ -132,6 +134,15 @@ impl Judge {
         let key = Key { what: What::Destination(number), caller, rows: 0, claims: 0, hour };
         let circumstances = Circumstances { time, ..Circumstances::default() };
         self.judgement(key, origin, Subject::Outbound(destination), circumstances)
+    }
+
+    /// Which way a client goes that connects to the server of `origin`: [`Verdict::Guard`](crate::event::Verdict), or
+    /// straight on.
+    pub fn judge_connect(&mut self, origin: &Arc<Origin>, time: WallTime) -> Arc<Judgement> {
+        let (caller, hour) = (self.caller(origin), self.hour(time));
+        let key = Key { what: What::Connect, caller, rows: 0, claims: 0, hour };
+        let circumstances = Circumstances { time, ..Circumstances::default() };
+        self.judgement(key, origin, Subject::Connect, circumstances)
     }
 
     /// As it is remembered, or as the rules say.

@@ -47,13 +47,23 @@ pub enum Subject<'a> {
     Statement(Option<&'a Facts>),
     /// A connection that a process opens which works for the caller. Only the time counts of its circumstances.
     Outbound(&'a Destination),
+    /// The caller's own connection to its server, before anything is said on it. Only the time counts.
+    Connect,
 }
 
 impl<'a> Case<'a> {
     fn facts(&self) -> Option<&'a Facts> {
         match self.subject {
             Subject::Statement(facts) => facts,
-            Subject::Outbound(_) => None,
+            Subject::Outbound(_) | Subject::Connect => None,
+        }
+    }
+
+    /// The lane that the caller is in; nobody is in one who is about to connect.
+    fn lane_before(&self) -> Lane {
+        match self.subject {
+            Subject::Connect => Lane::Observed,
+            Subject::Statement(_) | Subject::Outbound(_) => self.caller.lane,
         }
     }
 
@@ -61,7 +71,7 @@ impl<'a> Case<'a> {
     pub(super) fn lane(&self) -> Lane {
         match self.subject {
             Subject::Statement(_) => self.caller.lane,
-            Subject::Outbound(_) => Lane::Observed,
+            Subject::Outbound(_) | Subject::Connect => Lane::Observed,
         }
     }
 }
@@ -91,6 +101,7 @@ impl Question {
         let asked = match case.subject {
             Subject::Statement(facts) => making.suffered(facts)?,
             Subject::Outbound(_) => vec![(Action::ConnectOut, making.origin()?)],
+            Subject::Connect => vec![(Action::Connect, making.server()?)],
         };
         let mut requests = Vec::with_capacity(asked.len());
         for (action, resource) in asked {
@@ -203,10 +214,12 @@ impl Making<'_> {
     fn context(&mut self) -> Result<Context, Unaskable> {
         let Case { caller, circumstances, .. } = self.case;
         let claims = uid(&self.names.claims, "");
-        let tags = circumstances
-            .claims
-            .iter()
-            .map(|tag| (tag.name.to_string(), Value::new_string(tag.value.to_string())));
+        let said = match self.case.subject {
+            Subject::Connect => &[][..],
+            _ => circumstances.claims,
+        };
+        let tags =
+            said.iter().map(|tag| (tag.name.to_string(), Value::new_string(tag.value.to_string())));
         let entity = Entity::new_with_tags(claims.clone(), [], [], tags);
         self.entities.push(entity.map_err(Unaskable::of)?);
 
@@ -219,20 +232,22 @@ impl Making<'_> {
                 }
             }
             Subject::Outbound(destination) => context.outbound(destination),
+            Subject::Connect => {}
         }
         context.text("environment", caller.environment.as_ref());
         context.text("region", caller.region.as_ref());
         context.text("engine", caller.engine.map(|engine| engine.name()));
-        context.text("transport", caller.transport.map(|transport| transport.name()));
-        context.text("lane", Some(caller.lane.name()));
-        context.put("past_guard", Value::new_bool(caller.past_guard));
-        context.text("db_user", caller.db_user.as_ref());
         if let Some(address) = caller.client_address {
             context.address("client_address", address);
         }
         context.regions("client_regions", caller.client_region.as_deref());
-        context.text("pooler", caller.pooler.as_ref());
-        context.text("application", caller.application.as_ref());
+        // What a client has yet to say can't decide which way it goes, though somebody may know it already.
+        let is_connecting = matches!(self.case.subject, Subject::Connect);
+        context.text("lane", Some(self.case.lane_before().name()));
+        context.put("past_guard", Value::new_bool(caller.past_guard && !is_connecting));
+        if !is_connecting {
+            context.said(caller);
+        }
         context.put("claims", Value::new_entity_uid(claims));
         let (hour, weekday) = clock(circumstances.time);
         context.put("hour", Value::new_long(hour));
@@ -338,6 +353,14 @@ impl Record {
         self.set("traits", traits.iter().map(|one| one.name()));
         let settings = facts.map_or(&[][..], |facts| &facts.settings);
         self.set("settings", settings.iter().map(|name| &**name));
+    }
+
+    /// What is known once a client has spoken, and how it came.
+    fn said(&mut self, caller: &Caller) {
+        self.text("transport", caller.transport.map(|transport| transport.name()));
+        self.text("db_user", caller.db_user.as_ref());
+        self.text("pooler", caller.pooler.as_ref());
+        self.text("application", caller.application.as_ref());
     }
 
     fn outbound(&mut self, destination: &Destination) {

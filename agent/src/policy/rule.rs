@@ -153,6 +153,11 @@ impl Rule {
         is_builtin(&self.id)
     }
 
+    /// Whether it is about connections that clients make.
+    pub(super) fn guards(&self) -> bool {
+        matches!(self.does, Does::Judge { verdict: Verdict::Guard, .. })
+    }
+
     pub fn dry_run(&self) -> bool {
         matches!(self.does, Does::Judge { dry_run: true, .. })
     }

@@ -66,6 +66,7 @@ impl Set {
             loading.read(n, source, starter_pack && n < packs.len());
         }
         loading.no_id_twice(&all);
+        loading.verdicts_of_connections(&all, &names);
         loading.known_names(&all, &world);
         loading.valid(&all, &schema);
         let volatile = loading.volatile(&all);
@@ -115,6 +116,11 @@ impl Set {
         &self.world
     }
 
+    /// Whether a verdict depends on when it is asked for.
+    pub fn speaks_of_time(&self) -> bool {
+        self.volatile.time
+    }
+
     pub(super) fn judging(&self, action: Action) -> Option<&PolicySet> {
         self.judging.get(action.index())
     }
@@ -148,8 +154,13 @@ fn applicable(
             some.iter().any(|one| one == action || groups.contains(&one.id().unescaped()))
         }
     };
+    // A rule about everything has a verdict on statements; who connects is none.
+    let is_about = |rule: &&Rule| {
+        rule.policy.effect() == Kind::Permit || rule.guards() == (asked == Action::Connect)
+    };
     let policies = rules
         .iter()
+        .filter(is_about)
         .map(|rule| &rule.policy)
         .filter(|policy| policy.effect() == kind && applies(policy.action_constraint()));
     PolicySet::from_policies(policies.cloned()).map_err(|error| error.to_string())
@@ -222,6 +233,36 @@ impl Loading {
         self.rules.retain(|_| keep.next().copied().unwrap_or(false));
         let mut keep = kept.iter();
         self.from.retain(|_| keep.next().copied().unwrap_or(false));
+    }
+
+    /// Who connects is led to the guard or isn't: that verdict is about nothing else, and no other is about that.
+    fn verdicts_of_connections(&mut self, sources: &[Source], names: &Names) {
+        let connect = names.action(Action::Connect);
+        let mut complaints = Vec::new();
+        for (rule, source) in self.each(sources) {
+            if !matches!(rule.does, Does::Judge { .. }) {
+                continue;
+            }
+            let (is_named, is_alone) = match rule.policy.action_constraint() {
+                ActionConstraint::Any => (false, false),
+                ActionConstraint::Eq(only) => (only == *connect, only == *connect),
+                ActionConstraint::In(some) => {
+                    (some.contains(connect), some.iter().all(|one| one == connect))
+                }
+            };
+            if rule.guards() && !is_alone {
+                let message = "verdict guard is about clients that connect".into();
+                let help = "say action == Action::\"connect\"";
+                complaints.push(rule.complaint(source, message).with_help(help));
+            }
+            if is_named && !rule.guards() {
+                let message = "the only verdict about clients that connect is guard".into();
+                let help =
+                    "@verdict(\"guard\") leads them to the guard, which judges what they say";
+                complaints.push(rule.complaint(source, message).with_help(help));
+            }
+        }
+        self.complaints.extend(complaints);
     }
 
     /// Groups, labels and rules that are spoken of exist.
@@ -338,9 +379,10 @@ impl Loading {
 
 /// Statements have the attribute.
 fn is_of_connections_alone(error: &ValidationError) -> bool {
-    let action = format!("Action::{:?}", Action::ConnectOut.name());
+    let words = error.to_string();
+    let mut actions = [Action::ConnectOut, Action::Connect].into_iter();
     matches!(error, ValidationError::UnsafeAttributeAccess(_))
-        && error.to_string().contains(&action)
+        && actions.any(|action| words.contains(&format!("Action::{:?}", action.name())))
 }
 
 const STATEMENTS_ALONE: &str = "a connection has no such attribute; where statements are meant, \

@@ -107,6 +107,11 @@ fn judge_outbound(set: &Set, caller: &Caller, to: &Destination) -> Judgement {
     set.decide(&Case { caller, subject: Subject::Outbound(to), circumstances })
 }
 
+fn judge_connect(set: &Set, caller: &Caller) -> Judgement {
+    let circumstances = Circumstances::default();
+    set.decide(&Case { caller, subject: Subject::Connect, circumstances })
+}
+
 fn rules(judgement: &Judgement) -> String {
     let dry = |dry: bool| if dry { "?" } else { "" };
     let all = judgement.findings.iter().map(|one| format!("{}{}", one.rule, dry(one.dry_run)));
@@ -565,5 +570,83 @@ fn no_facts_are_worse_than_any() {
         let case =
             Case { caller: &caller(), subject: Subject::Statement(Some(&nothing)), circumstances };
         assert_eq!(rules(&load("").decide(&case)), expected);
+    }
+}
+
+/// Who connects is led to the guard, or goes straight on: rules about everything are about statements.
+#[test]
+fn who_connects_is_guarded_where_a_rule_says_so() {
+    let guard = |id: &str, principal: &str, rest: &str| {
+        format!(
+            "@id(\"{id}\") @verdict(\"guard\") @message(\"m\")\n\
+             forbid ({principal}, action == Action::\"connect\", resource) {rest};\n"
+        )
+    };
+    let agents = guard("agents", "principal is Ai", "");
+    let dry = agents.replace("@verdict", "@mode(\"dry-run\") @verdict");
+    let everything = "@id(\"all\") @verdict(\"deny\") @message(\"m\") forbid (principal, action, resource) \
+                      when { context.lane == \"observed\" && !context.past_guard };\n";
+    let not_codex = "@id(\"codex\") @silences(\"agents\") permit (principal == Ai::\"codex\", \
+                     action == Action::\"connect\", resource);\n";
+    let orders = guard("orders", "principal", "when { resource == Server::\"orders\" }");
+    let network =
+        guard("far", "principal", "when { context.client_regions.contains(\"us-east-1\") }");
+    let said =
+        guard("said", "principal", "when { context has db_user || context has application }");
+    let broken = guard("broken", "principal", "when { context.hour + 9223372036854775807 > 0 }");
+    let far = {
+        let origin = Origin { client_address: Some("10.9.0.1".into()), ..Origin::default() };
+        Caller::new(&origin, &world())
+    };
+    let speaking = Caller { application: Some("psql".into()), past_guard: true, ..caller() };
+    for (text, caller, expected) in [
+        (String::new(), ai(), "allow"),
+        (agents.clone(), ai(), "guard agents"),
+        (agents.clone(), caller(), "allow"),
+        (agents.clone(), Caller { lane: Lane::Guarded, ..ai() }, "guard agents"),
+        (dry, ai(), "allow agents?"),
+        (everything.to_owned(), ai(), "allow"),
+        (format!("{agents}{not_codex}"), ai(), "allow"),
+        (format!("{agents}{not_codex}"), Caller { name: "aider".into(), ..ai() }, "guard agents"),
+        (orders.clone(), caller(), "guard orders"),
+        (orders, Caller { server: Some("other".into()), ..caller() }, "allow"),
+        (network.clone(), far, "guard far"),
+        (network, caller(), "allow"),
+        // Nobody has said anything yet, so it can't make a difference that somebody will.
+        (said, speaking, "allow"),
+    ] {
+        assert_eq!(rules(&judge_connect(&load(&text), &caller)), expected, "{text}");
+    }
+    // What can't be evaluated is on the safe side.
+    let hour = Circumstances { time: WallTime(3_600_000_000), ..Circumstances::default() };
+    let (set, caller) = (load(&broken), caller());
+    let case = Case { caller: &caller, subject: Subject::Connect, circumstances: hour };
+    assert_eq!(rules(&set.decide(&case)), "guard broken");
+    // It is no verdict on statements.
+    assert_eq!(rules(&judge(&load(&agents), &ai(), "SELECT 1", 1)), "allow");
+
+    for (text, expected) in [
+        (
+            "@id(\"x\") @verdict(\"guard\") @message(\"m\") forbid (principal, action, resource);",
+            "verdict guard is about clients that connect\n",
+        ),
+        (
+            "@id(\"x\") @verdict(\"guard\") @message(\"m\") forbid (principal, \
+             action in [Action::\"connect\", Action::\"drop\"], resource);",
+            "verdict guard is about clients that connect\n",
+        ),
+        (
+            "@id(\"x\") @verdict(\"deny\") @message(\"m\") forbid (principal, \
+             action == Action::\"connect\", resource);",
+            "the only verdict about clients that connect is guard\n",
+        ),
+        (
+            "@id(\"x\") @verdict(\"guard\") @message(\"m\") forbid (principal, \
+             action == Action::\"connect\", resource) when { context.effects.contains(\"drop\") };",
+            "effects",
+        ),
+    ] {
+        let said = wrong(text);
+        assert!(said.contains(expected), "{text}\n  expected {expected}\n  got {said}");
     }
 }

@@ -66,7 +66,7 @@ impl Bare {
         let rules = Rules { policies, ..Rules::default() };
         bare.channel.send(&Order::Rules(Box::new(rules)), None)?;
         match bare.words.recv_timeout(PATIENCE)? {
-            Word::Ready { taken: true, problem: None } => Ok(bare),
+            Word::Ready { taken: true, problem: None, .. } => Ok(bare),
             other => bail!("{other:?}"),
         }
     }
@@ -101,6 +101,7 @@ impl Bare {
             local: end(),
             remote: end(),
             client: Client::LocalUnknown,
+            is_judged: true,
         };
         let admitted = Order::Admitted { number, admission: Box::new(admission) };
         self.channel.send(&admitted, Some(theirs.as_fd()))?;

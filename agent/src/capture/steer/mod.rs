@@ -8,6 +8,7 @@ mod error;
 mod local;
 mod network;
 mod object;
+mod passes;
 mod pins;
 
 use std::{
@@ -23,7 +24,8 @@ use aya::{
     programs::links::FdLink,
 };
 use dbwarden_common::{
-    Address, LocalKey, SOME_ADDRESS, STEER_ELSE_DIRECT, SteerCount, SteerKey, Steered,
+    Address, LocalKey, SOME_ADDRESS, STEER_BY_POLICY, STEER_ELSE_DIRECT, SteerCount, SteerKey,
+    Steered,
 };
 
 use self::{network::Network, pins::Pins};
@@ -32,6 +34,7 @@ pub use self::{
     error::SteerError,
     local::{Prefix, local_prefixes, netns_cookie, own_netns_cookie},
     object::{SteerTrial, trial},
+    passes::Passes,
     pins::remove_pins,
 };
 
@@ -77,6 +80,8 @@ pub struct SteerCounts {
     pub refused: u64,
     /// Steered sockets whose `getpeername` names the guard.
     pub untold: u64,
+    /// Connections that went straight on, because policy says so.
+    pub passed: u64,
 }
 
 /// The steering of this host. Dropping it detaches what isn't pinned.
@@ -84,6 +89,8 @@ pub struct Steering {
     steered: HashMap<MapData, SteerKey, Steered>,
     local: LocalMap,
     exempt: HashMap<MapData, u64, u32>,
+    /// Until somebody has taken them.
+    passes: Option<Passes>,
     counts: PerCpuArray<MapData, u64>,
     networks: BTreeMap<u64, Network>,
     /// Of namespaces, by cookie.
@@ -104,17 +111,19 @@ impl Steering {
     /// # Errors
     /// Why this host can't be steered, and what to do about it.
     pub fn attach(options: &SteerOptions) -> Result<Self, SteerError> {
-        let cgroup = match &options.cgroup {
+        let cgroups = match &options.cgroup {
             Some(path) => path.clone(),
             None => local::cgroup_root(Path::new("/proc/self/mountinfo"))?,
         };
-        let cgroup = local::open_root(&cgroup)?;
+        let cgroup = local::open_root(&cgroups)?;
         let pins = options.pins.as_deref().map(Pins::open).transpose()?;
         let mut ebpf = object::for_connects(pins.as_ref())?;
         let mut steering = Self {
             steered: object::take(&mut ebpf, "STEERED", HashMap::try_from)?,
             local: object::take(&mut ebpf, "LOCAL", LpmTrie::try_from)?,
             exempt: object::take(&mut ebpf, "EXEMPT", HashMap::try_from)?,
+            // Before anything is attached: what an earlier process has said of anybody counts no more.
+            passes: Some(Passes::take(&mut ebpf, &cgroups)?),
             counts: object::take(&mut ebpf, "COUNTS", PerCpuArray::try_from)?,
             networks: BTreeMap::new(),
             addresses: BTreeMap::new(),
@@ -145,15 +154,38 @@ impl Steering {
         guard: SocketAddr,
         down: GuardDown,
     ) -> Result<(), SteerError> {
+        self.lead(netns, original, guard, down.flags(), 0)
+    }
+
+    /// The same, but whoever has a pass for the server of this number in [`Passes`] goes straight on.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn steer_by_policy(
+        &mut self,
+        netns: u64,
+        original: SocketAddr,
+        guard: SocketAddr,
+        down: GuardDown,
+        server: u32,
+    ) -> Result<(), SteerError> {
+        self.lead(netns, original, guard, down.flags() | STEER_BY_POLICY, server)
+    }
+
+    fn lead(
+        &mut self,
+        netns: u64,
+        original: SocketAddr,
+        guard: SocketAddr,
+        flags: u32,
+        server: u32,
+    ) -> Result<(), SteerError> {
         if original.is_ipv4() != guard.is_ipv4() || original.port() == 0 || guard.port() == 0 {
             return Err(SteerError::Mismatch { original, guard });
         }
+        let (address, port) = (address(guard.ip()), guard.port().into());
+        let steered = Steered { address, port, flags, server, reserved: 0 };
         let key = key(netns, original);
-        let steered = Steered {
-            address: address(guard.ip()),
-            port: guard.port().into(),
-            flags: down.flags(),
-        };
         let some = SteerKey { address: SOME_ADDRESS, ..key };
         for key in [some, key] {
             self.steered.insert(key, steered, 0).map_err(SteerError::map("STEERED"))?;
@@ -170,6 +202,11 @@ impl Steering {
         let key = key(netns, original);
         self.wanted.remove(&key);
         self.remove(key)
+    }
+
+    /// For whoever says which processes need no guard.
+    pub fn take_passes(&mut self) -> Option<Passes> {
+        self.passes.take()
     }
 
     fn remove(&mut self, key: SteerKey) -> Result<(), SteerError> {
@@ -334,6 +371,7 @@ fn counts(map: &PerCpuArray<MapData, u64>) -> SteerCounts {
         direct: sum(SteerCount::Direct),
         refused: sum(SteerCount::Refused),
         untold: sum(SteerCount::Untold),
+        passed: sum(SteerCount::Passed),
     }
 }
 

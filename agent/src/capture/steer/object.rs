@@ -16,7 +16,8 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("DBWARDEN_STEER_OBJECT")
 
 /// Maps of the programs for connects, and of those for clients from the network. Each loading of the object
 /// makes all of them; the others' are as small as can be.
-const CONNECT_MAPS: [&str; 5] = ["STEERED", "LOCAL", "EXEMPT", "ORIGINALS", "COUNTS"];
+const CONNECT_MAPS: [&str; 7] =
+    ["STEERED", "LOCAL", "EXEMPT", "ORIGINALS", "COUNTS", "PASSES", "REIGN"];
 const NETWORK_MAPS: [&str; 4] = ["LISTENERS", "SOCKETS", "LOCAL", "COUNTS"];
 
 /// What answers for a connection is attached before what makes it: names of programs and of their links.
@@ -121,7 +122,7 @@ fn object(maps: &[&str], pins: Option<&Pins>, follow_mptcp: bool) -> Result<Ebpf
     let follow_mptcp = u32::from(follow_mptcp);
     let mut loader = EbpfLoader::new();
     loader.override_global("FOLLOW_MPTCP", &follow_mptcp, true);
-    for name in ["STEERED", "LOCAL", "EXEMPT", "LISTENERS", "SOCKETS"] {
+    for name in ["STEERED", "LOCAL", "EXEMPT", "LISTENERS", "SOCKETS", "PASSES"] {
         if !maps.contains(&name) {
             loader.map_max_entries(name, 1);
         }

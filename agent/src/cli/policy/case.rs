@@ -1,4 +1,4 @@
-//! A statement by somebody somewhere, or a connection that a database opens, as it is written in a table of cases or
+//! A statement by somebody somewhere, or a connection that he or a database makes, as it is written in a table of cases or
 //! on a command line.
 
 use std::{net::SocketAddr, sync::Arc};
@@ -76,7 +76,7 @@ pub(super) struct Written {
 #[serde(deny_unknown_fields)]
 pub(super) struct ConnectOut {
     /// Instead of a statement: a process of the database connects to this ADDRESS:PORT or path
-    #[arg(long = "connect-out", value_name = "TO", required_unless_present = "statement")]
+    #[arg(long = "connect-out", value_name = "TO")]
     to: Option<String>,
     /// Where that is; by default what the configuration says of the address
     #[arg(id = "destination_region", long = "destination-region", value_name = "NAME")]
@@ -97,6 +97,8 @@ pub(super) struct ConnectOut {
 pub(super) enum Asked<'a> {
     Statement(&'a str),
     ConnectOut(&'a ConnectOut),
+    /// The caller's own connection.
+    Connect,
 }
 
 impl<'a> Asked<'a> {
@@ -104,11 +106,13 @@ impl<'a> Asked<'a> {
     pub(super) fn new(
         statement: Option<&'a str>,
         connection: Option<&'a ConnectOut>,
+        connects: bool,
     ) -> Result<Self, String> {
-        match (statement, connection.filter(|connection| connection.to.is_some())) {
-            (Some(statement), None) => Ok(Self::Statement(statement)),
-            (None, Some(connection)) => Ok(Self::ConnectOut(connection)),
-            _ => Err("write either a statement or connect-out".to_owned()),
+        match (statement, connection.filter(|connection| connection.to.is_some()), connects) {
+            (Some(statement), None, false) => Ok(Self::Statement(statement)),
+            (None, Some(connection), false) => Ok(Self::ConnectOut(connection)),
+            (None, None, true) => Ok(Self::Connect),
+            _ => Err("write either a statement, connect or connect-out".to_owned()),
         }
     }
 
@@ -119,6 +123,7 @@ impl<'a> Asked<'a> {
             Self::ConnectOut(connection) => {
                 format!("connect-out {}", connection.to.as_deref().unwrap_or_default())
             }
+            Self::Connect => "connect".to_owned(),
         }
     }
 }
@@ -135,6 +140,7 @@ pub(super) struct Made {
 pub(super) enum What {
     Statement(Arc<Facts>),
     Outbound(Destination),
+    Connect,
 }
 
 impl Made {
@@ -144,6 +150,7 @@ impl Made {
             subject: match &self.what {
                 What::Statement(facts) => Subject::Statement(Some(facts)),
                 What::Outbound(destination) => Subject::Outbound(destination),
+                What::Connect => Subject::Connect,
             },
             circumstances: Circumstances { time: self.time, rows: self.rows, claims: &self.claims },
         }
@@ -217,6 +224,7 @@ impl Written {
                 Asked::ConnectOut(connection) => {
                     What::Outbound(connection.destination(&origin, world)?)
                 }
+                Asked::Connect => What::Connect,
             },
             time: self.time.unwrap_or(now),
             rows: self.rows,

@@ -29,6 +29,9 @@ use crate::{
 pub(super) struct Explain {
     /// The statement
     statement: Option<String>,
+    /// Instead of a statement: they connect to the server, whose lane policy decides
+    #[arg(long)]
+    connect: bool,
     #[command(flatten)]
     connection: ConnectOut,
     #[command(flatten)]
@@ -52,8 +55,8 @@ pub(super) fn explain(common: &Common, arguments: &Explain) -> Result<Answer> {
     let mut analyst = Analyst::new(Bounds::default());
     let now = UtcDateTime::now().unix_timestamp_nanos() / 1_000;
     let now = WallTime(i64::try_from(now).unwrap_or(i64::MAX));
-    let asked =
-        Asked::new(arguments.statement.as_deref(), Some(&arguments.connection)).map_err(Usage)?;
+    let Explain { statement, connection, connect, .. } = arguments;
+    let asked = Asked::new(statement.as_deref(), Some(connection), *connect).map_err(Usage)?;
     let made =
         arguments.by.make(asked, &settings, set.world(), &mut analyst, now).map_err(Usage)?;
     let case = made.case();
@@ -100,6 +103,7 @@ fn line(made: &Made, judgement: &Judgement, outcome: &Outcome, near: &[Near]) ->
             "destination_region": to.region, "destination_server": to.server,
             "destination_program": to.program, "destination_by_server": to.by_server,
         }),
+        What::Connect => json!({ "connects_to": made.caller().server }),
     };
     if let (Some(line), serde_json::Value::Object(what)) = (line.as_object_mut(), what) {
         line.extend(what);
@@ -139,8 +143,13 @@ fn tell_people(
             writeln!(out, "{}{}", field("connects"), clean(&destination.to_string()))?;
             writeln!(out, "{}{}", field("program"), clean(by))?;
         }
+        What::Connect => {
+            let server = caller.server.as_deref().unwrap_or("?");
+            writeln!(out, "{}{}", field("connects"), clean(server))?;
+        }
     }
     let verdict = match &judgement.rule {
+        None if matches!(made.what(), What::Connect) => "observe".to_owned(),
         Some(rule) => format!("{} by {rule}", judgement.verdict.name()),
         None => judgement.verdict.name().to_owned(),
     };

@@ -51,6 +51,9 @@ struct Expected {
     /// Instead of a statement: where a process of the database connects to.
     #[serde(rename = "connect-out")]
     connect_out: Option<ConnectOut>,
+    /// Instead of a statement: they connect to the server.
+    #[serde(default)]
+    connect: bool,
     /// Who and where; by default somebody unknown on this host.
     #[serde(default)]
     by: Written,
@@ -87,7 +90,8 @@ pub(super) fn test(common: &Common, arguments: &Test) -> Result<Answer> {
                 return Err(wrong(words).into());
             }
             let of_case = |words| wrong(format!("case {}: {words}", n + 1));
-            let asked = Asked::new(expected.statement.as_deref(), expected.connect_out.as_ref())
+            let Expected { statement, connect_out, connect, .. } = expected;
+            let asked = Asked::new(statement.as_deref(), connect_out.as_ref(), *connect)
                 .map_err(of_case)?;
             let made = expected
                 .by

@@ -280,6 +280,11 @@ impl ProcessTable {
         self.lives.running().map(|(_, life)| life).filter(is_own).map(|life| life.pid).collect()
     }
 
+    /// All that run, as far as is known.
+    pub fn running(&self) -> impl Iterator<Item = u32> {
+        self.lives.running().map(|(_, life)| life.pid)
+    }
+
     /// Whether this pid has a holder now, as far as is known.
     pub fn is_alive(&self, pid: u32) -> bool {
         self.lives.current(pid).is_some()

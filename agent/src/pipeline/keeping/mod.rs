@@ -41,6 +41,8 @@ pub struct Keeping {
     refusing: bool,
     /// What alerts have told, and is still so.
     told: Vec<&'static str>,
+    /// Why nothing could be written at the last look.
+    down: Option<String>,
 }
 
 enum State {
@@ -93,6 +95,7 @@ impl Keeping {
             n_missed: 0,
             refusing: false,
             told: Vec::new(),
+            down: None,
         };
         match open::open(settings, &keeping.host.host, now) {
             Ok(opened) => {
@@ -165,8 +168,15 @@ impl Keeping {
             let message = "the ledger is kept as it should be again".to_owned();
             alerts.push(Alert { message, is_over: true });
         }
-        self.told = troubles.into_iter().map(|(kind, _)| kind).collect();
+        self.told = troubles.iter().map(|(kind, _)| *kind).collect();
+        let is_down = |(kind, _): &(&str, String)| matches!(*kind, "shut" | "paused" | "refusing");
+        self.down = troubles.into_iter().find(is_down).map(|(_, message)| message);
         alerts
+    }
+
+    /// Why nothing could be written when [`Self::alerts`] was last asked.
+    pub fn down(&self) -> Option<&str> {
+        self.down.as_deref()
     }
 
     /// In the words of `dbwarden status`.
