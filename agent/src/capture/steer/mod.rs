@@ -9,12 +9,13 @@ mod local;
 mod network;
 mod object;
 mod pins;
+mod unix;
 
 use std::{
     collections::{BTreeMap, HashSet},
     net::{IpAddr, SocketAddr},
     os::fd::BorrowedFd,
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
 use aya::{
@@ -33,6 +34,7 @@ pub use self::{
     local::{Prefix, local_prefixes, netns_cookie, own_netns_cookie},
     object::{SteerTrial, trial},
     pins::remove_pins,
+    unix::{UnixPaths, UnixSteering},
 };
 
 /// What becomes of a new connection while no guard listens.
@@ -104,11 +106,7 @@ impl Steering {
     /// # Errors
     /// Why this host can't be steered, and what to do about it.
     pub fn attach(options: &SteerOptions) -> Result<Self, SteerError> {
-        let cgroup = match &options.cgroup {
-            Some(path) => path.clone(),
-            None => local::cgroup_root(Path::new("/proc/self/mountinfo"))?,
-        };
-        let cgroup = local::open_root(&cgroup)?;
+        let cgroup = options.root()?;
         let pins = options.pins.as_deref().map(Pins::open).transpose()?;
         let mut ebpf = object::for_connects(pins.as_ref())?;
         let mut steering = Self {
