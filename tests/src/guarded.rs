@@ -34,14 +34,38 @@ impl Guarded {
         Ok(guarded)
     }
 
+    /// The guard stands in the place of the server's unix socket; nobody is led.
+    pub fn start_in_front(
+        server: PostgresBuilder,
+        rules: &str,
+        on_guard_down: &str,
+    ) -> Result<Self> {
+        let in_front = |postgres: &Postgres| {
+            format!("on_guard_down = \"{on_guard_down}\"\nguard_socket = {:?}", postgres.front())
+        };
+        let guarded = Self::start_as(server, rules, "steer = false", in_front)?;
+        guarded.agent.await_front()?;
+        Ok(guarded)
+    }
+
     fn start_with(
         server: PostgresBuilder,
         rules: &str,
         of_guard: &str,
         of_server: &str,
     ) -> Result<Self> {
+        Self::start_as(server, rules, of_guard, |_| of_server.to_owned())
+    }
+
+    fn start_as(
+        server: PostgresBuilder,
+        rules: &str,
+        of_guard: &str,
+        of_server: impl Fn(&Postgres) -> String,
+    ) -> Result<Self> {
         let pins = Bpffs::mount()?;
         let postgres = server.guarded().start()?;
+        let of_server = of_server(&postgres);
         let policies = tempfile::tempdir()?;
         fs::write(policies.path().join("own.cedar"), rules)?;
         let agent = Agent::builder()

@@ -43,12 +43,18 @@ fn guarded(guard: &GuardStatus) -> impl Iterator<Item = Check> {
     let name = "guarded server";
     guard.servers.iter().map(move |server| {
         let of = |words: &str| format!("{}: {words}", server.name);
-        match (&server.problem, &server.network) {
-            (Some(why), _) => Check::notable(name, of(&format!("not guardable: {why}"))),
-            (None, Some(why)) => {
+        match (&server.problem, &server.network, (&server.socket, &server.socket_problem)) {
+            (Some(why), ..) => Check::notable(name, of(&format!("not guardable: {why}"))),
+            (None, _, (Some(at), Some(why))) => {
+                Check::notable(name, of(&format!("no guard at {at}: {why}")))
+            }
+            (None, Some(why), _) => {
                 Check::notable(name, of(&format!("clients from the network go straight: {why}")))
             }
-            (None, None) => Check::fine(name, of(&server.steering)),
+            (None, None, (Some(at), None)) => {
+                Check::fine(name, of(&format!("{}; the guard listens at {at}", server.steering)))
+            }
+            (None, None, _) => Check::fine(name, of(&server.steering)),
         }
     })
 }

@@ -153,6 +153,7 @@ pub struct Server {
     pub exclude: bool,
     pub lane: Option<Spanned<LaneChoice>>,
     pub on_guard_down: Option<OnGuardDown>,
+    pub guard_socket: Option<Spanned<PathBuf>>,
     pub tls_certificate: Option<Spanned<PathBuf>>,
     pub tls_key: Option<Spanned<PathBuf>>,
     pub database: Vec<Spanned<Database>>,

@@ -73,6 +73,7 @@ fn every_key_arrives() {
         region = "eu-west"
         lane = "guard"
         on_guard_down = "direct"
+        guard_socket = "/run/postgresql/.s.PGSQL.5433"
         tls_certificate = "/srv/pg/server.crt"
         tls_key = "/srv/pg/server.key"
         [[server.database]]
@@ -155,6 +156,7 @@ fn every_key_arrives() {
         exclude: false,
         lane: LaneChoice::Guard,
         on_guard_down: OnGuardDown::Direct,
+        guard_socket: Some("/run/postgresql/.s.PGSQL.5433".into()),
         tls_certificate: Some("/srv/pg/server.crt".into()),
         tls_key: Some("/srv/pg/server.key".into()),
         databases: vec![DatabaseOf {
@@ -175,6 +177,7 @@ fn every_key_arrives() {
         exclude: true,
         lane: LaneChoice::Observe,
         on_guard_down: OnGuardDown::Refuse,
+        guard_socket: None,
         tls_certificate: None,
         tls_key: None,
         databases: Vec::new(),
@@ -211,7 +214,7 @@ fn a_mistake_says_where_what_and_what_is_allowed() {
             "[[server]]\nname = \"a\"\nprot = 1",
             "c.toml:3: unknown key `prot` in [[server]]; did you mean `port`? (allowed: name, \
              engine, port, data_directory, executable, socket, environment, region, exclude, \
-             lane, on_guard_down, tls_certificate, tls_key, database)\n    3 | prot = 1",
+             lane, on_guard_down, guard_socket, tls_certificate, tls_key, database)\n    3 | prot = 1",
         ),
         (
             "[log]\ncolour = true",

@@ -94,6 +94,12 @@ pub struct GuardedServer {
     pub steering: String,
     /// Why clients from the network aren't.
     pub network: Option<String>,
+    /// Whether clients of its own unix socket are led to the guard, or why not.
+    pub unix: Option<String>,
+    /// The unix socket at which the guard listens in the server's place.
+    pub socket: Option<String>,
+    /// Why it doesn't.
+    pub socket_problem: Option<String>,
 }
 
 /// Which hooks see the socket calls, and why these.

@@ -83,6 +83,7 @@ mod tests {
             exclude: false,
             lane: Default::default(),
             on_guard_down: Default::default(),
+            guard_socket: None,
             tls_certificate: None,
             tls_key: None,
             databases: vec![
