@@ -38,6 +38,8 @@ pub enum Via {
     GuardTls,
     /// By the guard's unix socket in the server's place; see [`Postgres::front_dir`].
     Front,
+    /// By the server's own unix socket under a path that no guard knows, so that nobody is led.
+    Past,
     /// To an address of the host's, in the clear: from a [`crate::Netns`].
     Network(IpAddr),
 }
@@ -353,6 +355,7 @@ impl Postgres {
         let way = match (via, &self.certificates) {
             (Via::Unix, _) => format!("host={}", self.socket_dir().display()),
             (Via::Front, _) => format!("host={}", self.front_dir().display()),
+            (Via::Past, _) => format!("host={}/../socket", self.front_dir().display()),
             (Via::Tcp, _) => "host=127.0.0.1 sslmode=disable".to_owned(),
             (Via::Tcp6, _) => "host=::1 sslmode=disable".to_owned(),
             (Via::Tls, Some(tls)) => format!(

@@ -82,6 +82,13 @@ fn a_client_is_itself(guarded: &Guarded, via: Via) -> Result<()> {
             ensure!(told.contains("Peer authentication failed"), "{told}");
         }
     }
+    // Whoever is root in a user namespace of his own is still himself to the server.
+    let mut inner = Command::new("unshare");
+    let user = User::from_name("games")?.context("no account games")?;
+    inner.args(["--user", "--map-root-user"]).uid(user.uid.as_raw()).gid(user.gid.as_raw());
+    let client = psql(postgres, via, "games", "alice", "SELECT 'inside'")?;
+    inner.arg(client.get_program()).args(client.get_args()).current_dir("/");
+    ensure!(said(&mut inner)?.trim() == "inside");
     let told = fails(psql(postgres, via, "games", "alice", "DROP TABLE precious")?)?;
     for expected in ["ERROR:  42501: dbwarden: nothing is dropped here", "DETAIL:  rule no-drop"] {
         ensure!(told.contains(expected), "{told}");
@@ -279,11 +286,7 @@ fn where_nobody_has_moved_a_client_is_led_and_is_itself() -> Result<()> {
     drop(stream);
 
     // Another spelling isn't known; it is told who has come so.
-    let mut command = psql(postgres, Via::Unix, "games", "alice", "SELECT 'past'")?;
-    let conninfo = postgres.conninfo_as(Via::Unix, "alice", "postgres");
-    let spelt = conninfo.replace("/socket", "/front/../socket");
-    command.args(["-d", &spelt]);
-    said(&mut command)?;
+    said(&mut psql(postgres, Via::Past, "games", "alice", "SELECT 'past'")?)?;
     let opened = "SELECT message FROM rows WHERE record = 'connection' AND action = 'opened' \
                   AND transport = 'unix' AND message LIKE '%past the guard%'";
     agent.await_rows(1, opened)?;

@@ -37,6 +37,11 @@ impl Pins {
         Ok(Self { root: root.to_owned(), folder })
     }
 
+    /// Whether a map of this version's is there.
+    pub(super) fn has(root: &Path, map: &str) -> bool {
+        root.join(format!("{PREFIX}{STEER_ABI}")).join(map).exists()
+    }
+
     /// The pins of one namespace's `sk_lookup`.
     pub(super) fn network(&self, netns: u64) -> Result<Self, SteerError> {
         let folder = self.folder.join(format!("{NETWORK}{netns}"));

@@ -64,11 +64,11 @@ impl Doors {
             if outcome.is_err() {
                 self.open.remove(&place);
             }
-            if known.get(place).and_then(Option::as_ref) != Some(&outcome)
-                && let (Some(name), at) = (&server.name, at.display())
-            {
+            if known.get(place).and_then(Option::as_ref) != Some(&outcome) {
+                let (name, at) = (server.name.as_deref().unwrap_or_default(), at.display());
                 match &outcome {
                     Ok(()) => tracing::info!(server = name, "the guard listens at {at}"),
+                    Err(why) if channel.is_none() => tracing::info!(server = name, "{at}: {why}"),
                     Err(why) => tracing::error!(server = name, "no guard at {at}: {why}"),
                 }
             }

@@ -21,7 +21,7 @@ use rustix::net::{
 
 use super::{
     account::Account,
-    roots::{Root, roots},
+    roots::{Root, Roots},
     seat::{BACKLOG, FileId, file_of, ignore_missing, socket_of, stands},
 };
 use crate::{
@@ -45,6 +45,7 @@ pub(in crate::gate) struct Led {
     refuse: Kind,
     /// By the servers' places in the settings.
     open: BTreeMap<usize, Door>,
+    roots: Roots,
 }
 
 /// Where clients shall be led.
@@ -80,6 +81,7 @@ impl Led {
             direct: Kind::default(),
             refuse: Kind::default(),
             open: BTreeMap::new(),
+            roots: Roots::default(),
         }
     }
 
@@ -109,7 +111,7 @@ impl Led {
             let outcome = match targets.get(place) {
                 Some(Ok(Target { socket: None, .. })) => continue,
                 Some(Ok(target)) => {
-                    let seen = seen.get_or_insert_with(roots);
+                    let seen = seen.get_or_insert_with(|| self.roots.look()).as_slice();
                     self.lead(gate, place, target, channel, seen, wanted)
                 }
                 _ if gate.state().is_unfit(place) => continue,
@@ -217,7 +219,9 @@ impl Kind {
         options: &SteerOptions,
         is_whole: bool,
     ) -> Result<(), String> {
-        if matches!(self, Kind::Untried) && !wanted.led.is_empty() {
+        // What is left of before may lead clients of somebody else's by now.
+        let is_due = || !wanted.led.is_empty() || is_whole && UnixSteering::is_left(options);
+        if matches!(self, Kind::Untried) && is_due() {
             *self = match UnixSteering::attach(options) {
                 Ok(steering) => Kind::Attached(steering),
                 Err(error) => Kind::Impossible(in_full(&error)),

@@ -1,6 +1,11 @@
 //! The roots that processes of this host have: what a path means to whoever says it.
 
-use std::{collections::BTreeMap, fs, os::fd::OwnedFd, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    os::fd::OwnedFd,
+    path::Path,
+};
 
 use rustix::{
     fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, StatxAttributes, StatxFlags, openat2, statx},
@@ -9,8 +14,9 @@ use rustix::{
 
 use super::seat::{FileId, file_of};
 
-/// Looked at in one go.
 const MAX_ROOTS: usize = 1_024;
+/// One look in so many is at every process: one may have got another root. The others are at new ones.
+const WHOLE_LOOK: u32 = 15;
 /// `STATX_MNT_ID_UNIQUE` (Linux 6.8): the mount's number, which no other ever has.
 const MOUNT_NUMBER: StatxFlags = StatxFlags::from_bits_retain(0x4000);
 
@@ -29,21 +35,42 @@ impl Root {
     }
 }
 
-/// Those of all processes. One that is locked into a folder of its mount has none of these.
-pub(super) fn roots() -> Vec<Root> {
-    let mut roots = BTreeMap::new();
-    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    for pid in pids {
-        if roots.len() >= MAX_ROOTS {
-            break;
+/// What is remembered between two looks: who was looked at. Nothing of theirs is kept open, which would keep a root
+/// alive that has gone.
+#[derive(Default)]
+pub(super) struct Roots {
+    looked: BTreeSet<u32>,
+    /// A process that has it, by the mount's number.
+    of: BTreeMap<u64, u32>,
+    looks: u32,
+}
+
+impl Roots {
+    /// Those of all processes, as far as they are the whole of a mount.
+    pub fn look(&mut self) -> Vec<Root> {
+        let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let pids: BTreeSet<u32> =
+            processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+        let have = |(number, pid): (&u64, &u32)| matches!(root(*pid), Ok(Some((now, _))) if now == *number);
+        if self.looks.is_multiple_of(WHOLE_LOOK) || !self.of.iter().all(have) {
+            *self = Self { looks: self.looks, ..Self::default() };
         }
-        // It may be gone meanwhile.
-        if let Ok(Some((number, folder))) = root(pid) {
-            roots.entry(number).or_insert(folder);
+        self.looks = self.looks.wrapping_add(1);
+        for pid in pids.difference(&self.looked) {
+            // It may be gone meanwhile.
+            if let Ok(Some((number, _))) = root(*pid)
+                && self.of.len() < MAX_ROOTS
+            {
+                self.of.entry(number).or_insert(*pid);
+            }
         }
+        self.looked = pids;
+        let roots = self.of.iter().filter_map(|(number, pid)| {
+            let (now, folder) = root(*pid).ok()??;
+            (now == *number).then_some(Root { number: now, folder })
+        });
+        roots.collect()
     }
-    roots.into_iter().map(|(number, folder)| Root { number, folder }).collect()
 }
 
 fn root(pid: u32) -> Result<Option<(u64, OwnedFd)>, Errno> {
@@ -60,7 +87,7 @@ fn root(pid: u32) -> Result<Option<(u64, OwnedFd)>, Errno> {
 mod tests {
     use std::{fs, os::unix::fs::MetadataExt as _, path::Path};
 
-    use super::roots;
+    use super::Roots;
 
     #[test]
     fn a_path_is_found_under_its_root() {
@@ -71,9 +98,13 @@ mod tests {
         let file = folder.path().join("file");
         fs::write(&file, "").unwrap();
         let inode = fs::metadata(&file).unwrap().ino();
-        let found = roots().iter().filter_map(|root| root.file(&file)).any(|f| f.inode == inode);
-        // Kernels before 6.8 don't number their mounts.
-        assert!(found || roots().is_empty());
-        assert!(roots().iter().all(|root| root.file(Path::new("/not/there")).is_none()));
+        let mut roots = Roots::default();
+        for _ in 0..3 {
+            let seen = roots.look();
+            let found = seen.iter().filter_map(|root| root.file(&file)).any(|f| f.inode == inode);
+            // Kernels before 6.8 don't number their mounts.
+            assert!(found || seen.is_empty());
+            assert!(seen.iter().all(|root| root.file(Path::new("/not/there")).is_none()));
+        }
     }
 }

@@ -66,6 +66,11 @@ pub struct UnixSteering {
 }
 
 impl UnixSteering {
+    /// Whether an earlier process has left one, which goes on by itself.
+    pub fn is_left(options: &SteerOptions) -> bool {
+        options.pins.as_deref().is_some_and(|root| Pins::has(root, PATHS))
+    }
+
     /// What an earlier process has pinned goes on as it is, until [`UnixSteering::keep_only`].
     ///
     /// # Errors
