@@ -21,6 +21,7 @@ fn main() -> ExitCode {
         Command::Webhook(webhook) => cli::webhook(common, webhook),
         Command::Analyst => cli::analyst(),
         Command::Guard => cli::guard(),
+        Command::Keeper(keeper) => cli::keeper(keeper),
         Command::Search(search) => cli::search(common, search),
         Command::Findings(findings) => cli::findings(common, findings),
         Command::Timeline(timeline) => cli::timeline(common, timeline),

@@ -119,6 +119,8 @@ pub struct Open {
     pub peer_key: u64,
     pub peer_uid: u32,
     pub peer_gid: u32,
+    /// The cookie of the other end of a unix socket; 0 where nobody has asked for it.
+    pub peer_cookie: u64,
     pub tuple: Tuple,
     pub role: u8,
     /// 1 where the process runs another program than the server.

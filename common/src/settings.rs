@@ -38,6 +38,7 @@ pub struct Offsets {
     pub inet_sport: u32,
     pub sock_peer_pid: u32,
     pub sock_peer_cred: u32,
+    pub sock_cookie: u32,
     pub unix_addr: u32,
     pub unix_peer: u32,
     pub unix_address_len: u32,

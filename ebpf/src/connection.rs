@@ -120,6 +120,7 @@ pub fn report_open(seen: &Transfer, role: u8, family: u16) {
         (*open).peer_key = 0;
         (*open).peer_uid = u32::MAX;
         (*open).peer_gid = u32::MAX;
+        (*open).peer_cookie = 0;
         (*open).role = role;
         (*open).program = (seen.tracked.flags & TRACKED_PROGRAM != 0) as u8;
         (*open).reserved = [0; 2];
@@ -152,8 +153,9 @@ unsafe fn describe_unix(sock: u64, role: u8, open: *mut Open) {
     const PATH_AT: u32 = 2; // sun_path follows sun_family
     let pid: u64 = field(sock, offset!(sock_peer_pid)).unwrap_or(0);
     let cred: u64 = field(sock, offset!(sock_peer_cred)).unwrap_or(0);
+    let peer: u64 = field(sock, offset!(unix_peer)).unwrap_or(0);
     // Outbound: the path is the other end's.
-    let named = if role == INBOUND { sock } else { field(sock, offset!(unix_peer)).unwrap_or(0) };
+    let named = if role == INBOUND { sock } else { peer };
     let address: u64 = field(named, offset!(unix_addr)).unwrap_or(0);
     let len: u32 = field(address, offset!(unix_address_len)).unwrap_or(0);
     let len = len.saturating_sub(PATH_AT);
@@ -163,6 +165,7 @@ unsafe fn describe_unix(sock: u64, role: u8, open: *mut Open) {
         (*open).peer_key = pid;
         (*open).peer_uid = field(cred, offset!(cred_euid)).unwrap_or(u32::MAX);
         (*open).peer_gid = field(cred, offset!(cred_egid)).unwrap_or(u32::MAX);
+        (*open).peer_cookie = field(peer, offset!(sock_cookie)).unwrap_or(0);
         let path = address + (offset!(unix_address_name) + PATH_AT) as u64;
         if len > 0
             && bpf_probe_read_kernel(

@@ -244,13 +244,30 @@ impl Agent {
 
     /// Waits until clients of guarded servers are led to the guard.
     pub fn await_steering(&self) -> Result<()> {
-        await_until("steering", || {
+        self.await_each("steering", |server| {
+            server["steering"].as_str().is_some_and(|how| how.contains("are led"))
+        })
+    }
+
+    /// Waits until the guard listens in the place of every server that has one for it.
+    pub fn await_front(&self) -> Result<()> {
+        self.await_each("the guard's sockets", |server| {
+            server["socket"].is_string() && server["socket_problem"].is_null()
+        })
+    }
+
+    /// Waits until clients of guarded servers' unix sockets are led to the guard.
+    pub fn await_unix_steering(&self) -> Result<()> {
+        self.await_each("steering of unix sockets", |server| {
+            server["unix"].as_str().is_some_and(|how| how.contains("are led"))
+        })
+    }
+
+    fn await_each(&self, what: &str, is_ready: impl Fn(&Value) -> bool) -> Result<()> {
+        await_until(what, || {
             let servers = &self.status()?["guard"]["servers"];
             let servers = servers.as_array().context("no server is guarded")?;
-            let is_led = |server: &Value| {
-                server["steering"].as_str().is_some_and(|how| how.contains("are led"))
-            };
-            Ok(servers.iter().all(is_led).then_some(()))
+            Ok(servers.iter().all(&is_ready).then_some(()))
         })
     }
 

@@ -65,6 +65,21 @@ impl Guarded {
         await_until("the new rules", || Ok((in_force()?.len() > before).then_some(())))
     }
 
+    /// The guard stands in the place of the server's unix socket; nobody is led.
+    pub fn start_in_front(
+        server: PostgresBuilder,
+        rules: &str,
+        on_guard_down: &str,
+    ) -> Result<Self> {
+        let in_front = |postgres: &Postgres| {
+            format!("on_guard_down = \"{on_guard_down}\"\nguard_socket = {:?}", postgres.front())
+        };
+        let agent = Agent::builder();
+        let guarded = Self::start_as(agent, server, rules, "guard", "steer = false", in_front)?;
+        guarded.agent.await_front()?;
+        Ok(guarded)
+    }
+
     fn start_with(
         agent: AgentBuilder,
         server: PostgresBuilder,
@@ -73,8 +88,20 @@ impl Guarded {
         of_guard: &str,
         of_server: &str,
     ) -> Result<Self> {
+        Self::start_as(agent, server, rules, lane, of_guard, |_| of_server.to_owned())
+    }
+
+    fn start_as(
+        agent: AgentBuilder,
+        server: PostgresBuilder,
+        rules: &str,
+        lane: &str,
+        of_guard: &str,
+        of_server: impl Fn(&Postgres) -> String,
+    ) -> Result<Self> {
         let pins = Bpffs::mount()?;
         let postgres = server.guarded().start()?;
+        let of_server = of_server(&postgres);
         let policies = tempfile::tempdir()?;
         fs::write(policies.path().join("own.cedar"), rules)?;
         let agent = agent

@@ -36,6 +36,10 @@ pub enum Via {
     /// Through the guard, to a server that is [`PostgresBuilder::guarded`]; in the clear, or encrypted.
     Guard,
     GuardTls,
+    /// By the guard's unix socket in the server's place; see [`Postgres::front_dir`].
+    Front,
+    /// By the server's own unix socket under a path that no guard knows, so that nobody is led.
+    Past,
     /// To an address of the host's, in the clear: from a [`crate::Netns`].
     Network(IpAddr),
 }
@@ -134,7 +138,7 @@ impl PostgresBuilder {
         let folder = tempfile::Builder::new().prefix("dbwarden-postgres-").tempdir()?;
         open_to_all(folder.path())?;
         let at = |name: &str| folder.path().join(name);
-        for name in ["data", "socket", "log"] {
+        for name in ["data", "socket", "front", "log"] {
             fs::create_dir(at(name))?;
             owner.give(&at(name))?;
         }
@@ -272,6 +276,16 @@ impl Postgres {
         self.folder.path().join("socket")
     }
 
+    /// Where clients look for a server that has moved to [`Self::socket_dir`].
+    pub fn front_dir(&self) -> PathBuf {
+        self.folder.path().join("front")
+    }
+
+    /// The guard's socket there.
+    pub fn front(&self) -> PathBuf {
+        self.front_dir().join(format!(".s.PGSQL.{}", self.port))
+    }
+
     /// The file that the server's standard error goes to.
     pub fn output(&self) -> PathBuf {
         self.folder.path().join("log/start")
@@ -340,6 +354,8 @@ impl Postgres {
     pub fn conninfo_as(&self, via: Via, user: &str, database: &str) -> String {
         let way = match (via, &self.certificates) {
             (Via::Unix, _) => format!("host={}", self.socket_dir().display()),
+            (Via::Front, _) => format!("host={}", self.front_dir().display()),
+            (Via::Past, _) => format!("host={}/../socket", self.front_dir().display()),
             (Via::Tcp, _) => "host=127.0.0.1 sslmode=disable".to_owned(),
             (Via::Tcp6, _) => "host=::1 sslmode=disable".to_owned(),
             (Via::Tls, Some(tls)) => format!(

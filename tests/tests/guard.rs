@@ -312,7 +312,8 @@ fn local_clients_are_led_to_it_and_the_server_sees_them_as_they_are() -> Result<
         let host = if via == Via::Tcp { "127.0.0.1" } else { "::1" };
         ensure!(address == format!("{host}|{host}|{}", postgres.port()), "{via:?}: {address}");
     }
-    // By the unix socket nobody is led; that is known.
+    // Who spells a unix socket's path otherwise isn't led; that is known.
+    postgres.psql(Via::Past, "SELECT 1")?;
     let opened = "SELECT message FROM rows WHERE record = 'connection' AND action = 'opened' \
                   AND transport = 'unix' AND message LIKE '%past the guard%'";
     agent.await_rows(1, opened)?;
@@ -332,9 +333,9 @@ fn without_a_service_new_connections_go_straight_on_or_are_refused() -> Result<(
     for on_guard_down in ["direct", "refuse"] {
         let mut guarded = Guarded::start_led(Postgres::builder(), NO_DROP, on_guard_down)?;
         let Guarded { postgres, agent, .. } = &mut guarded;
-        let mut before = Session::start(&mut postgres.psql_command(Via::Unix))?;
+        let mut before = Session::start(&mut postgres.psql_command(Via::Past))?;
         ensure!(before.ask("SELECT 1")? == "1");
-        postgres.psql(Via::Unix, "CREATE TABLE precious AS SELECT 1 AS n")?;
+        postgres.psql(Via::Past, "CREATE TABLE precious AS SELECT 1 AS n")?;
         psql_fails(postgres, Via::Tcp, "DROP TABLE precious")?;
         agent.kill()?;
         await_until("the guard's end", || {

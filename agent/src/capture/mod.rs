@@ -34,6 +34,7 @@ use crate::{
 pub use self::{
     hooks::Hooks,
     load::{LoadError, object_bytes},
+    offsets::OffsetsError,
     records::{Connected, Control, DataRecord, Ends, Opened, RecordError},
     tls::{TlsLibrary, TlsProbeError},
     trial::{Attached, Outcome, ProgramSet, Refused, Tried, trial},

@@ -29,8 +29,24 @@ pub enum OffsetsError {
         "this kernel's `struct {structure}` has no field `{field}`: dbwarden does not know this kernel"
     )]
     NoField { structure: &'static str, field: &'static str },
+    #[error("this kernel has no function `{name}` for BPF programs")]
+    NoFunction { name: &'static str },
     #[error("the kernel's type information is damaged at `struct {structure}`")]
     Damaged { structure: &'static str, source: btf_rs::Error },
+}
+
+/// Byte offsets, and numbers of the kernel's own functions.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct UnixHook {
+    pub task_fs: u32,
+    pub fs_root: u32,
+    pub mount_root: u32,
+    /// From the mount that a path names.
+    pub mount_id: i32,
+    pub context_address: u32,
+    pub context_length: u32,
+    pub cast_to_kernel: u32,
+    pub set_path: u32,
 }
 
 /// This kernel's types.
@@ -77,6 +93,7 @@ impl KernelTypes {
             inet_sport: of("inet_sock", "inet_sport")?,
             sock_peer_pid: of("sock", "sk_peer_pid")?,
             sock_peer_cred: of("sock", "sk_peer_cred")?,
+            sock_cookie: of("sock", "__sk_common.skc_cookie")?,
             unix_addr: of("unix_sock", "addr")?,
             unix_peer: of("unix_sock", "peer")?,
             unix_address_len: of("unix_address", "len")?,
@@ -121,6 +138,30 @@ impl KernelTypes {
             socket_sk: of("socket", "sk")?,
             syscall_ret: ABSENT,
         })
+    }
+
+    /// What steering of unix sockets needs of this kernel.
+    pub fn unix_hook(&self) -> Result<UnixHook, OffsetsError> {
+        let of = |structure, field| self.offset(structure, field);
+        // The number stands in the structure around the one that a path names.
+        let in_path = of("mount", "mnt")?.cast_signed();
+        Ok(UnixHook {
+            task_fs: of("task_struct", "fs")?,
+            fs_root: of("fs_struct", "root")?,
+            mount_root: of("vfsmount", "mnt_root")?,
+            mount_id: of("mount", "mnt_id_unique")?.cast_signed() - in_path,
+            context_address: of("bpf_sock_addr_kern", "uaddr")?,
+            context_length: of("bpf_sock_addr_kern", "uaddrlen")?,
+            cast_to_kernel: self.function("bpf_cast_to_kern_ctx")?,
+            set_path: self.function("bpf_sock_addr_set_sun_path")?,
+        })
+    }
+
+    /// The number of a function that programs may call.
+    fn function(&self, name: &'static str) -> Result<u32, OffsetsError> {
+        let ids = self.0.resolve_ids_by_name(name).unwrap_or_default();
+        let is_function = |id: &u32| matches!(self.0.resolve_type_by_id(*id), Ok(Type::Func(_)));
+        ids.into_iter().find(is_function).ok_or(OffsetsError::NoFunction { name })
     }
 
     /// Byte offset of a field given by its path, as in `__sk_common.skc_num`.

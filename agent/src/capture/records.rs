@@ -106,6 +106,8 @@ pub struct Opened {
     pub local: Endpoint,
     /// Unix sockets: the process at the other end when they connected, its `struct pid` and its uid.
     pub peer: Option<(u32, u64, u32)>,
+    /// The cookie of that end; 0 where nobody has asked for it.
+    pub peer_cookie: u64,
 }
 
 /// Decodes a record of the data ring.
@@ -282,6 +284,7 @@ fn opened(open: &abi::Open) -> Opened {
             Endpoint::Ip { address, port }
         },
         peer: (open.peer != 0).then_some((open.peer, open.peer_key, open.peer_uid)),
+        peer_cookie: open.peer_cookie,
     }
 }
 

@@ -43,15 +43,22 @@ fn guarded(guard: &GuardStatus) -> impl Iterator<Item = Check> {
     let name = "guarded server";
     guard.servers.iter().map(move |server| {
         let of = |words: &str| format!("{}: {words}", server.name);
-        match (&server.problem, &server.network, &server.certificate) {
+        let socket = (&server.socket, &server.socket_problem);
+        match (&server.problem, &server.network, &server.certificate, socket) {
             (Some(why), ..) => Check::notable(name, of(&format!("not guardable: {why}"))),
-            (None, Some(why), _) => {
+            (None, _, _, (Some(at), Some(why))) => {
+                Check::notable(name, of(&format!("no guard at {at}: {why}")))
+            }
+            (None, Some(why), ..) => {
                 Check::notable(name, of(&format!("clients from the network go straight: {why}")))
             }
-            (None, None, Some(why)) => {
+            (None, None, Some(why), _) => {
                 Check::notable(name, of(&format!("its certificate of before is shown: {why}")))
             }
-            (None, None, None) => Check::fine(name, of(&server.steering)),
+            (None, None, None, (Some(at), None)) => {
+                Check::fine(name, of(&format!("{}; the guard listens at {at}", server.steering)))
+            }
+            (None, None, None, _) => Check::fine(name, of(&server.steering)),
         }
     })
 }

@@ -8,6 +8,7 @@ mod doctor;
 mod filters;
 mod findings;
 mod guard;
+mod keeper;
 mod keys;
 mod output;
 mod policy;
@@ -36,6 +37,7 @@ pub use analyst::analyst;
 pub use doctor::doctor;
 pub use findings::{Findings, findings};
 pub use guard::guard;
+pub use keeper::{Keeper, keeper};
 pub use keys::{KeysArguments, keys};
 pub use policy::{PolicyArguments, policy};
 pub use quarantine::{QuarantineArguments, quarantine};
@@ -153,6 +155,9 @@ pub enum Command {
     /// Stand between clients and guarded servers for the service, which starts this itself
     #[command(hide = true)]
     Guard,
+    /// Lead clients of a unix socket to their server when the service is gone, which starts this itself
+    #[command(hide = true)]
+    Keeper(Keeper),
     /// Find statements in the ledger
     Search(Box<Search>),
     /// Show what the rules have found, by episodes

@@ -216,13 +216,22 @@ fn guard(guard: &GuardStatus, fact: &mut impl FnMut(&str, Style, &str)) {
         fact("guard", Style::Bad, problem);
     }
     for server in &guard.servers {
-        let way = match &server.listens {
-            Some(listens) => format!("{}, {}; or by {listens}", server.name, server.steering),
-            None => format!("{}, {}", server.name, server.steering),
+        let socket = server.socket.as_ref().filter(|_| server.socket_problem.is_none());
+        let ways = [server.listens.as_ref(), socket];
+        let ways: Vec<&str> = ways.into_iter().flatten().map(String::as_str).collect();
+        let way = match ways.as_slice() {
+            [] => format!("{}, {}", server.name, server.steering),
+            ways => format!("{}, {}; or by {}", server.name, server.steering, ways.join(", ")),
         };
         match &server.problem {
             None => {
                 fact("guarded", Style::Plain, &way);
+                if let Some(unix) = &server.unix {
+                    fact("", Style::Plain, unix);
+                }
+                if let (Some(at), Some(why)) = (&server.socket, &server.socket_problem) {
+                    fact("", Style::Bad, &format!("no guard at {at}: {why}"));
+                }
                 if let Some(why) = &server.network {
                     fact("", Style::Warning, &format!("clients from the network are not: {why}"));
                 }
@@ -391,6 +400,9 @@ mod tests {
                         steering: "its clients are led to the guard".into(),
                         network: Some("the server doesn't listen on 127.0.0.1".into()),
                         certificate: None,
+                        unix: Some("clients of its unix socket are led to the guard".into()),
+                        socket: Some("/run/postgresql/.s.PGSQL.5432".into()),
+                        socket_problem: Some("the server was not found".into()),
                     }],
                     passed: 1_200,
                     denied: 3,
@@ -467,6 +479,8 @@ webhook    oncall to https://alerts/dbwarden, 40 sent, 3 wait
 guard      1200 statements passed, 3 denied, 40 clients (2 open), 0 refused
            1 connection on which the server got something else than the guard sent
 guarded    main, its clients are led to the guard; or by 127.0.0.1:6432
+           clients of its unix socket are led to the guard
+           no guard at /run/postgresql/.s.PGSQL.5432: the server was not found
            clients from the network are not: the server doesn't listen on 127.0.0.1
 ring       at most 6 % of 16 MiB in use (data)
 

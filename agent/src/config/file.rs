@@ -154,6 +154,7 @@ pub struct Server {
     pub lane: Option<Spanned<LaneChoice>>,
     pub on_guard_down: Option<OnGuardDown>,
     pub on_ledger_down: Option<OnLedgerDown>,
+    pub guard_socket: Option<Spanned<PathBuf>>,
     pub tls_certificate: Option<Spanned<PathBuf>>,
     pub tls_key: Option<Spanned<PathBuf>>,
     pub client_ca_certificate: Option<Spanned<PathBuf>>,

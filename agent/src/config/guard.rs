@@ -8,7 +8,7 @@ use toml::Spanned;
 use super::{
     error::Complaint,
     file,
-    settings::{Server, absolute},
+    settings::{SOCKET_PATH_MAX, Server, absolute, socket_path},
 };
 
 /// The guard, as far as it isn't a matter of one server.
@@ -49,6 +49,9 @@ impl LaneChoice {
         *self == Self::Observe
     }
 }
+
+/// Behind the name of a guard's socket, or of a link, that takes its place as a whole.
+pub const NEXT: &str = ".dbwarden";
 
 /// What becomes of new connections to a guarded server while there is no guard.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -128,6 +131,30 @@ pub(super) fn guard(written: file::Guard, servers: &[Server]) -> Result<Guard, C
         }
     };
     Ok(Guard { steer, pins, listen })
+}
+
+/// With room for the ending of a name that takes its place.
+pub(super) fn guard_socket(
+    written: Option<Spanned<PathBuf>>,
+    lane: LaneChoice,
+) -> Result<Option<PathBuf>, Complaint> {
+    let Some(written) = written else { return Ok(None) };
+    let span = written.span();
+    if lane.is_observe() {
+        return Err(Complaint::at(
+            span,
+            "`guard_socket`: the server is not guarded: set `lane = \"guard\"` too",
+        ));
+    }
+    let path = socket_path("guard_socket", written)?;
+    if path.as_os_str().len() + NEXT.len() > SOCKET_PATH_MAX || path.file_name().is_none() {
+        let most = SOCKET_PATH_MAX - NEXT.len();
+        return Err(Complaint::at(
+            span,
+            format!("`guard_socket`: the path of a file, of at most {most} bytes"),
+        ));
+    }
+    Ok(Some(path))
 }
 
 /// Both, or none where they are found by what the server is configured with.

@@ -11,7 +11,7 @@ use super::{
     databases::databases,
     error::Complaint,
     file,
-    guard::{Guard, LaneChoice, OnGuardDown, OnLedgerDown, guard, pair},
+    guard::{Guard, LaneChoice, OnGuardDown, OnLedgerDown, guard, guard_socket, pair},
     policies::{labels, regions},
     principals::principals,
     telemetry::{Environment, Telemetry, telemetry},
@@ -140,6 +140,9 @@ pub struct Server {
     pub on_guard_down: OnGuardDown,
     #[serde(skip_serializing_if = "OnLedgerDown::is_refuse")]
     pub on_ledger_down: OnLedgerDown,
+    /// Where its clients look for its unix socket, and the guard listens: the server itself has moved elsewhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guard_socket: Option<PathBuf>,
     /// What the guard answers TLS with; by default the files that the server is configured with.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls_certificate: Option<PathBuf>,
@@ -480,25 +483,38 @@ pub(super) fn absolute(key: &str, written: Spanned<PathBuf>) -> Result<PathBuf, 
 }
 
 /// The kernel has 108 bytes for a socket's path, with the closing zero.
-fn socket_path(key: &str, written: Spanned<PathBuf>) -> Result<PathBuf, Complaint> {
+pub(super) const SOCKET_PATH_MAX: usize = 107;
+
+pub(super) fn socket_path(key: &str, written: Spanned<PathBuf>) -> Result<PathBuf, Complaint> {
     let span = written.span();
     let path = absolute(key, written)?;
     match path.as_os_str().len() {
-        0..=107 => Ok(path),
+        0..=SOCKET_PATH_MAX => Ok(path),
         len => Err(Complaint::at(
             span,
-            format!("`{key}`: a socket's path has at most 107 bytes, this one has {len}"),
+            format!(
+                "`{key}`: a socket's path has at most {SOCKET_PATH_MAX} bytes, this one has {len}"
+            ),
         )),
     }
 }
 
 fn servers(written: Vec<Spanned<file::Server>>) -> Result<Vec<Server>, Complaint> {
-    let mut names = HashSet::new();
+    let (mut names, mut sockets) = (HashSet::new(), HashSet::new());
     let mut servers = Vec::with_capacity(written.len());
     for entry in written {
         let span = entry.span();
         let name_span = entry.get_ref().name.as_ref().map(Spanned::span);
+        let socket_span = entry.get_ref().guard_socket.as_ref().map(Spanned::span);
         let server = server(entry)?;
+        if let Some(socket) = &server.guard_socket
+            && !sockets.insert(socket.clone())
+        {
+            return Err(Complaint::at(
+                socket_span.unwrap_or(span),
+                "`guard_socket`: another [[server]] has it",
+            ));
+        }
         if let Some(name) = &server.name
             && !names.insert(name.clone())
         {
@@ -546,6 +562,7 @@ fn server(entry: Spanned<file::Server>) -> Result<Server, Complaint> {
         lane,
         on_guard_down: written.on_guard_down.unwrap_or_default(),
         on_ledger_down: written.on_ledger_down.unwrap_or_default(),
+        guard_socket: guard_socket(written.guard_socket, lane)?,
         tls_certificate: path("tls_certificate", written.tls_certificate)?,
         tls_key: path("tls_key", written.tls_key)?,
         client_ca_certificate: path("client_ca_certificate", written.client_ca_certificate)?,

@@ -74,6 +74,7 @@ fn every_key_arrives() {
         lane = "guard"
         on_guard_down = "direct"
         on_ledger_down = "pass"
+        guard_socket = "/run/postgresql/.s.PGSQL.5433"
         tls_certificate = "/srv/pg/server.crt"
         tls_key = "/srv/pg/server.key"
         client_ca_certificate = "/srv/pg/clients.crt"
@@ -159,6 +160,7 @@ fn every_key_arrives() {
         lane: LaneChoice::Guard,
         on_guard_down: OnGuardDown::Direct,
         on_ledger_down: OnLedgerDown::Pass,
+        guard_socket: Some("/run/postgresql/.s.PGSQL.5433".into()),
         tls_certificate: Some("/srv/pg/server.crt".into()),
         tls_key: Some("/srv/pg/server.key".into()),
         client_ca_certificate: Some("/srv/pg/clients.crt".into()),
@@ -182,6 +184,7 @@ fn every_key_arrives() {
         lane: LaneChoice::Observe,
         on_guard_down: OnGuardDown::Refuse,
         on_ledger_down: OnLedgerDown::Refuse,
+        guard_socket: None,
         tls_certificate: None,
         tls_key: None,
         client_ca_certificate: None,
@@ -220,7 +223,7 @@ fn a_mistake_says_where_what_and_what_is_allowed() {
             "[[server]]\nname = \"a\"\nprot = 1",
             "c.toml:3: unknown key `prot` in [[server]]; did you mean `port`? (allowed: name, \
              engine, port, data_directory, executable, socket, environment, region, exclude, \
-             lane, on_guard_down, on_ledger_down, tls_certificate, tls_key, \
+             lane, on_guard_down, on_ledger_down, guard_socket, tls_certificate, tls_key, \
              client_ca_certificate, client_ca_key, database)\n    3 | prot = 1",
         ),
         (

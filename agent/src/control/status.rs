@@ -102,6 +102,12 @@ pub struct GuardedServer {
     pub network: Option<String>,
     /// Why TLS is answered with the certificate of before, and not with the newest.
     pub certificate: Option<String>,
+    /// Whether clients of its own unix socket are led to the guard, or why not.
+    pub unix: Option<String>,
+    /// The unix socket at which the guard listens in the server's place.
+    pub socket: Option<String>,
+    /// Why it doesn't.
+    pub socket_problem: Option<String>,
 }
 
 /// Which hooks see the socket calls, and why these.

@@ -2,12 +2,13 @@
 
 use super::{Check, Host};
 
-pub(super) fn checks(host: &Host) -> [Check; 3] {
+pub(super) fn checks(host: &Host) -> [Check; 4] {
     let local = "clients on this host can be led to a guard, TCP only";
     let network = "clients from the network can be led to a guard and keep their own address";
     [
         guardable("guard: local", &host.leads_local, local, host.root),
         guardable("guard: network", &host.leads_network, network, host.root),
+        unix(host),
         pins(host),
     ]
 }
@@ -20,6 +21,19 @@ fn guardable(name: &'static str, led: &Result<(), String>, fine: &str, root: boo
         Err(why) => Check::notable(name, format!("not guardable: {why}"))
             .costs("where a server is guarded these clients go straight to it, and are observed")
             .todo("nothing, unless a server is guarded"),
+    }
+}
+
+fn unix(host: &Host) -> Check {
+    let name = "guard: unix sockets";
+    match &host.leads_unix {
+        Err(why) if host.root => Check::notable(name, format!("not guardable where they are: {why}"))
+            .costs("where a server is guarded its clients by unix socket go straight to it, and are observed")
+            .todo(
+                "nothing, unless a server is guarded; then: move its socket by unix_socket_directories, and let \
+                 the guard listen in its place (`guard_socket` in its [[server]])",
+            ),
+        led => guardable(name, led, "clients of unix sockets can be led to a guard", host.root),
     }
 }
 

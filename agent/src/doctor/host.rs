@@ -45,6 +45,8 @@ pub struct Host {
     pub leads_local: Result<(), String>,
     /// The same of clients from the network.
     pub leads_network: Result<(), String>,
+    /// Likewise for clients of unix sockets.
+    pub leads_unix: Result<(), String>,
     /// Whether a BPF file system is where steering is kept by default.
     pub bpffs: bool,
     /// Size of the BPF object in the binary; 0 when it was built without.
@@ -93,7 +95,7 @@ impl Host {
     pub fn of_this_machine(object_bytes: usize) -> Self {
         let uname = rustix::system::uname();
         let release = uname.release().to_string_lossy().into_owned();
-        let SteerTrial { local, network } = steer::trial();
+        let SteerTrial { local, network, unix } = steer::trial();
         Self {
             kernel: release.parse().ok(),
             release,
@@ -115,6 +117,7 @@ impl Host {
             ends_connections: enforce::trial().map_err(|error| in_full(&error)),
             leads_local: local.map_err(|error| in_full(&error)),
             leads_network: network.map_err(|error| in_full(&error)),
+            leads_unix: unix.map_err(|error| in_full(&error)),
             bpffs: file_system("/sys/fs/bpf") == Some(BPF_FS_MAGIC),
             object_bytes,
         }

@@ -403,6 +403,7 @@ mod tests {
             ends_connections: Ok(()),
             leads_local: Ok(()),
             leads_network: Ok(()),
+            leads_unix: Ok(()),
             bpffs: true,
             object_bytes: 200_000,
         }
@@ -519,6 +520,12 @@ mod tests {
                 "guard: network",
                 Unknown,
                 "not tried: it lacks",
+            ),
+            (
+                |h| h.leads_unix = Err("it needs Linux 6.8 or newer".into()),
+                "guard: unix sockets",
+                Notable,
+                "not guardable where they are: it needs",
             ),
             (|h| h.bpffs = false, "guard: pins", Notable, "no BPF file system"),
             (

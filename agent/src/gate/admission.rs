@@ -3,7 +3,7 @@
 use std::{
     io,
     net::SocketAddr,
-    os::fd::AsFd,
+    os::fd::{AsFd, BorrowedFd},
     path::Path,
     sync::{
         Arc,
@@ -11,17 +11,18 @@ use std::{
         mpsc::{Receiver, RecvTimeoutError},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use super::{
-    Asked, Gate, Identified, Way,
+    Asked, Came, Gate, Identified, Upstream, Way,
     files::Files,
     steering::{Caller, Lead},
+    unix::{Doors, Led, Queue, RETRY, Reached},
 };
 use crate::{
     event::{Client, Endpoint},
-    guard::wire::{Admission, Number, Order, Refusal, Rules, Wants},
+    guard::wire::{Admission, Number, Order, Refusal, Rules},
 };
 
 pub(super) enum Job {
@@ -49,32 +50,63 @@ pub(super) fn start(
     gate: Arc<Gate>,
     jobs: Receiver<Job>,
     pins: &Path,
+    folder: &Path,
 ) -> io::Result<thread::JoinHandle<()>> {
-    let mut lead = Lead::new(pins);
+    let (mut lead, mut led) = (Lead::new(pins), Led::new(folder, pins));
     thread::Builder::new().name("gate-admit".into()).spawn(move || {
         let mut files = Files::default();
+        let (mut doors, mut queue) = (Doors::default(), Queue::default());
+        let mut next_look = Instant::now() + LOOK;
         loop {
-            match jobs.recv_timeout(LOOK) {
+            let pause = if queue.is_empty() { LOOK } else { RETRY };
+            match jobs.recv_timeout(pause.min(next_look.saturating_duration_since(Instant::now())))
+            {
                 Ok(Job::Rules) => {
                     files.look(&gate);
                     rules(&gate, &files);
                     lead.follow(&gate);
+                    doors.follow(&gate);
+                    led.follow(&gate);
                 }
                 Ok(Job::Ledger) => ledger(&gate),
-                Ok(Job::Lead) => lead.follow(&gate),
-                Ok(Job::Admit { asked, identified }) => {
-                    admit(&gate, &mut lead, asked, *identified);
+                Ok(Job::Lead) => {
+                    lead.follow(&gate);
+                    doors.follow(&gate);
+                    led.follow(&gate);
                 }
+                Ok(Job::Admit { asked, identified }) => match asked.came.clone() {
+                    Came::Tcp(way) => admit(&gate, &mut lead, asked, way, *identified),
+                    Came::Unix(caller) => queue.push(asked, caller, *identified),
+                },
                 Ok(Job::Refuse { number, refusal }) => refuse(&gate, number, refusal),
-                Err(RecvTimeoutError::Timeout) => {
+                Err(RecvTimeoutError::Timeout) if Instant::now() >= next_look => {
+                    next_look = Instant::now() + LOOK;
                     if files.look(&gate) {
                         tracing::info!("a guarded server's certificate has changed");
                         rules(&gate, &files);
                     }
                     // The host may have got another address.
                     lead.follow(&gate);
+                    doors.follow(&gate);
+                    led.follow(&gate);
                 }
-                Ok(Job::Stop) | Err(RecvTimeoutError::Disconnected) => return lead.stop(&gate),
+                Err(RecvTimeoutError::Timeout) => {}
+                Ok(Job::Stop) | Err(RecvTimeoutError::Disconnected) => {
+                    led.stop(&gate);
+                    return lead.stop(&gate);
+                }
+            }
+            for Reached { asked, identified, server } in queue.poll(&gate) {
+                match server {
+                    Ok(server) => {
+                        let local = asked.target.end(&asked.came);
+                        let_in(&gate, asked, identified, local, server.as_fd());
+                    }
+                    Err(error) => {
+                        let refusal = Refusal::unreachable(&error.to_string());
+                        refuse(&gate, asked.number, refusal);
+                    }
+                }
             }
         }
     })
@@ -116,20 +148,22 @@ fn refuse(gate: &Gate, number: Number, refusal: Refusal) {
     }
 }
 
-fn admit(gate: &Gate, lead: &mut Lead, asked: Asked, identified: Identified) {
-    let Asked { number, target, wants, way, is_led, .. } = asked;
+fn admit(gate: &Gate, lead: &mut Lead, asked: Asked, way: Way, identified: Identified) {
+    let Asked { number, target, is_led, .. } = &asked;
+    let (number, is_led) = (*number, *is_led);
+    let Some(address) = target.address else {
+        return refuse(gate, number, Refusal::unreachable("the server listens on no TCP port"));
+    };
     let client = SocketAddr::from(way.from);
     let is_remote = matches!(identified.client, Client::Remote { .. });
     // As the client meant it: the server sees the address that it would have seen.
     let (to, caller) = match target.loopback(client.ip()) {
         Ok(to) if is_remote => (to, Caller::Network(client)),
         Err(why) if is_remote => return refuse(gate, number, Refusal::of_network(&why)),
-        _ if is_led => {
-            (SocketAddr::new(way.to.0, target.address.port()), Caller::Here(Some(client.ip())))
-        }
+        _ if is_led => (SocketAddr::new(way.to.0, address.port()), Caller::Here(Some(client.ip()))),
         _ => {
-            let keeps = !client.ip().is_loopback() && client.is_ipv4() == target.address.is_ipv4();
-            (target.address, Caller::Here(keeps.then_some(client.ip())))
+            let keeps = !client.ip().is_loopback() && client.is_ipv4() == address.is_ipv4();
+            (address, Caller::Here(keeps.then_some(client.ip())))
         }
     };
     let server = match lead.connect(to, caller) {
@@ -142,15 +176,28 @@ fn admit(gate: &Gate, lead: &mut Lead, asked: Asked, identified: Identified) {
     let (Ok(from), Ok(to)) = (server.local_addr(), server.peer_addr()) else {
         return refuse(gate, number, Refusal::unreachable("it has hung up"));
     };
+    let local = Endpoint::Ip { address: to.ip(), port: to.port() };
+    if asked.wants.is_session() {
+        // Before anything is said on it: the server's first look at it tells the observer.
+        gate.expect(Upstream::Tcp(Way::new(gate.netns, from, to)), identified.clone());
+    }
+    let_in(gate, asked, identified, local, server.as_fd());
+}
+
+/// With a socket that leads to the server.
+fn let_in(
+    gate: &Gate,
+    asked: Asked,
+    identified: Identified,
+    local: Endpoint,
+    server: BorrowedFd<'_>,
+) {
+    let Asked { number, target, .. } = asked;
     if !identified.is_judged {
         gate.figures.unjudged.fetch_add(1, Ordering::Relaxed);
     }
     let admitted_as = identified.clone();
-    let Identified { connection, client, remote, is_judged } = identified.clone();
-    if matches!(wants, Wants::Session { .. }) {
-        // Before anything is said on it: the server's first look at it tells the observer.
-        gate.expect(Way::new(gate.netns, from, to), identified);
-    }
+    let Identified { connection, client, remote, is_judged } = identified;
     let channel = {
         let mut state = gate.state();
         // It may have left meanwhile.
@@ -160,9 +207,8 @@ fn admit(gate: &Gate, lead: &mut Lead, asked: Asked, identified: Identified) {
         state.channel.clone()
     };
     let Some(channel) = channel else { return };
-    let local = Endpoint::Ip { address: to.ip(), port: to.port() };
     let server_name = target.name;
     let admission = Admission { connection, server_name, local, remote, client, is_judged };
     let admitted = Order::Admitted { number, admission: Box::new(admission) };
-    let _ = channel.send(&admitted, Some(server.as_fd()));
+    let _ = channel.send(&admitted, Some(server));
 }

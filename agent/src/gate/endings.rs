@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use super::{Identified, Target, Way};
+use super::{Came, Identified, Target};
 
 /// Waiting for the pipeline at most: it comes by every few milliseconds.
 const MAX_WAITING: usize = 10_000;
@@ -12,7 +12,7 @@ const MAX_WAITING: usize = 10_000;
 pub struct BrokenOff {
     /// Where it wanted to get to; `None` where that server has gone.
     pub target: Option<Target>,
-    pub way: Way,
+    pub came: Came,
     /// Where it had been let in.
     pub who: Option<Identified>,
     pub why: String,

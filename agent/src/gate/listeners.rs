@@ -3,7 +3,10 @@
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
-    os::fd::{AsFd, OwnedFd},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::net::UnixListener,
+    },
     sync::{Arc, atomic::Ordering},
     thread,
 };
@@ -17,7 +20,7 @@ use rustix::{
     },
 };
 
-use super::{Arrived, Gate, MAX_CLIENTS, Port, Ports, Way};
+use super::{Arrived, Caller, Came, Gate, MAX_CLIENTS, Port, Ports, Way};
 use crate::guard::wire::{Channel, Order};
 
 const BACKLOG: i32 = 1_024;
@@ -25,6 +28,11 @@ const BACKLOG: i32 = 1_024;
 /// Closes its listeners when it is dropped: nobody can come in without a guard.
 pub(super) struct Listeners {
     gate: Arc<Gate>,
+    _accepting: Accepting,
+}
+
+/// A thread that takes clients in; it ends, and what it listens on closes, when this is dropped.
+pub(super) struct Accepting {
     stop: Arc<OwnedFd>,
     thread: Option<thread::JoinHandle<()>>,
 }
@@ -42,19 +50,63 @@ pub(super) fn bound(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(TcpListener::from(socket))
 }
 
-/// One of them.
-struct Listening {
+/// One place where clients of a server come in.
+pub(super) struct Listening {
     server: usize,
     /// Clients of the server itself are led here.
     is_led: bool,
-    socket: Arc<TcpListener>,
+    socket: Socket,
+}
+
+enum Socket {
+    Tcp(Arc<TcpListener>),
+    Unix(UnixListener),
+}
+
+impl Listening {
+    /// In a server's place.
+    pub fn at_socket(server: usize, socket: UnixListener) -> Self {
+        Self { server, is_led: false, socket: Socket::Unix(socket) }
+    }
+
+    /// For those who meant the server's own socket.
+    pub fn led_to_socket(server: usize, socket: UnixListener) -> Self {
+        Self { server, is_led: true, socket: Socket::Unix(socket) }
+    }
+}
+
+impl Socket {
+    /// A client, and how it has come; none if it is gone already.
+    fn accept(&self, gate: &Gate) -> io::Result<Option<(OwnedFd, Came)>> {
+        Ok(match self {
+            Socket::Tcp(socket) => {
+                let (client, from) = socket.accept()?;
+                let to = client.local_addr().ok();
+                to.map(|to| (client.into(), Came::Tcp(Way::new(gate.netns, from, to))))
+            }
+            Socket::Unix(socket) => {
+                let (client, _) = socket.accept()?;
+                let caller = Caller::of(&client).ok();
+                caller.map(|caller| (client.into(), Came::Unix(caller)))
+            }
+        })
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Socket::Tcp(socket) => socket.as_fd(),
+            Socket::Unix(socket) => socket.as_fd(),
+        }
+    }
 }
 
 impl Listeners {
     pub(super) fn open(gate: &Arc<Gate>, channel: Arc<Channel>) -> io::Result<Self> {
         let mut listening = Vec::new();
         for (server, at) in &gate.listen {
-            let socket = Arc::new(bound(*at)?);
+            let socket = Socket::Tcp(Arc::new(bound(*at)?));
             listening.push(Listening { server: *server, is_led: false, socket });
         }
         let mut all = vec![Ports::default(); gate.servers.len()];
@@ -68,19 +120,15 @@ impl Listeners {
                 let Ok(socket) = bound(SocketAddr::new(ip, 0)) else { continue };
                 let socket = Arc::new(socket);
                 *port = Some(Port { number: socket.local_addr()?.port(), socket: socket.clone() });
-                listening.push(Listening { server, is_led: true, socket });
+                listening.push(Listening { server, is_led: true, socket: Socket::Tcp(socket) });
             }
         }
         gate.move_to(all);
         for one in &listening {
             rustix::net::listen(&one.socket, BACKLOG)?;
         }
-        let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
-        let (accepting, until) = (gate.clone(), stop.clone());
-        let thread = thread::Builder::new()
-            .name("gate-listen".into())
-            .spawn(move || accept(&accepting, &channel, &listening, &until))?;
-        Ok(Self { gate: gate.clone(), stop, thread: Some(thread) })
+        let accepting = Accepting::start(gate, channel, listening)?;
+        Ok(Self { gate: gate.clone(), _accepting: accepting })
     }
 }
 
@@ -88,6 +136,26 @@ impl Drop for Listeners {
     fn drop(&mut self) {
         // Kept open there, they would take in clients whom nobody serves.
         self.gate.state().ports.clear();
+    }
+}
+
+impl Accepting {
+    pub fn start(
+        gate: &Arc<Gate>,
+        channel: Arc<Channel>,
+        listening: Vec<Listening>,
+    ) -> io::Result<Self> {
+        let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
+        let (accepting, until) = (gate.clone(), stop.clone());
+        let thread = thread::Builder::new()
+            .name("gate-listen".into())
+            .spawn(move || accept(&accepting, &channel, &listening, &until))?;
+        Ok(Self { stop, thread: Some(thread) })
+    }
+}
+
+impl Drop for Accepting {
+    fn drop(&mut self) {
         let _ = rustix::io::write(&self.stop, &1_u64.to_ne_bytes());
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
@@ -110,12 +178,11 @@ fn accept(gate: &Gate, channel: &Channel, listening: &[Listening], until: &Owned
         }
         for Listening { server, is_led, socket } in listening {
             loop {
-                match socket.accept() {
-                    Ok((client, from)) => {
-                        let Ok(to) = client.local_addr() else { continue };
-                        let way = Way::new(gate.netns, from, to);
-                        let arrived = Arrived { server: *server, way, is_led: *is_led };
-                        take(gate, channel, arrived, client.into());
+                match socket.accept(gate) {
+                    Ok(None) => {}
+                    Ok(Some((client, came))) => {
+                        let arrived = Arrived { server: *server, came, is_led: *is_led };
+                        take(gate, channel, arrived, client);
                     }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                     Err(error) => {

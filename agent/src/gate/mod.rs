@@ -16,6 +16,7 @@ mod server_settings;
 mod steering;
 mod summed;
 mod transparent;
+pub mod unix;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -23,7 +24,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
     num::NonZeroUsize,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -50,6 +51,7 @@ use endings::Endings;
 
 pub use steering::take_off;
 use summed::Sums;
+pub use unix::Caller;
 
 /// Denied statements that the observer has not seen yet, or saw a moment ago.
 const MAX_DENIED: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
@@ -81,6 +83,23 @@ impl Way {
     }
 }
 
+/// How a client has come to the guard.
+#[derive(Clone, Debug)]
+pub enum Came {
+    Tcp(Way),
+    Unix(Caller),
+}
+
+/// A connection of the guard's to a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Upstream {
+    Tcp(Way),
+    /// By the cookie of the guard's end.
+    Unix {
+        cookie: u64,
+    },
+}
+
 /// A guarded server, as it was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
@@ -89,11 +108,28 @@ pub struct Target {
     pub netns: u32,
     /// Where it listens, and where the guard reaches it.
     pub listens: Vec<SocketAddr>,
-    pub address: SocketAddr,
+    /// `None` where it takes no TCP.
+    pub address: Option<SocketAddr>,
+    /// Its unix socket, as the server sees the path.
+    pub socket: Option<PathBuf>,
     pub data_directory: PathBuf,
 }
 
 impl Target {
+    /// The end that a client means who has come so.
+    pub fn end(&self, came: &Came) -> Endpoint {
+        match (came, self.address) {
+            (Came::Tcp(_), Some(at)) => Endpoint::Ip { address: at.ip(), port: at.port() },
+            (Came::Tcp(Way { to: (address, port), .. }), None) => {
+                Endpoint::Ip { address: *address, port: *port }
+            }
+            (Came::Unix(_), _) => {
+                let path = self.socket.as_ref().map(|path| path.to_string_lossy().into());
+                Endpoint::Unix { path }
+            }
+        }
+    }
+
     /// Where it takes a client from the network, in that one's name: nowhere else would its answers stay on this
     /// host.
     fn loopback(&self, client: IpAddr) -> Result<SocketAddr, String> {
@@ -116,7 +152,7 @@ pub struct Asked {
     /// The server's place in the settings.
     pub server: usize,
     pub target: Target,
-    pub way: Way,
+    pub came: Came,
     /// It wanted to get to the server itself, at the address that its way ends with.
     pub is_led: bool,
     pub wants: Wants,
@@ -179,7 +215,7 @@ struct State {
     /// Likewise, why the guard can't stand in for a server that speaks TLS.
     unusable: BTreeMap<usize, String>,
     clients: HashMap<Number, Arrived>,
-    expected: LruCache<Way, Identified>,
+    expected: LruCache<Upstream, Identified>,
     /// Who the clients are that have been let in.
     admitted: HashMap<Number, Identified>,
     /// What sessions that are over have sent to their servers.
@@ -198,6 +234,10 @@ struct State {
     network: Vec<Option<String>>,
     /// Why nothing can be recorded.
     ledger_down: Option<String>,
+    /// Whether the guard listens in the servers' places, where it shall, or why not; by the same places.
+    sockets: Vec<Option<Result<(), String>>>,
+    /// Whether clients of their unix sockets are led to the guard, or why not.
+    unix: Vec<Option<Result<(), String>>>,
 }
 
 impl State {
@@ -220,6 +260,8 @@ impl State {
             steering: None,
             network: Vec::new(),
             ledger_down: None,
+            sockets: Vec::new(),
+            unix: Vec::new(),
         }
     }
 
@@ -256,10 +298,10 @@ struct Port {
 }
 
 /// A client between its arrival and its end.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Arrived {
     server: usize,
-    way: Way,
+    came: Came,
     /// It wanted to get to the server itself.
     is_led: bool,
 }
@@ -318,6 +360,8 @@ impl Gate {
             let failed = |source| GateError::Listen { address: *address, source };
             listeners::bound(*address).map_err(failed)?;
         }
+        // The service's own, beside its control socket.
+        let folder = settings.control.socket.parent().unwrap_or(Path::new("/"));
         let (jobs, inbox) = channel();
         let gate = Arc::new(Self {
             settings: toml::to_string(&settings.of_guard())?,
@@ -343,7 +387,7 @@ impl Gate {
             passes: Mutex::default(),
         });
         let threads = vec![
-            admission::start(gate.clone(), inbox, &settings.guard.pins)?,
+            admission::start(gate.clone(), inbox, &settings.guard.pins, folder)?,
             process::start(gate.clone())?,
         ];
         Ok(Some((gate.clone(), Threads { gate, threads })))
@@ -485,9 +529,8 @@ impl Gate {
         let (Some(why), Some(client)) = (broken, client) else { return };
         let target = state.targets.get(client.server).cloned().and_then(Result::ok);
         drop(state);
-        let (address, port) = client.way.from;
-        tracing::debug!(%address, port, "a guarded session broke off: {why}");
-        self.endings.push(BrokenOff { target, way: client.way, who, why });
+        tracing::debug!(came = ?client.came, "a guarded session broke off: {why}");
+        self.endings.push(BrokenOff { target, came: client.came, who, why });
         self.wake();
     }
 
@@ -505,12 +548,17 @@ impl Gate {
     }
 
     /// Who is behind a connection that a server has got, if it comes from the guard.
-    pub fn expected(&self, way: &Way) -> Option<Identified> {
+    pub fn expected(&self, way: &Upstream) -> Option<Identified> {
         self.state().expected.pop(way)
     }
 
-    fn expect(&self, way: Way, identified: Identified) {
+    fn expect(&self, way: Upstream, identified: Identified) {
         self.state().expected.put(way, identified);
+    }
+
+    /// Whether that client is still there.
+    fn has(&self, number: Number) -> bool {
+        self.state().clients.contains_key(&number)
     }
 
     /// The statement that was denied where the server has got `token`.
@@ -547,6 +595,12 @@ impl Gate {
             steering: state.steering.clone().unwrap_or_else(|| "there is no guard yet".to_owned()),
             network: state.network.get(place).cloned().flatten(),
             certificate: state.stale.get(place).cloned().flatten(),
+            socket: server.guard_socket.as_ref().map(|at| at.display().to_string()),
+            unix: state.unix.get(place).cloned().flatten().map(|led| match led {
+                Ok(()) => "clients of its unix socket are led to the guard".to_owned(),
+                Err(why) => format!("clients of its unix socket go past the guard: {why}"),
+            }),
+            socket_problem: state.sockets.get(place).and_then(|open| open.clone()?.err()),
         });
         let needs_ledger = |server: &crate::config::Server| {
             !server.lane.is_observe() && server.on_ledger_down == OnLedgerDown::Refuse

@@ -32,6 +32,7 @@ pub(super) fn start(gate: Arc<Gate>) -> io::Result<thread::JoinHandle<()>> {
             let mut state = gate.state();
             (state.channel, state.stands) = (None, false);
             drop(state);
+            gate.job(Job::Lead);
             if gate.is_stopping() {
                 return;
             }
@@ -114,13 +115,13 @@ fn listen(gate: &Arc<Gate>, channel: &Arc<Channel>) -> io::Result<()> {
 
 fn arrived(gate: &Gate, number: u64, wants: Wants) {
     let state = gate.state();
-    let Some(client) = state.clients.get(&number).copied() else { return };
+    let Some(client) = state.clients.get(&number).cloned() else { return };
     let target = state.targets().into_iter().nth(client.server);
     drop(state);
     match target.unwrap_or_else(|| Err("no such server".to_owned())) {
         Ok(target) => {
-            let Arrived { server, way, is_led } = client;
-            gate.ask(Asked { number, server, target, way, is_led, wants });
+            let Arrived { server, came, is_led } = client;
+            gate.ask(Asked { number, server, target, came, is_led, wants });
         }
         Err(why) => gate.job(Job::Refuse { number, refusal: Refusal::unreachable(&why) }),
     }

@@ -52,6 +52,10 @@ impl Socket {
         })
     }
 
+    pub fn is_unix(&self) -> bool {
+        matches!(self, Self::Unix(_))
+    }
+
     /// The first byte, left where it is.
     pub(super) async fn first_byte(&self) -> io::Result<u8> {
         let mut byte = [0];

@@ -171,6 +171,12 @@ pub enum Wants {
     Cancel,
 }
 
+impl Wants {
+    pub fn is_session(&self) -> bool {
+        matches!(self, Self::Session { .. })
+    }
+}
+
 /// A statement that did not go to the server.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Denied {

@@ -173,13 +173,15 @@ impl Worker {
         session: &mut Session,
     ) -> Result<(), String> {
         let rules = self.rules.borrow().clone();
+        let socket = Socket::given(socket).map_err(|error| error.to_string())?;
         let tls = match rules.tls.get(server) {
+            // As PostgreSQL, which speaks it on no unix socket.
+            _ if socket.is_unix() => None,
             Some(Ok(tls)) => tls.as_ref(),
             // In the clear it would be less than what its client has without a guard.
             Some(Err(why)) => return Err(why.to_string()),
             None => None,
         };
-        let socket = Socket::given(socket).map_err(|error| error.to_string())?;
         let arrival = match self.lobby.host(number, entry::greet(socket, tls)).await {
             Err(lingered) => return Err(lingered.to_string()),
             Ok(Err(failed)) => return turn_away(failed).await,

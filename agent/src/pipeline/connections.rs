@@ -30,7 +30,7 @@ use crate::{
         BootTime, Client, Clock, ConnectionId, Endpoint, Extent, Origin, Piece, ProcessEvent,
         ServerSocket, SocketId, SocketName,
     },
-    gate::{Gate, Identified, Way},
+    gate::{Gate, Identified, Upstream, Way},
     identity::{Peer, ProcessTable},
     principal::Rules,
     protocol::postgres::{Title, cluster_name},
@@ -199,6 +199,10 @@ impl Connections {
         let clock = self.shared.clock;
         let (client, remote) = match opened.ends {
             None => {
+                let way = Upstream::Unix { cookie: opened.peer_cookie };
+                if let Some(guarded) = self.guarded(way) {
+                    return self.open_guarded(opened, server, guarded);
+                }
                 let peer = opened.peer.map(|(pid, key, uid)| Peer {
                     pid,
                     key,
@@ -210,7 +214,8 @@ impl Connections {
                 (client, Endpoint::Unix { path: None })
             }
             Some(ends) => {
-                if let Some(guarded) = self.guarded(opened.netns, ends) {
+                let way = Way { netns: opened.netns, from: ends.remote, to: ends.local };
+                if let Some(guarded) = self.guarded(Upstream::Tcp(way)) {
                     return self.open_guarded(opened, server, guarded);
                 }
                 let (address, port) = ends.remote;
@@ -243,8 +248,7 @@ impl Connections {
     }
 
     /// Who is behind a connection that the guard has made.
-    fn guarded(&self, netns: u32, ends: Ends) -> Option<Identified> {
-        let way = Way { netns, from: ends.remote, to: ends.local };
+    fn guarded(&self, way: Upstream) -> Option<Identified> {
         self.shared.gate.as_ref()?.expected(&way)
     }
 

@@ -8,13 +8,15 @@ use super::{
 use crate::{
     capture::Ends,
     enforce::Quarantine,
-    event::{Client, Endpoint, Entry, Finding, Judgement, Lane, Record, Severity, Verdict},
-    gate::{Asked, BrokenOff, Gate, Identified},
+    event::{
+        BootTime, Client, Endpoint, Entry, Finding, Judgement, Lane, Record, Severity, Verdict,
+    },
+    gate::{Asked, BrokenOff, Came, Gate, Identified},
     guard::{
         session::POISON,
         wire::{Refusal, Wants},
     },
-    identity::ProcessTable,
+    identity::{Peer, ProcessTable},
 };
 
 /// Says of those who have waited at the gate who they are. What the kernel side has told until they were taken
@@ -43,31 +45,28 @@ fn who(
     processes: &mut ProcessTable,
     quarantine: &Quarantine,
 ) -> Result<Identified, Refusal> {
-    let way = asked.way;
-    // As the guard's end has it.
-    let ends = Ends { local: way.to, remote: way.from };
-    let client = connections.client_at(way.netns, ends, processes);
-    let is_servers = way.to.1 == asked.target.address.port();
-    if matches!(client, Client::Remote { .. }) && asked.is_led && !is_servers {
-        // Nobody has led it there, and who may reach the server's port is not who may reach this one.
-        return Err(Refusal::of_network(
-            "This port of the guard's is for clients that are led to it.",
-        ));
+    let (client, remote) = whoever(&asked.came, connections, processes);
+    if let Came::Tcp(way) = &asked.came {
+        let is_servers = asked.target.address.is_some_and(|at| way.to.1 == at.port());
+        if matches!(client, Client::Remote { .. }) && asked.is_led && !is_servers {
+            // Nobody has led it there, and who may reach the server's port is not who may reach this one.
+            return Err(Refusal::of_network(
+                "This port of the guard's is for clients that are led to it.",
+            ));
+        }
     }
-    let (address, port) = way.from;
-    let remote = Endpoint::Ip { address, port };
     let shared = &mut connections.shared;
     let connection = shared.new_id(now());
     let Wants::Session { user, database, application, encrypted } = &asked.wants else {
         return Ok(Identified { connection, client, remote, is_judged: true });
     };
-    let local =
-        Endpoint::Ip { address: asked.target.address.ip(), port: asked.target.address.port() };
-    // Whoever has come to the guard's own address wants to be guarded.
-    let is_judged = !asked.is_led || !shared.goes_straight(&server, &client, &remote, now());
+    // Whoever has come to the guard's own address wants to be guarded; nobody else could come to its socket.
+    let is_choice = !asked.is_led && matches!(asked.came, Came::Tcp(_));
+    let is_judged = is_choice || !shared.goes_straight(&server, &client, &remote, now());
     if let (Client::Local(process), Some(lanes), false) = (&client, &mut shared.lanes, is_judged) {
         lanes.learn(&server, process);
     }
+    let local = asked.target.end(&asked.came);
     let mut profile =
         Profile::new(connection, server, local, remote.clone(), client.clone(), None).guarded();
     profile.started(now(), user, database, application);
@@ -89,6 +88,32 @@ fn who(
     }
 }
 
+/// The client that has come to the guard so, and its end.
+fn whoever(
+    came: &Came,
+    connections: &mut Connections,
+    processes: &mut ProcessTable,
+) -> (Client, Endpoint) {
+    match came {
+        Came::Tcp(way) => {
+            let (address, port) = way.from;
+            // As the guard's end has it.
+            let ends = Ends { local: way.to, remote: way.from };
+            let client = connections.client_at(way.netns, ends, processes);
+            (client, Endpoint::Ip { address, port })
+        }
+        Came::Unix(caller) => {
+            let since = u64::try_from(caller.accepted.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            let at = BootTime(now().0.saturating_sub(since));
+            let peer = Peer { pid: caller.pid, key: 0, at, uid: Some(caller.uid) };
+            let process = processes.resolve(peer, connections.shared.clock);
+            let process = process.filter(|_| !caller.is_replaced());
+            let client = process.map_or(Client::LocalUnknown, Client::Local);
+            (client, Endpoint::Unix { path: None })
+        }
+    }
+}
+
 /// Makes rows of the sessions that broke off.
 pub fn break_off(
     connections: &mut Connections,
@@ -97,20 +122,18 @@ pub fn break_off(
 ) {
     let Some(gate) = connections.shared.gate.clone() else { return };
     let (broken, uncounted) = gate.take_broken();
-    for (left, BrokenOff { target, way, who, why }) in (0..broken.len()).rev().zip(broken) {
+    for (left, BrokenOff { target, came, who, why }) in (0..broken.len()).rev().zip(broken) {
         let Some(target) = target else { continue };
         let Some(server) = facts(&target.name) else { continue };
         let (connection, client, remote) = match who {
             Some(Identified { connection, client, remote, .. }) => (connection, client, remote),
             None => {
-                let (address, port) = way.from;
-                let ends = Ends { local: way.to, remote: way.from };
-                let client = connections.client_at(way.netns, ends, processes);
-                (connections.shared.new_id(now()), client, Endpoint::Ip { address, port })
+                let (client, remote) = whoever(&came, connections, processes);
+                (connections.shared.new_id(now()), client, remote)
             }
         };
         let shared = &mut connections.shared;
-        let local = Endpoint::Ip { address: target.address.ip(), port: target.address.port() };
+        let local = target.end(&came);
         let mut profile = Profile::new(connection, server, local, remote, client, None).guarded();
         let mut row = connection_row(shared, &mut profile, now(), "broken");
         row.message = Some(why);

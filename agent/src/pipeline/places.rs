@@ -84,6 +84,7 @@ mod tests {
             lane: Default::default(),
             on_guard_down: Default::default(),
             on_ledger_down: Default::default(),
+            guard_socket: None,
             tls_certificate: None,
             tls_key: None,
             client_ca_certificate: None,

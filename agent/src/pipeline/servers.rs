@@ -110,6 +110,8 @@ pub struct Servers {
     listeners: HashSet<u32>,
     live: Arc<Hub>,
     lanes: Vec<LaneChoice>,
+    /// Where the guard listens in the place of a server that has moved.
+    guard_sockets: Vec<Option<PathBuf>>,
     /// Servers were found, have changed or are gone.
     have_changed: bool,
     /// Where the guard takes clients in.
@@ -134,6 +136,7 @@ impl Servers {
             places: settings.servers.iter().map(Places::new).collect(),
             world: settings.world(),
             lanes: settings.servers.iter().map(|server| server.lane).collect(),
+            guard_sockets: settings.servers.iter().map(|s| s.guard_socket.clone()).collect(),
             have_changed: true,
             guard_ports: Vec::new(),
             own_netns,
@@ -335,9 +338,10 @@ impl Servers {
 
     /// Tells the gate where the guarded servers are now.
     fn tell_gate(&self, gate: &Gate) {
-        let targets = self.rules.iter().zip(&self.lanes).map(|(rule, lane)| match lane {
+        let rules = self.rules.iter().zip(&self.lanes).zip(&self.guard_sockets);
+        let targets = rules.map(|((rule, lane), socket)| match lane {
             LaneChoice::Observe => Err("it is not guarded".to_owned()),
-            LaneChoice::Guard | LaneChoice::Policy => self.target(rule),
+            LaneChoice::Guard | LaneChoice::Policy => self.target(rule, socket.as_ref()),
         });
         gate.targets(targets.collect());
     }
@@ -357,7 +361,7 @@ impl Servers {
     }
 
     /// How the guard gets to a server, or why it doesn't.
-    fn target(&self, rule: &ServerRule) -> Result<Target, String> {
+    fn target(&self, rule: &ServerRule, in_its_place: Option<&PathBuf>) -> Result<Target, String> {
         let mut found = self
             .watched
             .iter()
@@ -379,10 +383,19 @@ impl Servers {
         });
         let listens: Vec<SocketAddr> = listens.collect();
         let address = listens.first().map(|address| near(*address));
-        let address = address.ok_or("the server listens on no TCP port")?;
+        // Abstract names have no file, and so nobody's permissions.
+        let socket = server.listeners.iter().find_map(|listener| match listener {
+            Listener::Unix { path, .. } if path.is_absolute() && Some(path) != in_its_place => {
+                Some(path.clone())
+            }
+            _ => None,
+        });
+        if address.is_none() && socket.is_none() {
+            return Err("the server listens on no TCP port".to_owned());
+        }
         let (name, pid) = (watched.facts.name.clone(), server.pid);
         let data_directory = server.data_directory.clone();
-        Ok(Target { name, pid, netns, listens, address, data_directory })
+        Ok(Target { name, pid, netns, listens, address, socket, data_directory })
     }
 
     /// Servers whose tracking began since the last time.

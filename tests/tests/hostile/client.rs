@@ -1,8 +1,9 @@
-//! A bare PostgreSQL client over TCP that says what it is told in either protocol, and what came back.
+//! A bare PostgreSQL client, over TCP or a unix socket, that says what it is told in either protocol, and what came back.
 
 use std::{
     io::{BufReader, Read, Write},
     net::TcpStream,
+    os::unix::net::UnixStream,
     time::Duration,
 };
 
@@ -34,7 +35,26 @@ pub struct Answer {
 }
 
 pub struct Client {
-    stream: BufReader<TcpStream>,
+    stream: BufReader<Box<dyn Stream>>,
+}
+
+trait Stream: Read + Write {}
+impl Stream for TcpStream {}
+impl Stream for UnixStream {}
+
+/// A host that is a path is a folder with a socket, as for libpq.
+fn stream(host: &str, port: u16) -> std::io::Result<Box<dyn Stream>> {
+    if host.starts_with('/') {
+        let stream = UnixStream::connect(format!("{host}/.s.PGSQL.{port}"))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        return Ok(Box::new(stream));
+    }
+    let stream = TcpStream::connect((host, port))?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    Ok(Box::new(stream))
 }
 
 impl Client {
@@ -45,11 +65,7 @@ impl Client {
         database: &str,
         application: &str,
     ) -> Result<Client> {
-        let stream = TcpStream::connect((host, port))
-            .with_context(|| format!("connecting to {host}:{port}"))?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
+        let stream = stream(host, port).with_context(|| format!("connecting to {host}:{port}"))?;
         let mut client = Client { stream: BufReader::new(stream) };
         let mut body = 196_608_u32.to_be_bytes().to_vec();
         for word in ["user", user, "database", database, "application_name", application] {

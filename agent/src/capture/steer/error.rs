@@ -8,7 +8,10 @@ use aya::{
     programs::{ProgramError, links::LinkError},
 };
 
-use crate::capture::refusal::{Refusal, steering_explained};
+use crate::capture::{
+    OffsetsError,
+    refusal::{Refusal, steering_explained},
+};
 
 #[derive(Debug, thiserror::Error)]
 pub enum SteerError {
@@ -58,6 +61,12 @@ pub enum SteerError {
         "clients of {original} can't be led to {guard}: both must be IPv4 or both IPv6, and have a port"
     )]
     Mismatch { original: SocketAddr, guard: SocketAddr },
+    #[error("steering clients of unix sockets needs Linux 6.8 or newer")]
+    NoUnixHook { source: OffsetsError },
+    #[error("BPF program `{name}` cannot be loaded or attached")]
+    UnixProgram { name: &'static str, source: io::Error },
+    #[error("{} is no path of a socket", path.display())]
+    NoSocketPath { path: PathBuf },
     #[error("there is no room for more listeners in this network namespace (at most {most})")]
     TooManyListeners { most: u32 },
 }

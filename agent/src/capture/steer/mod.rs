@@ -10,6 +10,7 @@ mod network;
 mod object;
 mod passes;
 mod pins;
+mod unix;
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -36,6 +37,7 @@ pub use self::{
     object::{SteerTrial, trial},
     passes::Passes,
     pins::remove_pins,
+    unix::{UnixPaths, UnixSteering},
 };
 
 /// What becomes of a new connection while no guard listens.
@@ -65,6 +67,16 @@ pub struct SteerOptions {
     /// A folder on a BPF file system. With it, steering outlives this process, and the next one takes it
     /// over without a gap; without, it ends with this process, however that ends.
     pub pins: Option<PathBuf>,
+}
+
+impl SteerOptions {
+    /// The root of the cgroup v2 tree.
+    fn cgroups(&self) -> Result<PathBuf, SteerError> {
+        match &self.cgroup {
+            Some(path) => Ok(path.clone()),
+            None => local::cgroup_root(Path::new("/proc/self/mountinfo")),
+        }
+    }
 }
 
 /// How often the kernel side has decided what.
@@ -111,10 +123,7 @@ impl Steering {
     /// # Errors
     /// Why this host can't be steered, and what to do about it.
     pub fn attach(options: &SteerOptions) -> Result<Self, SteerError> {
-        let cgroups = match &options.cgroup {
-            Some(path) => path.clone(),
-            None => local::cgroup_root(Path::new("/proc/self/mountinfo"))?,
-        };
+        let cgroups = options.cgroups()?;
         let cgroup = local::open_root(&cgroups)?;
         let pins = options.pins.as_deref().map(Pins::open).transpose()?;
         let mut ebpf = object::for_connects(pins.as_ref())?;

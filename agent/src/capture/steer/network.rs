@@ -36,7 +36,7 @@ impl Network {
         let id = program.attach(netns).map_err(object::network_failed)?;
         let link = FdLink::from(program.take_link(id).map_err(object::network_failed)?);
         let link = match pins {
-            Some(pins) => pins.keep("sk_lookup", link).map(|()| None)?,
+            Some(pins) => pins.keep("sk_lookup", |at| object::pinned(link, at)).map(|()| None)?,
             None => Some(link),
         };
         Ok(Self {

@@ -1,6 +1,6 @@
 //! The object of steering: loaded where a server is guarded, and apart from what observes.
 
-use std::{fs::File, path::Path};
+use std::{fs::File, io, path::Path};
 
 use aya::{
     Ebpf, EbpfLoader,
@@ -9,7 +9,7 @@ use aya::{
     util::KernelVersion,
 };
 
-use super::{SteerError, local, pins::Pins};
+use super::{SteerError, local, pins::Pins, unix};
 
 /// The object that `cargo xtask build` made; empty where the BPF toolchain is absent.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("DBWARDEN_STEER_OBJECT"));
@@ -36,6 +36,8 @@ pub struct SteerTrial {
     pub local: Result<(), SteerError>,
     /// Clients from the network.
     pub network: Result<(), SteerError>,
+    /// Clients of unix sockets.
+    pub unix: Result<(), SteerError>,
 }
 
 /// Loads every program and attaches none.
@@ -43,7 +45,7 @@ pub fn trial() -> SteerTrial {
     let local = local::cgroup_root(Path::new("/proc/self/mountinfo"))
         .and_then(|root| local::open_root(&root))
         .and_then(|_| for_connects(None).map(drop));
-    SteerTrial { local, network: for_network(None).map(drop) }
+    SteerTrial { local, network: for_network(None).map(drop), unix: unix::trial() }
 }
 
 /// Loads the object and its programs for connects.
@@ -81,11 +83,15 @@ pub(super) fn attach_connects(
         let link = program.take_link(id).map_err(failed)?;
         let link = FdLink::try_from(link).map_err(|source| SteerError::Link { name, source })?;
         match pins {
-            Some(pins) => pins.keep(link_name, link)?,
+            Some(pins) => pins.keep(link_name, |at| pinned(link, at))?,
             None => links.push(link),
         }
     }
     Ok(links)
+}
+
+pub(super) fn pinned(link: FdLink, at: &Path) -> io::Result<()> {
+    link.pin(at).map(drop).map_err(io::Error::other)
 }
 
 /// Loads the object and its program for clients from the network.

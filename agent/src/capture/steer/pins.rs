@@ -8,7 +8,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use aya::programs::links::FdLink;
 use dbwarden_common::STEER_ABI;
 
 use super::SteerError;
@@ -38,6 +37,11 @@ impl Pins {
         Ok(Self { root: root.to_owned(), folder })
     }
 
+    /// Whether a map of this version's is there.
+    pub(super) fn has(root: &Path, map: &str) -> bool {
+        root.join(format!("{PREFIX}{STEER_ABI}")).join(map).exists()
+    }
+
     /// The pins of one namespace's `sk_lookup`.
     pub(super) fn network(&self, netns: u64) -> Result<Self, SteerError> {
         let folder = self.folder.join(format!("{NETWORK}{netns}"));
@@ -50,11 +54,15 @@ impl Pins {
     }
 
     /// The link stays when this process ends, in the place of the one that had its name.
-    pub(super) fn keep(&self, name: &'static str, link: FdLink) -> Result<(), SteerError> {
+    pub(super) fn keep(
+        &self,
+        name: &'static str,
+        pin: impl FnOnce(&Path) -> io::Result<()>,
+    ) -> Result<(), SteerError> {
         let (fresh, settled) = (self.folder.join(format!("{name}-next")), self.folder.join(name));
         // Left by a process that was killed at this very place.
         remove_file(&fresh)?;
-        link.pin(&fresh).map_err(|error| SteerError::pin(&fresh)(io::Error::other(error)))?;
+        pin(&fresh).map_err(SteerError::pin(&fresh))?;
         fs::rename(&fresh, &settled).map_err(SteerError::pin(&settled))
     }
 
