@@ -216,6 +216,11 @@ fn guard(guard: &GuardStatus, fact: &mut impl FnMut(&str, Style, &str)) {
                 if let Some(why) = &server.network {
                     fact("", Style::Warning, &format!("clients from the network are not: {why}"));
                 }
+                match &server.catalog {
+                    Some(Ok(words)) => fact("", Style::Plain, &format!("its catalog: {words}")),
+                    Some(Err(why)) => fact("", Style::Warning, &format!("its catalog: {why}")),
+                    None => {}
+                }
             }
             Some(problem) => {
                 fact("guarded", Style::Bad, &format!("{}, not reached: {problem}", server.name));
@@ -377,6 +382,7 @@ mod tests {
                         problem: None,
                         steering: "its clients are led to the guard".into(),
                         network: Some("the server doesn't listen on 127.0.0.1".into()),
+                        catalog: Some(Ok("it is asked, and estimates".into())),
                     }],
                     passed: 1_200,
                     denied: 3,
@@ -452,6 +458,7 @@ webhook    oncall to https://alerts/dbwarden, 40 sent, 3 wait
 guard      1200 statements passed, 3 denied, 40 clients (2 open), 0 refused
 guarded    main, its clients are led to the guard; or by 127.0.0.1:6432
            clients from the network are not: the server doesn't listen on 127.0.0.1
+           its catalog: it is asked, and estimates
 ring       at most 6 % of 16 MiB in use (data)
 
 SERVER        ENGINE           PID  LISTENS                                       TLS       OPEN  BLIND  STATEMENTS      IN    OUT

@@ -11,7 +11,7 @@ use super::{
     databases::databases,
     error::Complaint,
     file,
-    guard::{Guard, LaneChoice, OnGuardDown, guard, pair},
+    guard::{Catalog, Guard, LaneChoice, OnGuardDown, catalog, guard, pair},
     policies::{labels, regions},
     principals::principals,
     telemetry::{Environment, Telemetry, telemetry},
@@ -143,6 +143,9 @@ pub struct Server {
     pub tls_certificate: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls_key: Option<PathBuf>,
+    /// `None`: what the text of a statement doesn't tell, the guard doesn't know.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub catalog: Option<Catalog>,
     /// Those that are not where the server is; the first that fits counts.
     #[serde(rename = "database", skip_serializing_if = "Vec::is_empty")]
     pub databases: Vec<DatabaseOf>,
@@ -538,6 +541,7 @@ fn server(entry: Spanned<file::Server>) -> Result<Server, Complaint> {
         on_guard_down: written.on_guard_down.unwrap_or_default(),
         tls_certificate: path("tls_certificate", written.tls_certificate)?,
         tls_key: path("tls_key", written.tls_key)?,
+        catalog: written.catalog.map(|written| catalog(written, lane)).transpose()?,
         databases: databases(written.database)?,
     };
     if server.name.is_none() && !server.exclude {

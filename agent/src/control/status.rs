@@ -94,6 +94,9 @@ pub struct GuardedServer {
     pub steering: String,
     /// Why clients from the network aren't.
     pub network: Option<String>,
+    /// Whether the server is asked for what texts don't tell, or what is lacking for it; null where no `catalog` is
+    /// configured.
+    pub catalog: Option<Result<String, String>>,
 }
 
 /// Which hooks see the socket calls, and why these.

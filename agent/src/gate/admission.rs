@@ -16,13 +16,14 @@ use std::{
 
 use super::{
     Asked, Gate, Identified, Way,
+    accounts::Accounts,
     certificate::Certificates,
     client_certificates,
     steering::{Caller, Lead},
 };
 use crate::{
     event::{Client, Endpoint},
-    guard::wire::{Admission, Number, Order, Refusal, Rules, Wants},
+    guard::wire::{Admission, Number, Order, Refusal, Rules, Ticket, Wants},
 };
 
 pub(super) enum Job {
@@ -33,6 +34,11 @@ pub(super) enum Job {
     Admit {
         asked: Asked,
         identified: Box<Identified>,
+    },
+    /// A socket for the guard's own questions.
+    Catalog {
+        ticket: Ticket,
+        server: usize,
     },
     Refuse {
         number: Number,
@@ -52,10 +58,11 @@ pub(super) fn start(
     let mut lead = Lead::new(pins);
     thread::Builder::new().name("gate-admit".into()).spawn(move || {
         let mut certificates = Certificates::default();
+        let mut accounts = Accounts::default();
         loop {
             match jobs.recv_timeout(LOOK) {
                 Ok(Job::Rules) => {
-                    rules(&gate, &mut certificates);
+                    rules(&gate, &mut certificates, &mut accounts);
                     client_certificates::look(&gate);
                     lead.follow(&gate);
                 }
@@ -63,11 +70,15 @@ pub(super) fn start(
                 Ok(Job::Admit { asked, identified }) => {
                     admit(&gate, &mut lead, asked, *identified);
                 }
+                Ok(Job::Catalog { ticket, server }) => catalog(&gate, &mut lead, ticket, server),
                 Ok(Job::Refuse { number, refusal }) => refuse(&gate, number, refusal),
                 Err(RecvTimeoutError::Timeout) => {
                     if certificates.have_changed(&gate) {
                         tracing::info!("a guarded server's certificate has changed");
-                        rules(&gate, &mut certificates);
+                        rules(&gate, &mut certificates, &mut accounts);
+                    } else if accounts.have_changed(&gate) {
+                        tracing::info!("a password for a catalog has changed");
+                        rules(&gate, &mut certificates, &mut accounts);
                     }
                     client_certificates::look(&gate);
                     // The host may have got another address.
@@ -79,14 +90,16 @@ pub(super) fn start(
     })
 }
 
-fn rules(gate: &Gate, certificates: &mut Certificates) {
+fn rules(gate: &Gate, certificates: &mut Certificates, accounts: &mut Accounts) {
+    let accounts = accounts.read(gate);
     let certificates = certificates.read(gate);
     let (channel, policies) = {
         let state = gate.state();
         (state.channel.clone(), state.policies.clone())
     };
     let (Some(channel), Some((policies, starter_pack))) = (channel, policies) else { return };
-    let rules = Rules { settings: gate.settings.clone(), policies, starter_pack, certificates };
+    let settings = gate.settings.clone();
+    let rules = Rules { settings, policies, starter_pack, certificates, accounts };
     if let Err(error) = channel.send(&Order::Rules(Box::new(rules)), None) {
         tracing::error!(%error, "the guard's rules");
     }
@@ -99,6 +112,27 @@ fn refuse(gate: &Gate, number: Number, refusal: Refusal) {
         // Without the guard, its client is gone as well.
         let _ = channel.send(&Order::Refused { number, refusal }, None);
     }
+}
+
+fn catalog(gate: &Gate, lead: &mut Lead, ticket: Ticket, server: usize) {
+    let target = gate.state().targets.get(server).cloned();
+    let connected = match target.unwrap_or_else(|| Err("there is no such server".to_owned())) {
+        Ok(target) => {
+            lead.connect(target.address, Caller::Here(None)).map_err(|error| error.to_string())
+        }
+        Err(why) => Err(why),
+    };
+    if let Ok(socket) = &connected
+        && let (Ok(from), Ok(to)) = (socket.local_addr(), socket.peer_addr())
+    {
+        // Before anything is said on it: the server's first look at it tells the observer.
+        gate.state().own.put(Way::new(gate.netns, from, to), ());
+    }
+    let channel = gate.state().channel.clone();
+    let Some(channel) = channel else { return };
+    let order = Order::CatalogSocket { ticket, refused: connected.as_ref().err().cloned() };
+    // Without the guard, its question is gone as well.
+    let _ = channel.send(&order, connected.as_ref().ok().map(AsFd::as_fd));
 }
 
 fn admit(gate: &Gate, lead: &mut Lead, asked: Asked, identified: Identified) {

@@ -69,6 +69,7 @@ fn keep_one(gate: &Arc<Gate>) -> io::Result<()> {
         let mut state = gate.state();
         state.clients.clear();
         state.admitted.clear();
+        state.catalogs.clear();
     }
     end(&mut child)?;
     outcome
@@ -96,6 +97,8 @@ fn listen(gate: &Arc<Gate>, channel: &Arc<Channel>) -> io::Result<()> {
                 gate.figures.denied.fetch_add(1, Ordering::Relaxed);
                 gate.deny(*denied);
             }
+            Word::CatalogSocket { ticket, server } => gate.wanted(ticket, server),
+            Word::Catalog { server, state } => gate.catalog(server, state),
             Word::Ended { number, passed, sent, broken } => {
                 gate.figures.passed.fetch_add(passed, Ordering::Relaxed);
                 gate.ended(number, sent, broken);

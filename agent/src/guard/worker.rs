@@ -12,6 +12,7 @@ use tokio::{
 };
 
 use super::{
+    catalog::Catalogs,
     entry::{self, Arrival, Failed, Unwelcome},
     judging::{ClientCourt, Judging},
     lobby::Lobby,
@@ -54,21 +55,24 @@ struct Worker {
     lobby: Lobby,
     waiting: RefCell<HashMap<Number, oneshot::Sender<Answer>>>,
     channel: Arc<Channel>,
+    catalogs: Catalogs,
 }
 
 /// Until there is nobody any more who has tasks.
 pub(super) fn work(
     rules: Arc<Rulebook>,
     channel: Arc<Channel>,
+    catalogs: Catalogs,
     mut tasks: UnboundedReceiver<Task>,
 ) -> io::Result<()> {
-    let judging = rules.judging(channel.clone()).map_err(io::Error::other)?;
+    let judging = rules.judging(channel.clone(), catalogs.clone()).map_err(io::Error::other)?;
     let worker = Rc::new(Worker {
         judging: Rc::new(RefCell::new(judging)),
         rules: RefCell::new(rules),
         lobby: Lobby::default(),
         waiting: RefCell::default(),
         channel,
+        catalogs,
     });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     LocalSet::new().block_on(&runtime, async {
@@ -96,7 +100,7 @@ impl Worker {
         match rules.principals() {
             Ok(principals) => {
                 let (set, host) = (rules.set.clone(), rules.host.clone());
-                self.judging.borrow_mut().replace(set, host, principals);
+                self.judging.borrow_mut().replace(set, host, principals, rules.bulk());
             }
             Err(error) => tracing::error!(%error, "the rules for principals"),
         }
@@ -148,10 +152,15 @@ impl Worker {
                     profile.encryption_started();
                 }
                 profile.started(BootTime(0), user, database, application);
-                let mut court = ClientCourt::new(profile, self.judging.clone());
+                let is_asked = rules.accounts.get(server).is_some_and(Option::is_some);
+                let watched = is_asked.then(|| self.catalogs.database(server, database)).flatten();
+                let mut court = ClientCourt::new(profile, self.judging.clone(), watched.clone());
                 if let Err(denial) = court.judge_startup(&packet) {
                     say(&mut stream, &denial.encode(Severity::Fatal)).await;
                     return Err(format!("it may not start so: {}", denial.detail));
+                }
+                if let Some(database) = &watched {
+                    self.catalogs.prepare(database).await;
                 }
                 Some(court)
             }

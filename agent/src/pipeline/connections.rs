@@ -170,6 +170,7 @@ impl Connections {
     ) {
         let Some(server) = server else { return };
         let clock = self.shared.clock;
+        let mut is_own = false;
         let (client, remote) = match opened.ends {
             None => {
                 let peer = opened.peer.map(|(pid, key, uid)| Peer {
@@ -187,6 +188,7 @@ impl Connections {
                     return self.open_guarded(opened, server, guarded);
                 }
                 let (address, port) = ends.remote;
+                is_own = self.is_own(opened.netns, ends);
                 let client = self.client_at(opened.netns, ends, processes);
                 (client, Endpoint::Ip { address, port })
             }
@@ -195,6 +197,7 @@ impl Connections {
         // Whoever pretends to be a server may say anything of whoever connects to it.
         let socket = server.is_verified.then(|| server_socket(opened));
         let profile = Profile::new(id, server, opened.local.clone(), remote, client, socket);
+        let profile = if is_own { profile.own() } else { profile };
         self.insert(opened.socket, opened.pid, opened.time, profile);
     }
 
@@ -217,6 +220,12 @@ impl Connections {
     fn guarded(&self, netns: u32, ends: Ends) -> Option<Identified> {
         let way = Way { netns, from: ends.remote, to: ends.local };
         self.shared.gate.as_ref()?.expected(&way)
+    }
+
+    /// Whether the guard has made it to ask the server something itself.
+    fn is_own(&self, netns: u32, ends: Ends) -> bool {
+        let way = Way { netns, from: ends.remote, to: ends.local };
+        self.shared.gate.as_ref().is_some_and(|gate| gate.is_own(&way))
     }
 
     fn open_guarded(&mut self, opened: &Opened, server: Rc<ServerFacts>, guarded: Identified) {

@@ -85,6 +85,7 @@ mod tests {
             on_guard_down: Default::default(),
             tls_certificate: None,
             tls_key: None,
+            catalog: None,
             databases: vec![
                 database("app", "production", ""),
                 database("app*", "test", "us"),

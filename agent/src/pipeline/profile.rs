@@ -23,6 +23,8 @@ pub struct Profile {
     client: Client,
     socket: Option<ServerSocket>,
     lane: Lane,
+    /// It is dbwarden that asks.
+    is_own: bool,
     database: Option<Arc<str>>,
     db_user: Option<Arc<str>>,
     application: Option<Arc<str>>,
@@ -63,6 +65,7 @@ impl Profile {
             client,
             socket,
             lane: Lane::Observed,
+            is_own: false,
             database: None,
             db_user: None,
             application: None,
@@ -80,6 +83,11 @@ impl Profile {
     /// The same for a connection that comes through the guard.
     pub fn guarded(self) -> Self {
         Self { lane: Lane::Guarded, ..self }
+    }
+
+    /// The same for one of dbwarden's own, which has no need of the guard.
+    pub fn own(self) -> Self {
+        Self { is_own: true, ..self }
     }
 
     pub fn is_guarded(&self) -> bool {
@@ -255,7 +263,7 @@ impl Profile {
                 (Endpoint::Unix { .. }, true) => Transport::UnixTls,
             }),
             lane: Some(self.lane),
-            past_guard: self.server.is_guarded && self.lane == Lane::Observed,
+            past_guard: self.server.is_guarded && self.lane == Lane::Observed && !self.is_own,
 
             connection: Some(self.id),
             database: self.database.clone(),

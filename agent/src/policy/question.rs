@@ -30,6 +30,18 @@ pub struct Circumstances<'a> {
     pub rows: Option<u64>,
     /// Names and values, each name once.
     pub claims: &'a [ClaimTag],
+    /// Before it runs; `None` where nobody has asked the planner, or that has not answered.
+    pub estimate: Option<Estimate>,
+}
+
+/// What the planner expects a statement to change or remove of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Estimate {
+    pub rows: u64,
+    /// Of all that the table has, where that is known.
+    pub percent: Option<u8>,
+    /// More than the configuration takes for ordinary.
+    pub is_bulk: bool,
 }
 
 /// Everything that a verdict may depend on.
@@ -217,6 +229,9 @@ impl Making<'_> {
                 if let Some(rows) = circumstances.rows {
                     context.put("rows", Value::new_long(i64::try_from(rows).unwrap_or(i64::MAX)));
                 }
+                if let Some(estimate) = circumstances.estimate {
+                    context.estimate(estimate);
+                }
             }
             Subject::Outbound(destination) => context.outbound(destination),
         }
@@ -338,6 +353,15 @@ impl Record {
         self.set("traits", traits.iter().map(|one| one.name()));
         let settings = facts.map_or(&[][..], |facts| &facts.settings);
         self.set("settings", settings.iter().map(|name| &**name));
+    }
+
+    fn estimate(&mut self, Estimate { rows, percent, is_bulk }: Estimate) {
+        let rows = i64::try_from(rows).unwrap_or(i64::MAX);
+        self.put("estimated_rows", Value::new_long(rows));
+        if let Some(percent) = percent {
+            self.put("estimated_percent", Value::new_long(percent.into()));
+        }
+        self.put("bulk", Value::new_bool(is_bulk));
     }
 
     fn outbound(&mut self, destination: &Destination) {

@@ -145,7 +145,12 @@ impl Made {
                 What::Statement(facts) => Subject::Statement(Some(facts)),
                 What::Outbound(destination) => Subject::Outbound(destination),
             },
-            circumstances: Circumstances { time: self.time, rows: self.rows, claims: &self.claims },
+            circumstances: Circumstances {
+                time: self.time,
+                rows: self.rows,
+                claims: &self.claims,
+                estimate: None,
+            },
         }
     }
 
