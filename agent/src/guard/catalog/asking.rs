@@ -2,7 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     io,
     os::fd::OwnedFd,
     rc::Rc,
@@ -13,6 +13,7 @@ use std::{
 
 use tokio::{
     sync::{
+        Notify,
         mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
         oneshot,
     },
@@ -40,6 +41,8 @@ use crate::{
 /// does (5 s) for an idle one to go.
 const MAX_CONNECTIONS: usize = 16;
 const IDLE: Duration = Duration::from_secs(3);
+/// For an idle connection to make room for another.
+const ROOM: Duration = Duration::from_millis(50);
 /// A task that nobody has anything for ends.
 const UNWANTED: Duration = Duration::from_secs(60);
 /// For the service to connect.
@@ -72,6 +75,9 @@ struct Office {
     waiting: RefCell<HashMap<Ticket, oneshot::Sender<Result<OwnedFd, String>>>>,
     next: Cell<Ticket>,
     connections: Cell<usize>,
+    /// Tells one connection to close; the one that has been idle for longest is first.
+    idle: RefCell<VecDeque<Rc<Notify>>>,
+    freed: Notify,
     tasks: RefCell<HashMap<Key, UnboundedSender<(Arc<Database>, Job)>>>,
     /// What was said of the servers last.
     told: RefCell<HashMap<usize, CatalogState>>,
@@ -87,6 +93,8 @@ async fn serve(channel: Arc<Channel>, catalogs: Catalogs, mut inbox: UnboundedRe
         waiting: RefCell::default(),
         next: Cell::new(0),
         connections: Cell::new(0),
+        idle: RefCell::default(),
+        freed: Notify::new(),
         tasks: RefCell::default(),
         told: RefCell::default(),
         era: Cell::new(0),
@@ -160,19 +168,24 @@ impl Office {
     async fn keep(self: Rc<Self>, key: Key, mut jobs: UnboundedReceiver<(Arc<Database>, Job)>) {
         let mut connected: Option<Held> = None;
         loop {
-            let patience = if connected.is_some() { IDLE } else { UNWANTED };
-            let (database, job) = match timeout(patience, jobs.recv()).await {
-                Ok(Some(next)) => next,
-                Ok(None) => return,
-                Err(_) if connected.is_some() => {
-                    connected = None;
-                    continue;
-                }
-                Err(_) => {
-                    // Nobody can have sent anything since: this is the only thread that does.
-                    self.tasks.borrow_mut().remove(&key);
-                    return;
-                }
+            let next = match &mut connected {
+                Some(held) => match jobs.try_recv() {
+                    Ok(next) => Some(next),
+                    Err(_) => held.idle(&mut jobs).await,
+                },
+                None => match timeout(UNWANTED, jobs.recv()).await {
+                    Ok(Some(next)) => Some(next),
+                    Ok(None) => return,
+                    Err(_) => {
+                        // Nobody can have sent anything since: this is the only thread that does.
+                        self.tasks.borrow_mut().remove(&key);
+                        return;
+                    }
+                },
+            };
+            let Some((database, job)) = next else {
+                connected = None;
+                continue;
             };
             if connected.as_ref().is_none_or(|held| held.connection.client.is_closed()) {
                 drop(connected.take());
@@ -229,6 +242,7 @@ impl Office {
             None => None,
         };
         let place = Place::take(self)
+            .await
             .ok_or_else(|| socket("more databases at a time than there are connections for"))?;
         let ticket = self.next.get();
         self.next.set(ticket + 1);
@@ -244,7 +258,7 @@ impl Office {
         };
         let connection = connection::connect(Socket::given(fd)?, tls, account, database).await?;
         self.tell(server, CatalogState::Fine(connection.rights));
-        Ok(Held { connection, _place: place })
+        Ok(Held { connection, place: place })
     }
 
     /// Once for each change.
@@ -265,13 +279,40 @@ impl Office {
 /// A connection, and its share of those that there may be.
 struct Held {
     connection: Connection,
-    _place: Place,
+    place: Place,
+}
+
+impl Held {
+    /// The next that is wanted of it; `None` where nothing is for a while, others want its place, or it has ended.
+    async fn idle(
+        &mut self,
+        jobs: &mut UnboundedReceiver<(Arc<Database>, Job)>,
+    ) -> Option<(Arc<Database>, Job)> {
+        let leave = Rc::new(Notify::new());
+        let office = &self.place.0;
+        office.idle.borrow_mut().push_back(leave.clone());
+        let next = tokio::select! {
+            next = jobs.recv() => next,
+            () = sleep(IDLE) => None,
+            () = leave.notified() => None,
+            _ = &mut self.connection.driver => None,
+        };
+        office.idle.borrow_mut().retain(|other| !Rc::ptr_eq(other, &leave));
+        next
+    }
 }
 
 struct Place(Rc<Office>);
 
 impl Place {
-    fn take(office: &Rc<Office>) -> Option<Self> {
+    /// Whoever has been idle for longest makes room.
+    async fn take(office: &Rc<Office>) -> Option<Self> {
+        if office.connections.get() >= MAX_CONNECTIONS {
+            let freed = office.freed.notified();
+            let longest = office.idle.borrow_mut().pop_front()?;
+            longest.notify_one();
+            let _ = timeout(ROOM, freed).await;
+        }
         let taken = office.connections.get();
         (taken < MAX_CONNECTIONS).then(|| {
             office.connections.set(taken + 1);
@@ -283,6 +324,7 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.0.connections.set(self.0.connections.get().saturating_sub(1));
+        self.0.freed.notify_one();
     }
 }
 

@@ -2,7 +2,10 @@
 
 use std::{io, time::Duration};
 
-use tokio::{task::spawn_local, time::timeout};
+use tokio::{
+    task::{JoinHandle, spawn_local},
+    time::timeout,
+};
 use tokio_postgres::{Client, NoTls, error::SqlState};
 
 use crate::{
@@ -58,6 +61,8 @@ fn words(error: &tokio_postgres::Error) -> String {
 
 pub(super) struct Connection {
     pub client: Client,
+    /// Ends with the connection.
+    pub driver: JoinHandle<()>,
     pub rights: CatalogRights,
 }
 
@@ -76,12 +81,12 @@ pub(super) async fn connect(
         }
         // Where the server speaks TLS, the stream does already.
         let (client, connection) = config.connect_raw(stream, NoTls).await?;
-        spawn_local(async move {
-            // Its end is seen by whoever asks next.
+        let driver = spawn_local(async move {
+            // Why, whoever asks is told.
             let _ = connection.await;
         });
         let rights = rights(&client).await?;
-        Ok(Connection { client, rights })
+        Ok(Connection { client, driver, rights })
     };
     timeout(LOG_IN, logged_in).await.unwrap_or(Err(Unreached::Silent))
 }
