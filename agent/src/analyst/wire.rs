@@ -116,7 +116,9 @@ fn read_bytes(from: &mut impl Read, len: [u8; 4], max: usize) -> io::Result<Vec<
 
 #[cfg(test)]
 mod tests {
-    use super::{Asked, MAX_ANSWER_BYTES, Request, read_answer, read_request, write_answer, write_request};
+    use super::{
+        Asked, MAX_ANSWER_BYTES, Request, read_answer, read_request, write_answer, write_request,
+    };
     use crate::{
         event::Analysis,
         statement::{Analysed, Lexing, Parameter, Parameters, Session},

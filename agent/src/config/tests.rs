@@ -3,8 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use super::{
-    Catalog,
-    DatabaseOf, HookChoice, HostFacts, LaneChoice, Ledger, LedgerCopy, Literals, LogLevel,
+    Catalog, DatabaseOf, HookChoice, HostFacts, LaneChoice, Ledger, LedgerCopy, Literals, LogLevel,
     OnGuardDown, Server, Settings, Size, Span, TlsCapture, load, parse,
 };
 use crate::{

@@ -1,11 +1,6 @@
 //! Who the guard asks servers as: the service reads the passwords, which are for root alone.
 
-use std::{
-    fs,
-    os::unix::fs::MetadataExt as _,
-    path::PathBuf,
-    time::SystemTime,
-};
+use std::{fs, os::unix::fs::MetadataExt as _, path::PathBuf, time::SystemTime};
 
 use super::Gate;
 use crate::{config::Catalog, guard::wire::Account};

@@ -233,7 +233,10 @@ impl<'a, R: Reads> Search<'a, R> {
         let names: Vec<Arc<str>> = called.chain(&facts.names).cloned().collect();
         for name in names {
             if !facts.calls.contains(&name) && self.is_foreign(&name) {
-                self.tell(format!("{} that is not PostgreSQL's{within}", name.trim_start_matches('.')));
+                self.tell(format!(
+                    "{} that is not PostgreSQL's{within}",
+                    name.trim_start_matches('.')
+                ));
                 self.found().call(name);
             }
         }
@@ -247,7 +250,8 @@ impl<'a, R: Reads> Search<'a, R> {
             None => (name, false),
         };
         let fits = |takes: (u16, u16)| !is_attribute || (takes.0 <= 1 && 1 <= takes.1);
-        let named = snapshot.functions(name).filter(|one| one.extension.is_none() && fits(one.takes));
+        let named =
+            snapshot.functions(name).filter(|one| one.extension.is_none() && fits(one.takes));
         let functions: Vec<u32> = named.map(|one| one.oid).collect();
         let operators = if is_attribute { &[] } else { snapshot.operators(name) };
         functions.iter().chain(operators).any(|oid| !self.is_harmless(*oid))
@@ -363,8 +367,7 @@ impl<'a, R: Reads> Search<'a, R> {
                 let Some(facts) = self.read(definition) else {
                     return self.unknown(name, &via);
                 };
-                let is_read =
-                    matches!(facts.analysis, Analysis::Complete | Analysis::CallsCode);
+                let is_read = matches!(facts.analysis, Analysis::Complete | Analysis::CallsCode);
                 if !is_read || facts.effects.contains(Effect::Unknown) {
                     self.unknown(name, &via);
                 }

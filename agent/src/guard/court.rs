@@ -137,7 +137,10 @@ impl Reading {
             Argument::Binary(bytes) => bytes.len() + size_of::<Argument>(),
             Argument::Null | Argument::Unreadable => size_of::<Argument>(),
         });
-        self.text.as_ref().map_or(0, String::capacity) + values.sum::<usize>() + self.types.len() * 4 + 256
+        self.text.as_ref().map_or(0, String::capacity)
+            + values.sum::<usize>()
+            + self.types.len() * 4
+            + 256
     }
 }
 

@@ -50,11 +50,18 @@ impl Asked<'_> {
         }
         // Planning computes what it can: nothing is planned that isn't PostgreSQL's own all through.
         let plain = [
-            Effect::Read, Effect::Insert, Effect::Update, Effect::Delete, Effect::Lock, Effect::Session,
-            Effect::CopyOut, Effect::Call,
+            Effect::Read,
+            Effect::Insert,
+            Effect::Update,
+            Effect::Delete,
+            Effect::Lock,
+            Effect::Session,
+            Effect::CopyOut,
+            Effect::Call,
         ];
         let runs_code = !facts.calls.is_empty() || !facts.analysis.is_complete();
-        if runs_code || !facts.traits.is_empty() || !said.effects.iter().all(|e| plain.contains(&e)) {
+        if runs_code || !facts.traits.is_empty() || !said.effects.iter().all(|e| plain.contains(&e))
+        {
             return None;
         }
         let mut targets = said.tables.iter().filter(|table| is_changed(table.access)).peekable();
@@ -112,9 +119,8 @@ fn is_changed(access: Access) -> bool {
 
 /// It names a row by a key of the table.
 fn is_one_row(snapshot: &Snapshot, said: &Facts, table: &str) -> bool {
-    let named = |column: &str| {
-        said.keys.iter().any(|key| *key.table == *table && *key.column == *column)
-    };
+    let named =
+        |column: &str| said.keys.iter().any(|key| *key.table == *table && *key.column == *column);
     let mut relations = snapshot.relations(table).peekable();
     relations.peek().is_some()
         && relations.all(|relation| {
@@ -154,7 +160,8 @@ fn paths(snapshot: &Snapshot, said: &Facts) -> Option<Vec<Vec<String>>> {
     all.dedup();
     let with = |first: Option<&str>| {
         let rest = all.iter().copied().filter(|schema| first.is_some_and(|first| first != *schema));
-        let rest = rest.chain((first != Some("public") && !all.contains(&"public")).then_some("public"));
+        let rest =
+            rest.chain((first != Some("public") && !all.contains(&"public")).then_some("public"));
         first.into_iter().chain(rest).map(str::to_owned).collect()
     };
     Some(match common.as_deref() {
@@ -239,7 +246,8 @@ fn unwrapped(text: &str, lexing: Lexing) -> Option<&str> {
         if first.is_word(text, "EXPLAIN") {
             let mut next = if opens { bracketed(1)? + 1 } else { 1 };
             let options = ["ANALYZE", "ANALYSE", "VERBOSE"];
-            while tokens.get(next).is_some_and(|t| options.iter().any(|word| t.is_word(text, word))) {
+            while tokens.get(next).is_some_and(|t| options.iter().any(|word| t.is_word(text, word)))
+            {
                 next += 1;
             }
             text = text.get(tokens.get(next)?.start..)?;

@@ -77,7 +77,10 @@ impl Judging {
     }
 
     /// The code of a database, as far as it is known now.
-    fn behind(&mut self, database: &Arc<Database>) -> Option<(Arc<Snapshot>, &mut Behind, &mut Analyst)> {
+    fn behind(
+        &mut self,
+        database: &Arc<Database>,
+    ) -> Option<(Arc<Snapshot>, &mut Behind, &mut Analyst)> {
         let snapshot = self.catalogs.snapshot(database, PATIENCE)?;
         let key = (database.server, database.name.clone());
         if self.behind.get(&key).is_none_or(|behind| !behind.is_of(&snapshot)) {
@@ -124,7 +127,12 @@ impl ClientCourt {
     }
 
     /// A statement with what is behind it, and the planner's word on it.
-    fn known(&self, reading: &Reading, place: usize, said: &Arc<Facts>) -> (Revealed, Option<Estimate>) {
+    fn known(
+        &self,
+        reading: &Reading,
+        place: usize,
+        said: &Arc<Facts>,
+    ) -> (Revealed, Option<Estimate>) {
         let as_said = || (Revealed::as_said(said), None);
         let Some(database) = &self.database else { return as_said() };
         if said.tables.is_empty() && said.functions.is_empty() && said.names.is_empty() {
@@ -138,10 +146,11 @@ impl ClientCourt {
         if !reading.is_estimable() || is_alone {
             return (revealed, None);
         }
-        let estimate = self.question(reading, place, said, &revealed, &snapshot).and_then(|question| {
-            let planned = judging.catalogs.plan(database, question)?;
-            estimating::weighed(&planned, &snapshot, judging.bulk)
-        });
+        let estimate =
+            self.question(reading, place, said, &revealed, &snapshot).and_then(|question| {
+                let planned = judging.catalogs.plan(database, question)?;
+                estimating::weighed(&planned, &snapshot, judging.bulk)
+            });
         (revealed, estimate)
     }
 
@@ -279,7 +288,8 @@ impl Court for ClientCourt {
     fn sent(&mut self, reading: &Reading) {
         if let Some(database) = &self.database {
             let whole = &reading.analysed.whole;
-            let is_code = [Trait::Code, Trait::Extension].iter().any(|it| whole.traits.contains(it));
+            let is_code =
+                [Trait::Code, Trait::Extension].iter().any(|it| whole.traits.contains(it));
             let defines =
                 [Effect::Define, Effect::Drop, Effect::Grant, Effect::Call, Effect::Unknown];
             if is_code {

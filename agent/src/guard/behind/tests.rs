@@ -128,10 +128,7 @@ fn database() -> Rows {
                     what: What::Cascade { to: 30_007, access: Access::Delete },
                 },
             ),
-            (
-                30_013,
-                Code { on: Events::INSERT, what: What::Expression("public.wipe()".into()) },
-            ),
+            (30_013, Code { on: Events::INSERT, what: What::Expression("public.wipe()".into()) }),
         ],
         children: vec![(30_006, 30_007)],
         ..Rows::default()
@@ -224,6 +221,6 @@ fn code_without_end_is_given_up() {
         rows.relations = vec![relation(30_000, "a", None)];
         rows.code = vec![(30_000, trigger(20_000, Events::INSERT))];
         let facts = reveal(rows, "INSERT INTO a VALUES (1)", &mut Here).facts;
-            assert_eq!(shown(&facts), "calls ?, calls public.f398");
+        assert_eq!(shown(&facts), "calls ?, calls public.f398");
     });
 }

@@ -66,6 +66,8 @@ pub(super) fn start(
     Ok(())
 }
 
+type Wanted = (Arc<Database>, Job);
+
 /// What the tasks share.
 struct Office {
     channel: Arc<Channel>,
@@ -78,7 +80,7 @@ struct Office {
     /// Tells one connection to close; the one that has been idle for longest is first.
     idle: RefCell<VecDeque<Rc<Notify>>>,
     freed: Notify,
-    tasks: RefCell<HashMap<Key, UnboundedSender<(Arc<Database>, Job)>>>,
+    tasks: RefCell<HashMap<Key, UnboundedSender<Wanted>>>,
     /// What was said of the servers last.
     told: RefCell<HashMap<usize, CatalogState>>,
     /// Counts the rules, so that attempts by those of before end.
@@ -137,7 +139,8 @@ impl Office {
     /// Says how it goes before the first client comes.
     async fn try_out(self: Rc<Self>, server: usize, era: u64) {
         let mut pause = FIRST_RETRY;
-        while self.era.get() == era && !matches!(self.told.borrow().get(&server), Some(CatalogState::Fine(_)))
+        while self.era.get() == era
+            && !matches!(self.told.borrow().get(&server), Some(CatalogState::Fine(_)))
         {
             match self.connect(server, TRIED).await {
                 Ok(_) => return,
@@ -165,7 +168,7 @@ impl Office {
     }
 
     /// Does what is wanted of one database.
-    async fn keep(self: Rc<Self>, key: Key, mut jobs: UnboundedReceiver<(Arc<Database>, Job)>) {
+    async fn keep(self: Rc<Self>, key: Key, mut jobs: UnboundedReceiver<Wanted>) {
         let mut connected: Option<Held> = None;
         loop {
             let next = match &mut connected {
@@ -258,7 +261,7 @@ impl Office {
         };
         let connection = connection::connect(Socket::given(fd)?, tls, account, database).await?;
         self.tell(server, CatalogState::Fine(connection.rights));
-        Ok(Held { connection, place: place })
+        Ok(Held { connection, place })
     }
 
     /// Once for each change.
@@ -284,10 +287,7 @@ struct Held {
 
 impl Held {
     /// The next that is wanted of it; `None` where nothing is for a while, others want its place, or it has ended.
-    async fn idle(
-        &mut self,
-        jobs: &mut UnboundedReceiver<(Arc<Database>, Job)>,
-    ) -> Option<(Arc<Database>, Job)> {
+    async fn idle(&mut self, jobs: &mut UnboundedReceiver<Wanted>) -> Option<Wanted> {
         let leave = Rc::new(Notify::new());
         let office = &self.place.0;
         office.idle.borrow_mut().push_back(leave.clone());

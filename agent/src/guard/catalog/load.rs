@@ -116,16 +116,34 @@ const KEYS: &str = "
 pub(in crate::guard) async fn rows(client: &Client) -> Result<Rows, Unread> {
     client.batch_execute("SET search_path = ''").await?;
     let asked = [
-        RELATIONS, FUNCTIONS, OPERATORS, AMBIENT, ON_DEFINITION, TRIGGERS, RULES, EXPRESSIONS,
-        CASCADES, CHILDREN, KEYS,
+        RELATIONS,
+        FUNCTIONS,
+        OPERATORS,
+        AMBIENT,
+        ON_DEFINITION,
+        TRIGGERS,
+        RULES,
+        EXPRESSIONS,
+        CASCADES,
+        CHILDREN,
+        KEYS,
     ];
     let asked = asked.map(|text| {
         text.replace("{limit}", &(MAX_ROWS + 1).to_string()).replace("{definition}", DEFINITION)
     });
     let answers = try_join_all(asked.iter().map(|text| client.query(text.as_str(), &[]))).await?;
     let names = [
-        "relations", "functions", "operators", "casts", "event triggers", "triggers", "rules",
-        "expressions", "foreign keys", "partitions", "keys",
+        "relations",
+        "functions",
+        "operators",
+        "casts",
+        "event triggers",
+        "triggers",
+        "rules",
+        "expressions",
+        "foreign keys",
+        "partitions",
+        "keys",
     ];
     let mut answers = answers.into_iter().zip(names).map(|(rows, name)| match rows.len() {
         0..=MAX_ROWS => Ok(rows),

@@ -36,9 +36,9 @@ use super::{
 pub(super) use numbers::large_object;
 pub(super) use plan::Planned;
 pub(super) use question::{Question, Value};
+pub(super) use snapshot::{Code, Events, FIRST_OWN_OID, Kind, Snapshot, What};
 #[cfg(test)]
 pub(super) use snapshot::{Function, Relation, Rows};
-pub(super) use snapshot::{Code, Events, FIRST_OWN_OID, Kind, Snapshot, What};
 
 /// For an answer while a client waits.
 pub(super) const PATIENCE: Duration = Duration::from_millis(100);
@@ -48,6 +48,8 @@ pub(super) const FIRST_PATIENCE: Duration = Duration::from_secs(1);
 const FRESH: Duration = Duration::from_secs(1);
 /// … or so many times of what it took; …
 const FRESH_LOOKS: u32 = 20;
+/// Or so many times, where something was defined.
+const NEWS_LOOKS: u32 = 5;
 /// … and is not used any more after so long.
 const USABLE: Duration = Duration::from_secs(30);
 /// Databases that are remembered.
@@ -80,6 +82,9 @@ enum Job {
 
 pub(super) type Named = Arc<(String, String)>;
 
+/// Answers, and when they came.
+type Timed<K, V> = LruCache<K, (Instant, V)>;
+
 /// Shared by all who judge.
 #[derive(Clone)]
 pub(super) struct Catalogs {
@@ -98,8 +103,8 @@ pub(super) struct Database {
     /// An answer is overdue: nobody waits for another one.
     is_stuck: AtomicBool,
     hasher: RandomState,
-    estimates: Mutex<LruCache<u64, (Instant, Option<Vec<Planned>>)>>,
-    names: Mutex<LruCache<u32, (Instant, Option<Named>)>>,
+    estimates: Mutex<Timed<u64, Option<Vec<Planned>>>>,
+    names: Mutex<Timed<u32, Option<Named>>>,
 }
 
 #[derive(Default)]
@@ -177,11 +182,8 @@ impl Catalogs {
                 // What was so a while ago is better than nothing.
                 return known.snapshot.clone();
             };
-            known = database
-                .told
-                .wait_timeout(known, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            known =
+                database.told.wait_timeout(known, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
@@ -203,7 +205,9 @@ impl Catalogs {
                 tidings.await;
             }
         };
-        let _ = tokio::time::timeout(FIRST_PATIENCE, looked).await;
+        if tokio::time::timeout(FIRST_PATIENCE, looked).await.is_err() {
+            database.is_stuck.store(true, Ordering::Release);
+        }
     }
 
     /// Has it looked at, unless that is under way, or failed a moment ago.
@@ -321,6 +325,8 @@ impl Database {
         let mut known = lock(&self.known);
         if let (Some((at, took)), Some(earlier)) =
             (known.looked, Instant::now().checked_sub(FRESH))
+            // Those who make a table for each of their requests don't keep it busy.
+            && at.elapsed() > took * NEWS_LOOKS
         {
             known.looked = Some((at.min(earlier), took.min(FRESH / FRESH_LOOKS)));
         }

@@ -36,11 +36,7 @@ pub(in crate::guard) enum Value {
 }
 
 impl ToSql for Value {
-    fn to_sql(
-        &self,
-        _: &Type,
-        out: &mut BytesMut,
-    ) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
+    fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
         match self {
             Self::Null => return Ok(IsNull::Yes),
             Self::Text(text) => out.extend_from_slice(text.as_bytes()),
@@ -103,8 +99,7 @@ async fn explain(client: &Client, question: &Question, text: &str) -> Option<Vec
     let text = format!("EXPLAIN (FORMAT JSON, VERBOSE) {text}");
     let statement = client.prepare_typed(&text, &types?).await.ok()?;
     // A value of a type of somebody's own may run somebody's code.
-    if statement.params().len() != question.values.len()
-        || !statement.params().iter().all(is_plain)
+    if statement.params().len() != question.values.len() || !statement.params().iter().all(is_plain)
     {
         return None;
     }

@@ -75,12 +75,22 @@ pub(in crate::guard) struct Code {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(in crate::guard) enum What {
     /// With its condition, as PostgreSQL writes it out.
-    Trigger { function: u32, definition: Arc<str>, is_instead: bool },
-    Rule { definition: Arc<str>, is_instead: bool },
+    Trigger {
+        function: u32,
+        definition: Arc<str>,
+        is_instead: bool,
+    },
+    Rule {
+        definition: Arc<str>,
+        is_instead: bool,
+    },
     /// A default, a check, the expression of an index, a policy for rows.
     Expression(Arc<str>),
     /// A foreign key follows there.
-    Cascade { to: u32, access: Access },
+    Cascade {
+        to: u32,
+        access: Access,
+    },
 }
 
 /// A set of accesses.

@@ -8,8 +8,9 @@ use pg_query::{
 use serde_json::Value;
 
 use super::{
-    Analysed, grammar, own_facts,
+    Analysed, grammar,
     names::strings,
+    own_facts,
     session::Session,
     walk::{Walk, visit},
 };

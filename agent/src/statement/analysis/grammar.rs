@@ -80,7 +80,10 @@ fn mended(json: &str) -> String {
             _ if std::mem::take(&mut is_escaped) => {}
             '\\' if is_text => is_escaped = true,
             '"' => is_text = !is_text,
-            '{' if !is_text && matches!(before, ',' | '[') && json.get(at..).is_some_and(|rest| rest.starts_with("{}}")) => {
+            '{' if !is_text
+                && matches!(before, ',' | '[')
+                && json.get(at..).is_some_and(|rest| rest.starts_with("{}}")) =>
+            {
                 mended.push('}');
                 rest.next();
                 rest.next();
