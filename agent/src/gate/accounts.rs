@@ -54,3 +54,40 @@ fn account(catalog: &Catalog) -> Result<Account, String> {
     }
     Ok(Account { user, password: Some(password.to_owned()) })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt as _};
+
+    use super::account;
+    use crate::config::Catalog;
+
+    #[test]
+    fn a_password_stands_alone_in_a_file_that_is_not_for_everybody() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("password");
+        let catalog = Catalog { user: "a".into(), password_file: Some(path.clone()) };
+        for (text, mode, expected) in [
+            ("secret\n", 0o600, Ok("secret")),
+            (" se cret\r\n", 0o640, Ok(" se cret")),
+            ("secret", 0o644, Err("everybody may read it")),
+            ("\n", 0o600, Err("the password alone")),
+            ("one\ntwo\n", 0o600, Err("the password alone")),
+        ] {
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            match (account(&catalog), expected) {
+                (Ok(account), Ok(password)) => {
+                    assert_eq!(account.password.as_deref(), Some(password));
+                    assert!(!format!("{account:?}").contains("secret"));
+                }
+                (Err(why), Err(expected)) => {
+                    assert!(why.contains(expected) && !why.contains("secret"), "{why}");
+                }
+                (got, _) => panic!("{text:?}: {got:?}"),
+            }
+        }
+        fs::remove_file(&path).unwrap();
+        assert!(account(&catalog).unwrap_err().contains("No such file"));
+    }
+}

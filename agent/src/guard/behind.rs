@@ -1,5 +1,6 @@
-//! What a statement runs without saying so: functions that stand under PostgreSQL's own names, views, triggers, rules,
-//! defaults, and what those call in their turn. It is added to what the statement says it does, in the same words.
+//! What a statement runs without saying so: functions under PostgreSQL's own names, views, triggers, rules, defaults.
+//!
+//! With what those call in their turn it is added to what the statement says it does, in the same words.
 
 use std::{
     collections::{HashMap, HashSet},

@@ -274,8 +274,93 @@ fn n_parameters(text: &str, tokens: &[Token]) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::{preparation, statements, unwrapped};
-    use crate::statement::Lexing;
+    use super::{Asked, Bulk, preparation, statements, unwrapped, weighed};
+    use crate::{
+        guard::catalog::{Kind, Planned, Relation, Rows, Snapshot, Value},
+        statement::{Lexing, STACK_BYTES, analyse},
+    };
+
+    fn snapshot() -> Snapshot {
+        let table = |oid, schema: &str, name: &str, rows| Relation {
+            oid,
+            schema: schema.to_owned(),
+            name: name.to_owned(),
+            kind: Kind::Table,
+            rows,
+            definition: None,
+        };
+        let rows = Rows {
+            relations: vec![
+                table(1, "public", "a", Some(100)),
+                table(2, "one", "t", Some(10)),
+                table(3, "two", "t", None),
+                table(4, "public", "parts", Some(0)),
+                table(5, "public", "parts_1", Some(1_000)),
+            ],
+            children: vec![(4, 5)],
+            keys: vec![(1, vec!["id".to_owned()]), (1, vec!["x".to_owned(), "y".to_owned()])],
+            ..Rows::default()
+        };
+        Snapshot::new("app", rows)
+    }
+
+    /// Where names are looked for, or that nobody asks.
+    fn paths(text: &str, values: Option<&[Value]>) -> Option<Vec<String>> {
+        let owned = text.to_owned();
+        let thread = std::thread::Builder::new().stack_size(STACK_BYTES);
+        let facts = thread.spawn(move || analyse(&owned, Lexing::default()).whole).unwrap();
+        let facts = facts.join().unwrap();
+        let lexing = Lexing::default();
+        let asked = Asked { text, lexing, said: &facts, facts: &facts, types: &[], values };
+        let question = asked.question(&snapshot(), |_| None)?;
+        Some(question.paths.into_iter().map(|path| path.join(",")).collect())
+    }
+
+    #[test]
+    fn the_planner_is_asked_where_it_matters_and_is_safe() {
+        let check = |text: &str, expected: Option<&[&str]>| {
+            let expected = expected.map(|paths| paths.iter().map(|p| (*p).to_owned()).collect());
+            assert_eq!(paths(text, None), expected, "{text}");
+        };
+        check("DELETE FROM a WHERE b > 1", Some(&["public"]));
+        check("DELETE FROM public.a WHERE b > 1", Some(&["public"]));
+        check("UPDATE t SET b = 1 WHERE b > 1", Some(&["one,two,public", "two,one,public"]));
+        check("DELETE FROM t USING a WHERE t.b > a.b", Some(&["one,public,two"]));
+        // One row at most.
+        check("DELETE FROM a WHERE id = 1 AND b > 1", None);
+        check("DELETE FROM a WHERE x = 1 AND y = 2", None);
+        check("DELETE FROM a WHERE x = 1", Some(&["public"]));
+        // Somebody's code may be planned away, a table is the client's own, nothing is changed by a condition.
+        check("DELETE FROM a WHERE f(b)", None);
+        check("DELETE FROM mine WHERE b > 1", None);
+        check("INSERT INTO a VALUES (1) ON CONFLICT (id) DO UPDATE SET b = 1", None);
+        check("SELECT * FROM a", None);
+        // Its parameters are yet to come.
+        check("DELETE FROM a WHERE b > $1", None);
+        let values = [Value::Text("1".to_owned())];
+        assert!(paths("DELETE FROM a WHERE b > $1", Some(&values)).is_some());
+        assert!(paths("DELETE FROM a WHERE b > $2", Some(&values)).is_none());
+    }
+
+    #[test]
+    fn what_is_bulk_depends_on_the_table() {
+        let bulk = Bulk { rows: 500, percent: 90 };
+        let check = |schema: &str, relation: &str, rows, expected: (Option<u8>, bool)| {
+            let planned =
+                [Planned { schema: schema.to_owned(), relation: relation.to_owned(), rows }];
+            let estimate = weighed(&planned, &snapshot(), bulk).unwrap();
+            assert_eq!((estimate.percent, estimate.is_bulk), expected, "{relation} {rows}");
+        };
+        check("public", "a", 89, (Some(89), false));
+        check("public", "a", 90, (Some(90), true));
+        check("public", "a", 120, (Some(100), true));
+        check("one", "t", 10, (Some(100), false));
+        check("two", "t", 499, (None, false));
+        check("two", "t", 500, (None, true));
+        check("public", "parts", 400, (Some(40), false));
+        check("elsewhere", "x", 501, (None, true));
+        assert!(weighed(&[], &snapshot(), bulk).is_none());
+    }
 
     #[test]
     fn a_text_is_cut_where_the_server_cuts_it() {
