@@ -73,8 +73,11 @@ fn measure(n_rules: usize, slice: Duration) -> Result<(), Complaints> {
     let facts = facts();
     let origins: Vec<Arc<Origin>> = (0..CONNECTIONS).map(|n| Arc::new(origin(n))).collect();
     let asked = || facts.iter().zip(origins.iter().cycle());
-    let circumstances =
-        |n: u64| Circumstances { time: WallTime(0), rows: Some(n % 50), claims: &[] };
+    let circumstances = |n: u64| Circumstances {
+        time: WallTime(0),
+        rows: Some(n % 50),
+        ..Circumstances::default()
+    };
     let mut judge = Judge::new(set.clone());
 
     let ask = |judge: &mut Judge, begun: Instant, slice: Duration| {

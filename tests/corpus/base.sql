@@ -10,3 +10,5 @@ CREATE FUNCTION half(a int) RETURNS int LANGUAGE sql AS 'SELECT a / 2';
 CREATE SEQUENCE numbers;
 CREATE TYPE colour AS ENUM ('red', 'green');
 CREATE INDEX orders_of_victim ON orders (victim);
+-- As autovacuum leaves it.
+ANALYZE;

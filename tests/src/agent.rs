@@ -242,6 +242,17 @@ impl Agent {
         })
     }
 
+    /// Waits until the guard asks every server that has a `catalog`.
+    pub fn await_catalog(&self) -> Result<()> {
+        await_until("the catalog", || {
+            let servers = &self.status()?["guard"]["servers"];
+            let servers = servers.as_array().context("no server is guarded")?;
+            let is_asked =
+                |server: &Value| server["catalog"].is_null() || server["catalog"]["Ok"].is_string();
+            Ok(servers.iter().all(is_asked).then_some(()))
+        })
+    }
+
     /// Waits until clients of guarded servers are led to the guard.
     pub fn await_steering(&self) -> Result<()> {
         self.await_each("steering", |server| {

@@ -398,6 +398,17 @@ impl Postgres {
         )
     }
 
+    /// A role by which a guard may ask this server; gives what the configuration says of it in a `[[server]]`.
+    pub fn catalog_role(&self, password_file: Option<&Path>) -> Result<String> {
+        self.psql(
+            Via::Tcp,
+            "CREATE ROLE dbwarden LOGIN PASSWORD 'asks';
+             GRANT pg_read_all_data, pg_write_all_data TO dbwarden",
+        )?;
+        let file = password_file.map(|path| format!(", password_file = {path:?}"));
+        Ok(format!("catalog = {{ user = \"dbwarden\"{} }}", file.unwrap_or_default()))
+    }
+
     pub fn guard_port(&self) -> Option<u16> {
         self.guard_port
     }

@@ -84,6 +84,8 @@ pub struct Analyst {
     by_template: Cache<Arc<Analysed>>,
     /// With standard-conforming strings, and without.
     by_text: [Cache<Arc<Analysed>>; 2],
+    /// Of definitions: what is behind them.
+    behind: Cache<Arc<Facts>>,
     left_alone: Cache<(Instant, Arc<Analysed>)>,
     parser: Parser,
     template: Template,
@@ -98,6 +100,7 @@ impl Analyst {
         Self {
             by_template: Cache::new(bounds.cache_entries / 2, bounds.cache_bytes / 2),
             by_text: [cache(4), cache(8)],
+            behind: Cache::new(bounds.cache_entries / 8, bounds.cache_bytes / 8),
             left_alone: Cache::new(bounds.cache_entries / 8, bounds.cache_bytes / 8),
             parser: Parser::new(bounds.program.clone(), bounds.time_limit),
             template: Template::default(),
@@ -152,6 +155,41 @@ impl Analyst {
             Err(failure) => {
                 self.count(failure);
                 Arc::new(Analysed::unparsed(text, session.lexing, Analysis::Unavailable))
+            }
+        }
+    }
+
+    /// What a definition that a database keeps does once it is used; `None` where nobody can say so now.
+    pub fn behind(&mut self, definition: &str) -> Option<Arc<Facts>> {
+        if let Some(known) = self.behind.find(definition) {
+            self.counters.text_hits += 1;
+            return Some(known.clone());
+        }
+        if definition.len() > self.bounds.text_bytes.min(MAX_TEXT_BYTES) {
+            self.counters.too_long += 1;
+            let facts = Analysed::unparsed("", Lexing::default(), Analysis::TooLong).whole;
+            return Some(facts);
+        }
+        let now = Instant::now();
+        if self.left_alone.find(definition).is_some_and(|(until, _)| *until > now) {
+            self.counters.unavailable += 1;
+            return None;
+        }
+        self.counters.misses += 1;
+        match self.parser.ask(definition, Asked::Behind) {
+            Ok(analysed) => {
+                let weight = weight(&analysed);
+                self.behind.keep(definition, analysed.whole.clone(), weight);
+                Some(analysed.whole)
+            }
+            Err(failure) => {
+                self.count(failure);
+                if failure != parser::Failure::Waiting {
+                    let known = Analysed::unparsed("", Lexing::default(), Analysis::Unavailable);
+                    let known = (now + LEFT_ALONE, Arc::new(known));
+                    self.left_alone.keep(definition, known, size_of::<Facts>());
+                }
+                None
             }
         }
     }

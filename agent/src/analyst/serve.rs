@@ -2,10 +2,13 @@
 
 use std::{io, os::unix::net::UnixStream, thread};
 
-use super::{confine, wire};
+use super::{
+    confine,
+    wire::{self, Request},
+};
 use crate::{
     event::Analysis,
-    statement::{self, Analysed, STACK_BYTES, Session},
+    statement::{self, Analysed, STACK_BYTES},
 };
 
 /// Answers on standard input, which is a socket, until the service closes it.
@@ -26,16 +29,20 @@ pub fn serve() -> io::Result<()> {
 }
 
 fn answer_all(mut stream: UnixStream) -> io::Result<()> {
-    while let Some((text, session)) = wire::read_request(&mut stream)? {
+    while let Some(request) = wire::read_request(&mut stream)? {
         confine::limit_time()?;
-        let json = answer(&text, &session)?;
+        let json = answer(&request)?;
         wire::write_answer(&mut stream, &json)?;
     }
     Ok(())
 }
 
-fn answer(text: &str, session: &Session) -> io::Result<Vec<u8>> {
-    let mut analysed = statement::analyse_in(text, session);
+fn answer(request: &Request) -> io::Result<Vec<u8>> {
+    let Request { text, session, is_behind } = request;
+    let mut analysed = match is_behind {
+        true => statement::analyse_behind(text),
+        false => statement::analyse_in(text, session),
+    };
     if analysed.statements.len() == 1 {
         // It is the whole.
         analysed.statements.clear();

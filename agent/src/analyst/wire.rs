@@ -14,6 +14,8 @@ const MAX_SESSION_BYTES: usize = 1 << 20;
 const CONFORMING: u8 = 1;
 /// What else is known of its session follows it, as JSON.
 const IN_SESSION: u8 = 2;
+/// It is a definition, of which the facts are what is behind it.
+const BEHIND: u8 = 4;
 
 /// What a text is analysed by.
 #[derive(Clone, Copy, Debug)]
@@ -21,6 +23,16 @@ pub enum Asked<'a> {
     /// For any session that reads it so.
     Alone(Lexing),
     In(&'a Session),
+    /// What a definition of the database's does once it is used.
+    Behind,
+}
+
+/// What the process that parses is asked.
+#[derive(Debug)]
+pub struct Request {
+    pub text: String,
+    pub session: Session,
+    pub is_behind: bool,
 }
 
 /// A request: the length of the text in four bytes, how it is read in one, the text, the session.
@@ -28,6 +40,7 @@ pub fn write_request(to: &mut impl Write, text: &str, asked: Asked<'_>) -> io::R
     let (lexing, session) = match asked {
         Asked::Alone(lexing) => (lexing, None),
         Asked::In(session) => (session.lexing, Some(serde_json::to_vec(session)?)),
+        Asked::Behind => (Lexing::default(), None),
     };
     let session = session.filter(|json| json.len() <= MAX_SESSION_BYTES);
     let len = |bytes: &[u8]| {
@@ -36,7 +49,8 @@ pub fn write_request(to: &mut impl Write, text: &str, asked: Asked<'_>) -> io::R
     let mut frame = Vec::with_capacity(5 + text.len());
     frame.extend_from_slice(&len(text.as_bytes())?.to_le_bytes());
     let conforming = if lexing.standard_conforming_strings { CONFORMING } else { 0 };
-    frame.push(conforming | if session.is_some() { IN_SESSION } else { 0 });
+    let behind = if matches!(asked, Asked::Behind) { BEHIND } else { 0 };
+    frame.push(conforming | behind | if session.is_some() { IN_SESSION } else { 0 });
     frame.extend_from_slice(text.as_bytes());
     if let Some(session) = session {
         frame.extend_from_slice(&len(&session)?.to_le_bytes());
@@ -46,7 +60,7 @@ pub fn write_request(to: &mut impl Write, text: &str, asked: Asked<'_>) -> io::R
 }
 
 /// `None` at the end of the stream.
-pub fn read_request(from: &mut impl Read) -> io::Result<Option<(String, Session)>> {
+pub fn read_request(from: &mut impl Read) -> io::Result<Option<Request>> {
     let mut head = [0; 5];
     match from.read_exact(&mut head) {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
@@ -56,14 +70,16 @@ pub fn read_request(from: &mut impl Read) -> io::Result<Option<(String, Session)
     let text = read_bytes(from, len, MAX_TEXT_BYTES)?;
     let text = String::from_utf8(text).map_err(|_| io::ErrorKind::InvalidData)?;
     let lexing = Lexing { standard_conforming_strings: flags & CONFORMING != 0 };
+    let is_behind = flags & BEHIND != 0;
     if flags & IN_SESSION == 0 {
-        return Ok(Some((text, Session { lexing, ..Session::default() })));
+        let session = Session { lexing, ..Session::default() };
+        return Ok(Some(Request { text, session, is_behind }));
     }
     let mut len = [0; 4];
     from.read_exact(&mut len)?;
     let json = read_bytes(from, len, MAX_SESSION_BYTES)?;
     let session = serde_json::from_slice(&json).map_err(|_| io::ErrorKind::InvalidData)?;
-    Ok(Some((text, session)))
+    Ok(Some(Request { text, session, is_behind }))
 }
 
 /// An answer: its length in four bytes, JSON.
@@ -100,7 +116,9 @@ fn read_bytes(from: &mut impl Read, len: [u8; 4], max: usize) -> io::Result<Vec<
 
 #[cfg(test)]
 mod tests {
-    use super::{Asked, MAX_ANSWER_BYTES, read_answer, read_request, write_answer, write_request};
+    use super::{
+        Asked, MAX_ANSWER_BYTES, Request, read_answer, read_request, write_answer, write_request,
+    };
     use crate::{
         event::Analysis,
         statement::{Analysed, Lexing, Parameter, Parameters, Session},
@@ -114,13 +132,16 @@ mod tests {
         let parameters = Parameters::Bound(vec![Parameter::Text("ü".into())]);
         let said = Session { in_transaction: true, parameters, ..Session::default() };
         write_request(&mut bytes, "SELECT $1", Asked::In(&said)).unwrap();
+        write_request(&mut bytes, "CREATE RULE", Asked::Behind).unwrap();
         let mut bytes = bytes.as_slice();
-        let (text, session) = read_request(&mut bytes).unwrap().unwrap();
-        assert_eq!((text.as_str(), session.lexing), ("SELECT 'é'", lexing));
-        let (text, session) = read_request(&mut bytes).unwrap().unwrap();
+        let Request { text, session, is_behind } = read_request(&mut bytes).unwrap().unwrap();
+        assert_eq!((text.as_str(), session.lexing, is_behind), ("SELECT 'é'", lexing, false));
+        let Request { text, session, is_behind } = read_request(&mut bytes).unwrap().unwrap();
+        assert!(!is_behind);
         assert_eq!(text, "SELECT $1");
         assert!(session.in_transaction);
         assert!(matches!(session.parameters, Parameters::Bound(values) if values.len() == 1));
+        assert!(read_request(&mut bytes).unwrap().unwrap().is_behind);
         assert!(read_request(&mut bytes).unwrap().is_none());
 
         let answer = Analysed::unparsed("SELECT 'é'", lexing, Analysis::TooLong);

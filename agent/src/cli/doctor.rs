@@ -10,7 +10,7 @@ use super::{
     terminal::{self, Paint, Style, clean, left},
 };
 use crate::capture;
-use crate::control::{Client, GuardStatus};
+use crate::control::{Client, GuardStatus, GuardedServer};
 use crate::doctor::{self, About, Check, Host, Verdict};
 
 pub fn doctor(common: &Common) -> Result<Answer> {
@@ -41,7 +41,7 @@ pub fn doctor(common: &Common) -> Result<Answer> {
 /// What the running service says of the servers that it guards.
 fn guarded(guard: &GuardStatus) -> impl Iterator<Item = Check> {
     let name = "guarded server";
-    guard.servers.iter().map(move |server| {
+    let ways = guard.servers.iter().map(move |server| {
         let of = |words: &str| format!("{}: {words}", server.name);
         let socket = (&server.socket, &server.socket_problem);
         match (&server.problem, &server.network, &server.certificate, socket) {
@@ -60,7 +60,24 @@ fn guarded(guard: &GuardStatus) -> impl Iterator<Item = Check> {
             }
             (None, None, None, _) => Check::fine(name, of(&server.steering)),
         }
-    })
+    });
+    let catalogs = guard.servers.iter().map(catalog);
+    ways.chain(catalogs)
+}
+
+/// Whether a guarded server is asked for what the text of a statement doesn't tell.
+fn catalog(server: &GuardedServer) -> Check {
+    let name = "guard: catalog";
+    let of = |words: &str| format!("{}: {words}", server.name);
+    let lost = "the guard doesn't know how many rows an UPDATE or DELETE will touch, which functions stand under \
+                PostgreSQL's own names, or what triggers, rules and views do";
+    match &server.catalog {
+        Some(Ok(words)) => Check::fine(name, of(words)),
+        Some(Err(why)) => Check::notable(name, of(why)).costs(lost),
+        None => Check::notable(name, of("no `catalog` is configured"))
+            .costs(lost)
+            .todo("give it a role that may look: `catalog` in its [[server]]"),
+    }
 }
 
 const PROGRAMS: &str = "The programs in the kernel, tried and taken off again";

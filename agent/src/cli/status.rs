@@ -238,6 +238,11 @@ fn guard(guard: &GuardStatus, fact: &mut impl FnMut(&str, Style, &str)) {
                 if let Some(why) = &server.certificate {
                     fact("", Style::Bad, &format!("its certificate of before is shown: {why}"));
                 }
+                match &server.catalog {
+                    Some(Ok(words)) => fact("", Style::Plain, &format!("its catalog: {words}")),
+                    Some(Err(why)) => fact("", Style::Warning, &format!("its catalog: {why}")),
+                    None => {}
+                }
             }
             Some(problem) => {
                 fact("guarded", Style::Bad, &format!("{}, not reached: {problem}", server.name));
@@ -403,6 +408,7 @@ mod tests {
                         unix: Some("clients of its unix socket are led to the guard".into()),
                         socket: Some("/run/postgresql/.s.PGSQL.5432".into()),
                         socket_problem: Some("the server was not found".into()),
+                        catalog: Some(Ok("it is asked, and estimates".into())),
                     }],
                     passed: 1_200,
                     denied: 3,
@@ -482,6 +488,7 @@ guarded    main, its clients are led to the guard; or by 127.0.0.1:6432
            clients of its unix socket are led to the guard
            no guard at /run/postgresql/.s.PGSQL.5432: the server was not found
            clients from the network are not: the server doesn't listen on 127.0.0.1
+           its catalog: it is asked, and estimates
 ring       at most 6 % of 16 MiB in use (data)
 
 SERVER        ENGINE           PID  LISTENS                                       TLS       OPEN  BLIND  STATEMENTS      IN    OUT

@@ -104,7 +104,8 @@ impl Complaint {
 
 /// What is added to a complaint about a key that looks as if it held one.
 const NO_SECRETS: &str = "; secrets don't stand in this file: credentials of object stores are taken \
-     from the environment (AWS_…, AZURE_…, GOOGLE_…), keys of webhooks from files";
+     from the environment (AWS_…, AZURE_…, GOOGLE_…), keys of webhooks and \
+     passwords for catalogs (`password_file`) from files";
 
 /// Where in the file an offset lies: the last section header above it and the key on its line.
 #[derive(Default)]

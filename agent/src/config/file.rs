@@ -159,7 +159,15 @@ pub struct Server {
     pub tls_key: Option<Spanned<PathBuf>>,
     pub client_ca_certificate: Option<Spanned<PathBuf>>,
     pub client_ca_key: Option<Spanned<PathBuf>>,
+    pub catalog: Option<Spanned<Catalog>>,
     pub database: Vec<Spanned<Database>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Catalog {
+    pub user: Option<String>,
+    pub password_file: Option<Spanned<PathBuf>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -196,6 +204,8 @@ pub struct Enforce {
 pub struct Guard {
     pub steer: Option<bool>,
     pub pins: Option<Spanned<PathBuf>>,
+    pub bulk_rows: Option<Spanned<u64>>,
+    pub bulk_percent: Option<Spanned<u64>>,
     pub listen: Option<Spanned<Listen>>,
 }
 

@@ -1,6 +1,6 @@
 //! Which servers are guarded, where their clients may come in, and what happens without a guard.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
+use std::{collections::BTreeMap, net::SocketAddr, ops::RangeInclusive, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
@@ -8,7 +8,7 @@ use toml::Spanned;
 use super::{
     error::Complaint,
     file,
-    settings::{SOCKET_PATH_MAX, Server, absolute, socket_path},
+    settings::{NAME_MAX, SOCKET_PATH_MAX, Server, absolute, socket_path, within},
 };
 
 /// The guard, as far as it isn't a matter of one server.
@@ -19,6 +19,10 @@ pub struct Guard {
     pub steer: bool,
     /// On a BPF file system: what refuses clients while there is no guard, though the service is gone.
     pub pins: PathBuf,
+    /// More rows than an ordinary UPDATE or DELETE touches, as the planner estimates it; the same as a part of a
+    /// table that has more than a handful.
+    pub bulk_rows: u64,
+    pub bulk_percent: u64,
     /// Where clients may come in by themselves, by server.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub listen: BTreeMap<String, SocketAddr>,
@@ -26,8 +30,49 @@ pub struct Guard {
 
 impl Default for Guard {
     fn default() -> Self {
-        Self { steer: true, pins: "/sys/fs/bpf/dbwarden".into(), listen: BTreeMap::new() }
+        Self {
+            steer: true,
+            pins: "/sys/fs/bpf/dbwarden".into(),
+            bulk_rows: 10_000,
+            bulk_percent: 90,
+            listen: BTreeMap::new(),
+        }
     }
+}
+
+const BULK_ROWS: RangeInclusive<u64> = 1..=1_000_000_000_000;
+const BULK_PERCENT: RangeInclusive<u64> = 1..=100;
+
+/// Whose connection the guard asks a server by for what a statement's text alone doesn't tell.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Catalog {
+    pub user: String,
+    /// Holds the password alone; for the service to read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub password_file: Option<PathBuf>,
+}
+
+pub(super) fn catalog(
+    written: Spanned<file::Catalog>,
+    lane: LaneChoice,
+) -> Result<Catalog, Complaint> {
+    let span = written.span();
+    let file::Catalog { user, password_file } = written.into_inner();
+    if lane.is_observe() {
+        return Err(Complaint::at(
+            span,
+            "`catalog` is of use to a guard only: set `lane = \"guard\"` in this [[server]], or take it out",
+        ));
+    }
+    let user = user.filter(|user| !user.is_empty() && user.len() <= NAME_MAX);
+    let Some(user) = user else {
+        return Err(Complaint::at(
+            span,
+            format!("`catalog` needs the `user` to ask the server as, of 1 to {NAME_MAX} bytes"),
+        ));
+    };
+    let password_file = password_file.map(|path| absolute("password_file", path)).transpose()?;
+    Ok(Catalog { user, password_file })
 }
 
 /// Which way to a server is watched how.
@@ -89,10 +134,17 @@ impl OnLedgerDown {
 pub(super) fn guard(written: file::Guard, servers: &[Server]) -> Result<Guard, Complaint> {
     let steer = written.steer.unwrap_or(true);
     let pins = written.pins.map(|path| absolute("pins", path)).transpose()?;
-    let pins = pins.unwrap_or(Guard::default().pins);
-    let Some(listen) = written.listen else {
-        return Ok(Guard { steer, pins, ..Guard::default() });
+    let default = Guard::default();
+    let bulk_rows = within("bulk_rows", written.bulk_rows, &BULK_ROWS)?;
+    let bulk_percent = within("bulk_percent", written.bulk_percent, &BULK_PERCENT)?;
+    let guard = Guard {
+        steer,
+        pins: pins.unwrap_or(default.pins),
+        bulk_rows: bulk_rows.unwrap_or(default.bulk_rows),
+        bulk_percent: bulk_percent.unwrap_or(default.bulk_percent),
+        listen: BTreeMap::new(),
     };
+    let Some(listen) = written.listen else { return Ok(guard) };
     let span = listen.span();
     let guarded: Vec<&str> = servers
         .iter()
@@ -130,7 +182,7 @@ pub(super) fn guard(written: file::Guard, servers: &[Server]) -> Result<Guard, C
             listen
         }
     };
-    Ok(Guard { steer, pins, listen })
+    Ok(Guard { listen, ..guard })
 }
 
 /// With room for the ending of a name that takes its place.

@@ -21,7 +21,7 @@ use std::{
 pub use copy::LedgerCopy;
 pub use databases::DatabaseOf;
 pub use error::{Error, Mistake};
-pub use guard::{Guard, LaneChoice, NEXT, OnGuardDown, OnLedgerDown};
+pub use guard::{Catalog, Guard, LaneChoice, NEXT, OnGuardDown, OnLedgerDown};
 pub use policies::{
     Enforce, LabelOn, POLICY_DIRECTORY, Policy, RegionOf, UnreadablePolicies, policy_source,
     policy_sources, world,

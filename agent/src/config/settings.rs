@@ -11,7 +11,9 @@ use super::{
     databases::databases,
     error::Complaint,
     file,
-    guard::{Guard, LaneChoice, OnGuardDown, OnLedgerDown, guard, guard_socket, pair},
+    guard::{
+        Catalog, Guard, LaneChoice, OnGuardDown, OnLedgerDown, catalog, guard, guard_socket, pair,
+    },
     policies::{labels, regions},
     principals::principals,
     telemetry::{Environment, Telemetry, telemetry},
@@ -153,6 +155,9 @@ pub struct Server {
     pub client_ca_certificate: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_ca_key: Option<PathBuf>,
+    /// `None`: what the text of a statement doesn't tell, the guard doesn't know.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub catalog: Option<Catalog>,
     /// Those that are not where the server is; the first that fits counts.
     #[serde(rename = "database", skip_serializing_if = "Vec::is_empty")]
     pub databases: Vec<DatabaseOf>,
@@ -567,6 +572,7 @@ fn server(entry: Spanned<file::Server>) -> Result<Server, Complaint> {
         tls_key: path("tls_key", written.tls_key)?,
         client_ca_certificate: path("client_ca_certificate", written.client_ca_certificate)?,
         client_ca_key: path("client_ca_key", written.client_ca_key)?,
+        catalog: written.catalog.map(|written| catalog(written, lane)).transpose()?,
         databases: databases(written.database)?,
     };
     if server.name.is_none() && !server.exclude {

@@ -3,7 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use super::{
-    DatabaseOf, HookChoice, HostFacts, LaneChoice, Ledger, LedgerCopy, Literals, LogLevel,
+    Catalog, DatabaseOf, HookChoice, HostFacts, LaneChoice, Ledger, LedgerCopy, Literals, LogLevel,
     OnGuardDown, OnLedgerDown, Server, Settings, Size, Span, TlsCapture, load, parse,
 };
 use crate::{
@@ -79,11 +79,14 @@ fn every_key_arrives() {
         tls_key = "/srv/pg/server.key"
         client_ca_certificate = "/srv/pg/clients.crt"
         client_ca_key = "/srv/pg/clients.key"
+        catalog = { user = "dbwarden", password_file = "/srv/pg/password" }
         [[server.database]]
         name = "app_*"
         environment = "production"
         region = "eu-central-1"
         [guard]
+        bulk_rows = 500
+        bulk_percent = 50
         listen = "127.0.0.1:6432"
         [[server]]
         port = 5499
@@ -165,6 +168,10 @@ fn every_key_arrives() {
         tls_key: Some("/srv/pg/server.key".into()),
         client_ca_certificate: Some("/srv/pg/clients.crt".into()),
         client_ca_key: Some("/srv/pg/clients.key".into()),
+        catalog: Some(Catalog {
+            user: "dbwarden".into(),
+            password_file: Some("/srv/pg/password".into()),
+        }),
         databases: vec![DatabaseOf {
             name: "app_*".into(),
             environment: Some("production".into()),
@@ -189,6 +196,7 @@ fn every_key_arrives() {
         tls_key: None,
         client_ca_certificate: None,
         client_ca_key: None,
+        catalog: None,
         databases: Vec::new(),
     };
     assert_eq!(settings.servers, [named, excluded]);
@@ -200,6 +208,7 @@ fn every_key_arrives() {
 
     let listen = [("orders".to_owned(), "127.0.0.1:6432".parse().unwrap())];
     assert_eq!(settings.guard.listen, listen.into());
+    assert_eq!((settings.guard.bulk_rows, settings.guard.bulk_percent), (500, 50));
 
     // What `--print-config` shows can be used as a file.
     assert_eq!(read(&toml::to_string(&settings).unwrap()), Ok(settings));
@@ -224,7 +233,21 @@ fn a_mistake_says_where_what_and_what_is_allowed() {
             "c.toml:3: unknown key `prot` in [[server]]; did you mean `port`? (allowed: name, \
              engine, port, data_directory, executable, socket, environment, region, exclude, \
              lane, on_guard_down, on_ledger_down, guard_socket, tls_certificate, tls_key, \
-             client_ca_certificate, client_ca_key, database)\n    3 | prot = 1",
+             client_ca_certificate, client_ca_key, catalog, database)\n    3 | prot = 1",
+        ),
+        (
+            "[[server]]\nname = \"a\"\nport = 1\ncatalog = { user = \"b\" }",
+            "c.toml:4: `catalog` is of use to a guard only: set `lane = \"guard\"` in this \
+             [[server]], or take it out\n    4 | catalog = { user = \"b\" }",
+        ),
+        (
+            "[[server]]\nname = \"a\"\nport = 1\nlane = \"guard\"\ncatalog = { }",
+            "c.toml:5: `catalog` needs the `user` to ask the server as, of 1 to 63 bytes\n    5 | \
+             catalog = { }",
+        ),
+        (
+            "[guard]\nbulk_percent = 101",
+            "c.toml:2: `bulk_percent`: from 1 to 100; 101 is not\n    2 | bulk_percent = 101",
         ),
         (
             "[log]\ncolour = true",

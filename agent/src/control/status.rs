@@ -108,6 +108,9 @@ pub struct GuardedServer {
     pub socket: Option<String>,
     /// Why it doesn't.
     pub socket_problem: Option<String>,
+    /// Whether the server is asked for what texts don't tell, or what is lacking for it; null where no `catalog` is
+    /// configured.
+    pub catalog: Option<Result<String, String>>,
 }
 
 /// Which hooks see the socket calls, and why these.

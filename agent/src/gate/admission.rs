@@ -15,14 +15,15 @@ use std::{
 };
 
 use super::{
-    Asked, Came, Gate, Identified, Upstream, Way,
+    Asked, Came, Gate, Identified, Target, Upstream, Way,
+    accounts::Accounts,
     files::Files,
     steering::{Caller, Lead},
     unix::{Doors, Led, Queue, RETRY, Reached},
 };
 use crate::{
     event::{Client, Endpoint},
-    guard::wire::{Admission, Number, Order, Refusal, Rules},
+    guard::wire::{Admission, Number, Order, Refusal, Rules, Ticket},
 };
 
 pub(super) enum Job {
@@ -35,6 +36,11 @@ pub(super) enum Job {
     Admit {
         asked: Asked,
         identified: Box<Identified>,
+    },
+    /// A socket for the guard's own questions.
+    Catalog {
+        ticket: Ticket,
+        server: usize,
     },
     Refuse {
         number: Number,
@@ -54,7 +60,7 @@ pub(super) fn start(
 ) -> io::Result<thread::JoinHandle<()>> {
     let (mut lead, mut led) = (Lead::new(pins), Led::new(folder, pins));
     thread::Builder::new().name("gate-admit".into()).spawn(move || {
-        let mut files = Files::default();
+        let (mut files, mut accounts) = (Files::default(), Accounts::default());
         let (mut doors, mut queue) = (Doors::default(), Queue::default());
         let mut next_look = Instant::now() + LOOK;
         loop {
@@ -63,7 +69,7 @@ pub(super) fn start(
             {
                 Ok(Job::Rules) => {
                     files.look(&gate);
-                    rules(&gate, &files);
+                    rules(&gate, &files, &mut accounts);
                     lead.follow(&gate);
                     doors.follow(&gate);
                     led.follow(&gate);
@@ -78,12 +84,16 @@ pub(super) fn start(
                     Came::Tcp(way) => admit(&gate, &mut lead, asked, way, *identified),
                     Came::Unix(caller) => queue.push(asked, caller, *identified),
                 },
+                Ok(Job::Catalog { ticket, server }) => catalog(&gate, &mut lead, ticket, server),
                 Ok(Job::Refuse { number, refusal }) => refuse(&gate, number, refusal),
                 Err(RecvTimeoutError::Timeout) if Instant::now() >= next_look => {
                     next_look = Instant::now() + LOOK;
                     if files.look(&gate) {
                         tracing::info!("a guarded server's certificate has changed");
-                        rules(&gate, &files);
+                        rules(&gate, &files, &mut accounts);
+                    } else if accounts.have_changed(&gate) {
+                        tracing::info!("a password for a catalog has changed");
+                        rules(&gate, &files, &mut accounts);
                     }
                     // The host may have got another address.
                     lead.follow(&gate);
@@ -112,14 +122,16 @@ pub(super) fn start(
     })
 }
 
-fn rules(gate: &Gate, files: &Files) {
+fn rules(gate: &Gate, files: &Files, accounts: &mut Accounts) {
+    let accounts = accounts.read(gate);
     let certificates = files.certificates();
     let (channel, policies) = {
         let state = gate.state();
         (state.channel.clone(), state.policies.clone())
     };
     let (Some(channel), Some((policies, starter_pack))) = (channel, policies) else { return };
-    let rules = Rules { settings: gate.settings.clone(), policies, starter_pack, certificates };
+    let settings = gate.settings.clone();
+    let rules = Rules { settings, policies, starter_pack, certificates, accounts };
     if let Err(error) = channel.send(&Order::Rules(Box::new(rules)), None) {
         tracing::error!(%error, "the guard's rules");
     }
@@ -146,6 +158,28 @@ fn refuse(gate: &Gate, number: Number, refusal: Refusal) {
         // Without the guard, its client is gone as well.
         let _ = channel.send(&Order::Refused { number, refusal }, None);
     }
+}
+
+fn catalog(gate: &Gate, lead: &mut Lead, ticket: Ticket, server: usize) {
+    let target = gate.state().targets.get(server).cloned();
+    let connected = match target.unwrap_or_else(|| Err("there is no such server".to_owned())) {
+        Ok(Target { address: None, .. }) => Err("the server listens on no TCP port".to_owned()),
+        Ok(Target { address: Some(address), .. }) => {
+            lead.connect(address, Caller::Here(None)).map_err(|error| error.to_string())
+        }
+        Err(why) => Err(why),
+    };
+    if let Ok(socket) = &connected
+        && let (Ok(from), Ok(to)) = (socket.local_addr(), socket.peer_addr())
+    {
+        // Before anything is said on it: the server's first look at it tells the observer.
+        gate.state().own.put(Way::new(gate.netns, from, to), ());
+    }
+    let channel = gate.state().channel.clone();
+    let Some(channel) = channel else { return };
+    let order = Order::CatalogSocket { ticket, refused: connected.as_ref().err().cloned() };
+    // Without the guard, its question is gone as well.
+    let _ = channel.send(&order, connected.as_ref().ok().map(AsFd::as_fd));
 }
 
 fn admit(gate: &Gate, lead: &mut Lead, asked: Asked, way: Way, identified: Identified) {

@@ -4,6 +4,7 @@
 //! accepted here and handed to the guard; when it has said what it wants, the pipeline says who it is, and the
 //! socket that leads to the server is made here as well.
 
+mod accounts;
 mod admission;
 mod certificate;
 mod client_certificates;
@@ -42,7 +43,9 @@ use crate::{
     config::{OnLedgerDown, Settings},
     control::{GuardStatus, GuardedServer},
     event::{Client, ConnectionId, Endpoint, in_full},
-    guard::wire::{Channel, Denied, Number, Refusal, Sent, Summed, Wants},
+    guard::wire::{
+        CatalogRights, CatalogState, Channel, Denied, Number, Refusal, Sent, Summed, Ticket, Wants,
+    },
     policy::Set,
 };
 use admission::Job;
@@ -65,6 +68,7 @@ const KNOWN_PATIENCE: Duration = Duration::from_secs(5);
 const MAX_CLIENTS: usize = 20_000;
 /// Sockets to servers on which nobody has spoken yet.
 const MAX_EXPECTED: NonZeroUsize = NonZeroUsize::new(20_000).unwrap();
+const MAX_OWN: NonZeroUsize = NonZeroUsize::new(1_000).unwrap();
 
 type End = (IpAddr, u16);
 
@@ -216,6 +220,10 @@ struct State {
     unusable: BTreeMap<usize, String>,
     clients: HashMap<Number, Arrived>,
     expected: LruCache<Upstream, Identified>,
+    /// Of the guard's own questions.
+    own: LruCache<Way, ()>,
+    /// How these go, by the server's place in the settings.
+    catalogs: HashMap<usize, CatalogState>,
     /// Who the clients are that have been let in.
     admitted: HashMap<Number, Identified>,
     /// What sessions that are over have sent to their servers.
@@ -251,6 +259,8 @@ impl State {
             unusable: BTreeMap::new(),
             clients: HashMap::new(),
             expected: LruCache::new(MAX_EXPECTED),
+            own: LruCache::new(MAX_OWN),
+            catalogs: HashMap::new(),
             admitted: HashMap::new(),
             sent: LruCache::new(MAX_SENT),
             channel: None,
@@ -561,6 +571,26 @@ impl Gate {
         self.state().clients.contains_key(&number)
     }
 
+    /// Whether a connection that a server has got is the guard's own, for its questions.
+    pub fn is_own(&self, way: &Way) -> bool {
+        self.state().own.pop(way).is_some()
+    }
+
+    /// The guard wants to ask a server something.
+    fn wanted(&self, ticket: Ticket, server: usize) {
+        self.job(Job::Catalog { ticket, server });
+    }
+
+    fn catalog(&self, server: usize, state: CatalogState) {
+        let name = self.servers.get(server).and_then(|server| server.name.as_deref());
+        let name = name.unwrap_or_default();
+        match told(&state) {
+            Ok(words) => tracing::info!(server = name, "the catalog: {words}"),
+            Err(words) => tracing::error!(server = name, "the catalog: {words}"),
+        }
+        self.state().catalogs.insert(server, state);
+    }
+
     /// The statement that was denied where the server has got `token`.
     pub fn denied(&self, token: &str) -> Option<Arc<Denied>> {
         let until = Instant::now() + DENIED_PATIENCE;
@@ -601,6 +631,10 @@ impl Gate {
                 Err(why) => format!("clients of its unix socket go past the guard: {why}"),
             }),
             socket_problem: state.sockets.get(place).and_then(|open| open.clone()?.err()),
+            catalog: server.catalog.as_ref().map(|_| match state.catalogs.get(&place) {
+                Some(state) => told(state),
+                None => Err("it was not asked yet".to_owned()),
+            }),
         });
         let needs_ledger = |server: &crate::config::Server| {
             !server.lane.is_observe() && server.on_ledger_down == OnLedgerDown::Refuse
@@ -649,6 +683,24 @@ impl Threads {
                 tracing::error!("a thread of the gate panicked");
             }
         }
+    }
+}
+
+/// How it goes with the questions to a server, in words; what is lacking for all of them.
+fn told(state: &CatalogState) -> Result<String, String> {
+    match state {
+        CatalogState::Fine(CatalogRights { is_superuser: true, .. }) => {
+            Ok("it is asked as a superuser: a role with pg_read_all_data and pg_write_all_data is \
+                enough"
+                .to_owned())
+        }
+        CatalogState::Fine(CatalogRights { reads: true, writes: true, .. }) => {
+            Ok("it is asked, and estimates".to_owned())
+        }
+        CatalogState::Fine(_) => Err("it is asked, and doesn't estimate: GRANT pg_read_all_data, \
+                                      pg_write_all_data to its role (EXPLAIN wants them)"
+            .to_owned()),
+        CatalogState::Lacking(why) => Err(format!("it is not known: {why}")),
     }
 }
 

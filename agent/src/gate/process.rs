@@ -70,6 +70,7 @@ fn keep_one(gate: &Arc<Gate>) -> io::Result<()> {
         let mut state = gate.state();
         state.clients.clear();
         state.admitted.clear();
+        state.catalogs.clear();
     }
     end(&mut child)?;
     outcome
@@ -104,6 +105,8 @@ fn listen(gate: &Arc<Gate>, channel: &Arc<Channel>) -> io::Result<()> {
                 gate.deny(*denied);
             }
             Word::Summed(summed) => gate.summed.push(&summed),
+            Word::CatalogSocket { ticket, server } => gate.wanted(ticket, server),
+            Word::Catalog { server, state } => gate.catalog(server, state),
             Word::Ended { number, passed, sent, broken } => {
                 gate.figures.passed.fetch_add(passed, Ordering::Relaxed);
                 gate.ended(number, sent, broken);

@@ -19,9 +19,13 @@ pub trait Court {
     fn read_again(
         &mut self,
         reading: &Arc<Reading>,
-        values: Option<Vec<Parameter>>,
+        values: Option<Vec<Argument>>,
         state: Moment,
     ) -> Arc<Reading>;
+
+    /// A call by object identifier, where that has come.
+    fn read_call(&mut self, oid: Option<u32>, values: Vec<Argument>, state: Moment)
+    -> Arc<Reading>;
 
     /// Whether it may go to the server. Whoever has no permit can't send it.
     fn judge(&mut self, reading: &Reading) -> Result<Permit, Denial>;
@@ -31,9 +35,6 @@ pub trait Court {
 
     /// The server has been asked to prepare it under this name.
     fn prepared(&mut self, name: &str, reading: &Reading);
-
-    /// A call by object identifier: there is no text to read.
-    fn judge_call(&mut self) -> Result<Permit, Denial>;
 
     /// A statement is denied; `token` stands for it at the server.
     fn denied(&mut self, token: &str, denial: &Denial, text: Option<&str>);
@@ -60,13 +61,38 @@ pub struct Moment {
     pub in_transaction: bool,
 }
 
+/// A value that a client gives with a statement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Argument {
+    Null,
+    Text(Arc<str>),
+    Binary(Box<[u8]>),
+    /// It was not kept, or no text can be made of it.
+    Unreadable,
+}
+
+impl Argument {
+    /// As far as it is looked at.
+    pub(super) fn parameter(&self) -> Parameter {
+        match self {
+            Self::Null => Parameter::Null,
+            Self::Text(text) => Parameter::Text(text.clone()),
+            Self::Binary(_) | Self::Unreadable => Parameter::Unreadable,
+        }
+    }
+}
+
 /// A text with all that is known of it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Reading {
     pub text: Option<String>,
     /// Statement by statement, and what they say for those after them.
     pub analysed: Arc<Analysed>,
     pub claims: Option<Arc<Claims>>,
+    /// Numbers of the types that the client gives its parameters.
+    pub types: Arc<[u32]>,
+    /// Of parameters, once they have come, where they make a difference.
+    pub values: Option<Arc<[Argument]>>,
 }
 
 /// The memory of a longer text is not used again.
@@ -81,20 +107,46 @@ impl Reading {
         claims: Option<Arc<Claims>>,
     ) -> Arc<Self> {
         match Arc::get_mut(last) {
-            Some(Self { text: Some(kept), analysed: is, claims: claimed })
+            Some(Self { text: Some(kept), analysed: is, claims: claimed, types, values })
                 if kept.capacity() <= SPARE_TEXT =>
             {
                 kept.clear();
                 kept.push_str(text);
-                (*is, *claimed) = (analysed, claims);
+                (*is, *claimed, *values) = (analysed, claims, None);
+                if !types.is_empty() {
+                    *types = Arc::default();
+                }
             }
-            _ => *last = Arc::new(Self { text: Some(text.to_owned()), analysed, claims }),
+            _ => *last = Arc::new(Self::of(Some(text.to_owned()), analysed, claims)),
         }
         last.clone()
     }
 
+    /// Without parameters.
+    pub(super) fn of(
+        text: Option<String>,
+        analysed: Arc<Analysed>,
+        claims: Option<Arc<Claims>>,
+    ) -> Self {
+        Self { text, analysed, claims, types: Arc::default(), values: None }
+    }
+
+    /// Rows are changed or removed by a condition: how many may hang on its parameters.
+    pub(super) fn is_estimable(&self) -> bool {
+        self.analysed.whole.restricted.is_some()
+    }
+
     pub(super) fn weight(&self) -> usize {
-        self.text.as_ref().map_or(0, String::capacity) + 256
+        let values = self.values.iter().flat_map(|values| values.iter());
+        let values = values.map(|value| match value {
+            Argument::Text(text) => text.len() + size_of::<Argument>(),
+            Argument::Binary(bytes) => bytes.len() + size_of::<Argument>(),
+            Argument::Null | Argument::Unreadable => size_of::<Argument>(),
+        });
+        self.text.as_ref().map_or(0, String::capacity)
+            + values.sum::<usize>()
+            + self.types.len() * 4
+            + 256
     }
 }
 

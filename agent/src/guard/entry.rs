@@ -133,20 +133,23 @@ pub(super) async fn introduce(
     tls: Option<(&Tls, Option<CertificateDer<'_>>)>,
     packet: &[u8],
 ) -> io::Result<Stream> {
-    let mut stream = match tls {
-        None => Stream::Plain(server),
-        Some((tls, shown)) => {
-            let mut server = server;
-            server.write_all(SSL_REQUEST).await?;
-            match server.read_u8().await? {
-                b'S' => Stream::Tls(tls.connect(server, shown.as_ref()).await?),
-                _ => return Err(io::Error::other("the server declines TLS")),
-            }
-        }
-    };
+    let mut stream = secure(server, tls).await?;
     stream.write_all(packet).await?;
     stream.flush().await?;
     Ok(stream)
+}
+
+/// Asks the server for TLS, where there is any to be had.
+pub(super) async fn secure(
+    mut server: Socket,
+    tls: Option<(&Tls, Option<CertificateDer<'_>>)>,
+) -> io::Result<Stream> {
+    let Some((tls, shown)) = tls else { return Ok(Stream::Plain(server)) };
+    server.write_all(SSL_REQUEST).await?;
+    match server.read_u8().await? {
+        b'S' => Ok(Stream::Tls(tls.connect(server, shown.as_ref()).await?)),
+        _ => Err(io::Error::other("the server declines TLS")),
+    }
 }
 
 const SSL_REQUEST: &[u8] = b"\0\0\0\x08\x04\xd2\x16\x2f";

@@ -3,23 +3,30 @@
 use std::{
     borrow::Cow,
     cell::{Cell, RefCell},
+    collections::VecDeque,
+    num::NonZeroUsize,
     rc::Rc,
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use lru::LruCache;
+
 use super::{
-    court::{Court, DENIED, Denial, Moment, Permit, Reading},
+    behind::{Behind, Revealed},
+    catalog::{self, Catalogs, Database, PATIENCE, Question, Snapshot, Value},
+    court::{Argument, Court, DENIED, Denial, Moment, Permit, Reading},
+    estimating::{self, Asked, Bulk},
     wire::{Channel, Denied, Summed, Word},
 };
 use crate::{
     analyst::{Analyst, Bounds},
-    event::{Analysis, Facts, Judgement, Origin, RequestSum, Verdict, WallTime},
+    event::{Analysis, Effect, Facts, Judgement, Origin, RequestSum, Trait, Verdict, WallTime},
     pipeline::profile::Profile,
-    policy::{Circumstances, Judge, Set},
+    policy::{Circumstances, Estimate, Judge, Set},
     principal::{self, claims},
     protocol::postgres::startup,
-    statement::{self, Analysed, Lexing, MAX_TEXT_BYTES, Parameter, Parameters, Prepared},
+    statement::{self, Analysed, Lexing, MAX_TEXT_BYTES, Parameters, Prepared},
 };
 
 /// Of one worker, for all of its sessions.
@@ -32,7 +39,14 @@ pub(super) struct Judging {
     last: Arc<Reading>,
     /// Why nothing can be recorded.
     ledger_down: Option<Arc<str>>,
+    catalogs: Catalogs,
+    /// By a database's server and name.
+    behind: LruCache<(usize, Arc<str>), Behind>,
+    bulk: Bulk,
 }
+
+/// Databases whose code a worker remembers.
+const MAX_DATABASES: NonZeroUsize = NonZeroUsize::new(64).unwrap();
 
 impl Judging {
     pub(super) fn new(
@@ -40,15 +54,26 @@ impl Judging {
         host: Arc<Origin>,
         principals: principal::Rules,
         channel: Arc<Channel>,
+        catalogs: Catalogs,
+        bulk: Bulk,
     ) -> Self {
         let bounds = Bounds { text_bytes: MAX_TEXT_BYTES, ..Bounds::default() };
         let (analyst, judge) = (Analyst::new(bounds), Judge::new(set));
-        let last = Arc::new(Reading {
-            text: None,
-            analysed: Arc::new(Analysed::ambiguous("")),
-            claims: None,
-        });
-        Self { analyst, judge, host, principals, channel, last, ledger_down: None }
+        let last = Arc::new(Reading::of(None, Arc::new(Analysed::ambiguous("")), None));
+        let behind = LruCache::new(MAX_DATABASES);
+        let ledger_down = None;
+        Self {
+            analyst,
+            judge,
+            host,
+            principals,
+            channel,
+            last,
+            ledger_down,
+            catalogs,
+            behind,
+            bulk,
+        }
     }
 
     pub(super) fn ledger_is_down(&mut self, why: Option<Arc<str>>) {
@@ -61,10 +86,25 @@ impl Judging {
         set: Arc<Set>,
         host: Arc<Origin>,
         principals: principal::Rules,
+        bulk: Bulk,
     ) {
         self.judge.replace(set);
         self.host = host;
         self.principals = principals;
+        self.bulk = bulk;
+    }
+
+    /// The code of a database, as far as it is known now.
+    fn behind(
+        &mut self,
+        database: &Arc<Database>,
+    ) -> Option<(Arc<Snapshot>, &mut Behind, &mut Analyst)> {
+        let snapshot = self.catalogs.snapshot(database, PATIENCE)?;
+        let key = (database.server, database.name.clone());
+        if self.behind.get(&key).is_none_or(|behind| !behind.is_of(&snapshot)) {
+            self.behind.put(key.clone(), Behind::new(snapshot.clone()));
+        }
+        Some((snapshot, self.behind.get_mut(&key)?, &mut self.analyst))
     }
 }
 
@@ -76,6 +116,12 @@ pub(super) struct ClientCourt {
     needs_ledger: bool,
     /// What it has said so far.
     said: statement::Session,
+    /// Where the server can be asked itself.
+    database: Option<Arc<Database>>,
+    /// It has defined something that may not be committed yet.
+    has_defined: bool,
+    /// What `EXECUTE` runs, by name: types in brackets, or nothing, and the statement.
+    prepared: VecDeque<(String, String, String)>,
     /// Whoever wants to tell the service of it finds it here.
     pub so_far: Rc<Cell<SoFar>>,
 }
@@ -87,18 +133,100 @@ pub(super) struct SoFar {
     pub sum: RequestSum,
 }
 
+/// Texts of prepared statements are kept up to this length each.
+const MAX_PREPARED_BYTES: usize = 16 << 10;
+
 /// Statements that SQL's EXECUTE can name. What was prepared before them is unknown there.
 const MAX_PREPARED: usize = 256;
 
 impl ClientCourt {
-    pub(super) fn new(profile: Profile, judging: Rc<RefCell<Judging>>, needs_ledger: bool) -> Self {
+    pub(super) fn new(
+        profile: Profile,
+        judging: Rc<RefCell<Judging>>,
+        needs_ledger: bool,
+        database: Option<Arc<Database>>,
+    ) -> Self {
         Self {
             profile,
             judging,
             needs_ledger,
             said: statement::Session::default(),
+            database,
+            has_defined: false,
+            prepared: VecDeque::new(),
             so_far: Rc::default(),
         }
+    }
+
+    /// A statement with what is behind it, and the planner's word on it.
+    fn known(
+        &self,
+        reading: &Reading,
+        place: usize,
+        said: &Arc<Facts>,
+    ) -> (Revealed, Option<Estimate>) {
+        let as_said = || (Revealed::as_said(said), None);
+        let Some(database) = &self.database else { return as_said() };
+        if said.tables.is_empty() && said.functions.is_empty() && said.names.is_empty() {
+            return as_said();
+        }
+        let mut judging = self.judging.borrow_mut();
+        let Some((snapshot, behind, analyst)) = judging.behind(database) else { return as_said() };
+        let revealed = behind.reveal(said, analyst);
+        // What it has made itself, nobody else sees.
+        let is_alone = self.has_defined && self.said.in_transaction;
+        if !reading.is_estimable() || is_alone {
+            return (revealed, None);
+        }
+        let estimate =
+            self.question(reading, place, said, &revealed, &snapshot).and_then(|question| {
+                let planned = judging.catalogs.plan(database, question)?;
+                estimating::weighed(&planned, &snapshot, judging.bulk)
+            });
+        (revealed, estimate)
+    }
+
+    fn question(
+        &self,
+        reading: &Reading,
+        place: usize,
+        said: &Facts,
+        revealed: &Revealed,
+        snapshot: &Snapshot,
+    ) -> Option<Question> {
+        let lexing = self.said.lexing;
+        let texts = estimating::statements(reading.text.as_deref()?, lexing);
+        if texts.len() != reading.analysed.statements.len() {
+            return None;
+        }
+        let values: Option<Vec<Value>> = match &reading.values {
+            None => None,
+            Some(values) => Some(values.iter().map(value).collect::<Option<_>>()?),
+        };
+        let asked = Asked {
+            text: texts.get(place)?,
+            lexing,
+            said,
+            facts: &revealed.facts,
+            types: &reading.types,
+            values: values.as_deref(),
+        };
+        let prepared = |name: &str| {
+            let found = self.prepared.iter().rev().find(|(known, ..)| known == name);
+            found.map(|(_, types, text)| (types.clone(), text.clone()))
+        };
+        asked.question(snapshot, prepared)
+    }
+
+    /// What `EXECUTE` may run later.
+    fn keep(&mut self, name: String, types: String, text: String) {
+        if self.database.is_none() || text.len() + types.len() > MAX_PREPARED_BYTES {
+            return;
+        }
+        if self.prepared.len() >= MAX_PREPARED {
+            self.prepared.pop_front();
+        }
+        self.prepared.push_back((name, types, text));
     }
 
     fn forget_oldest(&mut self) {
@@ -112,10 +240,15 @@ impl ClientCourt {
         let pairs = parameters.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         let facts = Arc::new(statement::startup(pairs));
         let analysed = Analysed::of(facts);
-        self.judge(&Reading { text: None, analysed: Arc::new(analysed), claims: None })
+        self.judge(&Reading::of(None, Arc::new(analysed), None))
     }
 
     fn analyse(&mut self, text: &str, state: Moment, parameters: Parameters) -> Arc<Analysed> {
+        if self.has_defined && !state.in_transaction {
+            self.has_defined = false;
+            // It is committed now, if it went well.
+            self.database.iter().for_each(|database| database.has_news());
+        }
         let Some(lexing) = statement::lexing(text, state.conforming_strings, false) else {
             return Arc::new(Analysed::ambiguous(text));
         };
@@ -133,7 +266,7 @@ impl Court for ClientCourt {
     fn read(&mut self, text: Option<&str>, state: Moment) -> Arc<Reading> {
         let Some(text) = text else {
             let analysed = Analysed::unparsed("", Lexing::default(), Analysis::TooLong);
-            return Arc::new(Reading { text: None, analysed: analysed.into(), claims: None });
+            return Arc::new(Reading::of(None, analysed.into(), None));
         };
         let analysed = self.analyse(text, state, Parameters::Unseen);
         let claims = claims::read(Some(text), self.profile.application()).map(Arc::new);
@@ -143,16 +276,69 @@ impl Court for ClientCourt {
     fn read_again(
         &mut self,
         reading: &Arc<Reading>,
-        values: Option<Vec<Parameter>>,
+        values: Option<Vec<Argument>>,
         state: Moment,
     ) -> Arc<Reading> {
         let Some(text) = reading.text.as_deref() else { return reading.clone() };
-        let parameters = values.map_or(Parameters::Unseen, Parameters::Bound);
+        let parameters = match &values {
+            None => Parameters::Unseen,
+            Some(values) => Parameters::Bound(values.iter().map(Argument::parameter).collect()),
+        };
         let analysed = self.analyse(text, state, parameters);
-        Arc::new(Reading { text: Some(text.to_owned()), analysed, claims: reading.claims.clone() })
+        let values = values.filter(|_| self.database.is_some() && reading.is_estimable());
+        let values = values.map(Into::into).or_else(|| reading.values.clone());
+        Arc::new(Reading { analysed, values, ..Reading::clone(reading) })
+    }
+
+    fn read_call(
+        &mut self,
+        oid: Option<u32>,
+        values: Vec<Argument>,
+        state: Moment,
+    ) -> Arc<Reading> {
+        let named = oid.and_then(|oid| match catalog::large_object(oid) {
+            Some(name) => Some(("pg_catalog".to_owned(), name.to_owned())),
+            None => {
+                let database = self.database.as_ref()?;
+                let named = self.judging.borrow().catalogs.name(database, oid)?;
+                Some((*named).clone())
+            }
+        });
+        let Some((schema, name)) = named else {
+            let analysed = Analysed::unparsed("", Lexing::default(), Analysis::NoText);
+            return Arc::new(Reading::of(None, analysed.into(), None));
+        };
+        let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
+        let places: Vec<String> = (1..=values.len()).map(|n| format!("${n}")).collect();
+        let text = format!("SELECT {}.{}({})", quoted(&schema), quoted(&name), places.join(", "));
+        let parameters = Parameters::Bound(values.iter().map(Argument::parameter).collect());
+        let state = Moment { conforming_strings: Some(true), ..state };
+        let analysed = self.analyse(&text, state, parameters);
+        Arc::new(Reading::of(Some(text), analysed, None))
     }
 
     fn sent(&mut self, reading: &Reading) {
+        if let Some(database) = &self.database {
+            let whole = &reading.analysed.whole;
+            let is_code =
+                [Trait::Code, Trait::Extension].iter().any(|it| whole.traits.contains(it));
+            let defines =
+                [Effect::Define, Effect::Drop, Effect::Grant, Effect::Call, Effect::Unknown];
+            if is_code {
+                database.changed();
+            } else if defines.into_iter().any(|effect| whole.effects.contains(effect)) {
+                database.has_news();
+                self.has_defined = true;
+            }
+            self.has_defined |= is_code;
+        }
+        if let Some(text) = reading.text.as_deref().filter(|_| !reading.analysed.says.is_empty()) {
+            for one in estimating::statements(text, self.said.lexing) {
+                if let Some((name, types, text)) = estimating::preparation(one, self.said.lexing) {
+                    self.keep(name, types, text);
+                }
+            }
+        }
         if !reading.analysed.says.is_empty() {
             self.said.hear(&reading.analysed);
             self.forget_oldest();
@@ -161,6 +347,9 @@ impl Court for ClientCourt {
 
     fn prepared(&mut self, name: &str, reading: &Reading) {
         if !name.is_empty() {
+            if let Some(text) = &reading.text {
+                self.keep(name.to_owned(), String::new(), text.clone());
+            }
             let analysed = &reading.analysed;
             self.said.prepared.push(Prepared {
                 name: name.into(),
@@ -172,41 +361,33 @@ impl Court for ClientCourt {
     }
 
     fn judge(&mut self, reading: &Reading) -> Result<Permit, Denial> {
-        let Self { profile, judging, .. } = self;
-        let Judging { judge, host, principals, ledger_down, .. } = &mut *judging.borrow_mut();
         let claims = reading.claims.as_deref();
-        let origin = profile.origin_claiming(host, principals, claims);
-        let circumstances = Circumstances {
-            time: now(),
-            rows: None,
-            claims: claims.map_or(&[], |claims| &claims.tags),
+        let origin = {
+            let Self { profile, judging, .. } = self;
+            let Judging { host, principals, .. } = &mut *judging.borrow_mut();
+            profile.origin_claiming(host, principals, claims)
         };
-        for facts in &reading.analysed.statements {
-            let judgement = judge.judge(&origin, Some(facts), circumstances);
+        let time = now();
+        for (place, said) in reading.analysed.statements.iter().enumerate() {
+            let (Revealed { facts, by }, estimate) = self.known(reading, place, said);
+            let circumstances = Circumstances {
+                time,
+                rows: None,
+                claims: claims.map_or(&[], |claims| &claims.tags),
+                estimate,
+            };
+            let judgement =
+                self.judging.borrow_mut().judge.judge(&origin, Some(&facts), circumstances);
             if judgement.verdict > Verdict::Flag {
-                return Err(denial(&judgement, Some(facts)));
+                return Err(denial(&judgement, &facts, &by, estimate));
             }
         }
-        match ledger_down.as_ref().filter(|_| self.needs_ledger) {
+        let judging = self.judging.borrow();
+        match judging.ledger_down.as_ref().filter(|_| self.needs_ledger) {
             Some(why) if !reading.analysed.statements.iter().all(|facts| gives_up(facts)) => {
                 Err(Denial::unrecorded(why))
             }
             _ => Ok(Permit::given()),
-        }
-    }
-
-    fn judge_call(&mut self) -> Result<Permit, Denial> {
-        let Self { profile, judging, .. } = self;
-        let Judging { judge, host, principals, ledger_down, .. } = &mut *judging.borrow_mut();
-        let origin = profile.origin(host, principals);
-        let circumstances = Circumstances { time: now(), ..Circumstances::default() };
-        let judgement = judge.judge(&origin, None, circumstances);
-        match judgement.verdict > Verdict::Flag {
-            true => Err(denial(&judgement, None)),
-            false => match ledger_down.as_ref().filter(|_| self.needs_ledger) {
-                Some(why) => Err(Denial::unrecorded(why)),
-                None => Ok(Permit::given()),
-            },
         }
     }
 
@@ -251,22 +432,34 @@ fn gives_up(facts: &Facts) -> bool {
 }
 
 /// What the client is told of a judgement.
-fn denial(judgement: &Judgement, facts: Option<&Arc<Facts>>) -> Denial {
+fn denial(
+    judgement: &Judgement,
+    facts: &Facts,
+    by: &[String],
+    estimate: Option<Estimate>,
+) -> Denial {
     let rule = judgement.rule.clone().unwrap_or_else(|| "?".into());
     let finding = judgement.findings.iter().find(|finding| finding.rule == rule);
     let message = finding.map_or("denied by policy", |finding| &*finding.message);
     let mut detail = format!("rule {rule}");
-    if let Some(facts) = facts {
-        let effects: Vec<&str> = facts.effects.iter().map(|effect| effect.name()).collect();
-        detail += &format!("; effects: {}", effects.join(", "));
-        let mut tables: Vec<&str> = facts.tables.iter().map(|table| &*table.name).collect();
-        tables.dedup();
-        if !tables.is_empty() {
-            detail += &format!("; tables: {}", tables.join(", "));
+    let effects: Vec<&str> = facts.effects.iter().map(|effect| effect.name()).collect();
+    detail += &format!("; effects: {}", effects.join(", "));
+    let mut tables: Vec<&str> = facts.tables.iter().map(|table| &*table.name).collect();
+    tables.dedup();
+    if !tables.is_empty() {
+        detail += &format!("; tables: {}", tables.join(", "));
+    }
+    if !facts.analysis.is_complete() {
+        detail += &format!("; analysis: {}", facts.analysis.name());
+    }
+    if let Some(Estimate { rows, percent, .. }) = estimate {
+        detail += &format!("; estimated rows: {rows}");
+        if let Some(percent) = percent {
+            detail += &format!(" ({percent} % of the table)");
         }
-        if !facts.analysis.is_complete() {
-            detail += &format!("; analysis: {}", facts.analysis.name());
-        }
+    }
+    if !by.is_empty() {
+        detail += &format!("; by code that is there already: {}", by.join("; "));
     }
     let hint = match judgement.verdict {
         Verdict::Mask => "The rule wants values masked, which this guard can't do yet.",
@@ -284,6 +477,16 @@ fn denial(judgement: &Judgement, facts: Option<&Arc<Facts>>) -> Denial {
         detail: detail.into(),
         hint: Cow::Borrowed(hint),
     }
+}
+
+/// For the planner; `None` where it isn't known.
+fn value(argument: &Argument) -> Option<Value> {
+    Some(match argument {
+        Argument::Null => Value::Null,
+        Argument::Text(text) => Value::Text((**text).to_owned()),
+        Argument::Binary(bytes) => Value::Binary(bytes.to_vec()),
+        Argument::Unreadable => return None,
+    })
 }
 
 fn now() -> WallTime {

@@ -3,9 +3,11 @@
 use std::{sync::Arc, thread};
 
 use super::{
+    catalog::Catalogs,
+    estimating::Bulk,
     judging::Judging,
     tls::Tls,
-    wire::{Channel, Rules},
+    wire::{Account, Channel, Rules},
 };
 use crate::{
     config::{self, OnLedgerDown, Settings},
@@ -23,6 +25,8 @@ pub(super) struct Rulebook {
     pub places: Vec<Places>,
     /// Likewise; why a server that speaks TLS can't be stood in for.
     pub tls: Vec<Result<Option<Tls>, Arc<str>>>,
+    /// Likewise.
+    pub accounts: Vec<Option<Result<Account, String>>>,
     /// What is wrong with certificates, in words.
     pub lacks: Vec<String>,
     settings: Settings,
@@ -65,7 +69,8 @@ impl Rulebook {
                 }
             });
         }
-        let (world, starter_pack) = (settings.world(), rules.starter_pack);
+        let (world, starter_pack, accounts) =
+            (settings.world(), rules.starter_pack, rules.accounts);
         let sources: Vec<Source> = rules
             .policies
             .into_iter()
@@ -81,6 +86,7 @@ impl Rulebook {
             host: Arc::new(pipeline::host(&settings.host)),
             places: settings.servers.iter().map(Places::new).collect(),
             tls,
+            accounts,
             lacks,
             settings,
         })
@@ -102,7 +108,17 @@ impl Rulebook {
         principal::Rules::new(&self.settings.principals)
     }
 
-    pub(super) fn judging(&self, channel: Arc<Channel>) -> Result<Judging, RuleError> {
-        Ok(Judging::new(self.set.clone(), self.host.clone(), self.principals()?, channel))
+    pub(super) fn bulk(&self) -> Bulk {
+        let guard = &self.settings.guard;
+        Bulk { rows: guard.bulk_rows, percent: guard.bulk_percent }
+    }
+
+    pub(super) fn judging(
+        &self,
+        channel: Arc<Channel>,
+        catalogs: Catalogs,
+    ) -> Result<Judging, RuleError> {
+        let (set, host) = (self.set.clone(), self.host.clone());
+        Ok(Judging::new(set, host, self.principals()?, channel, catalogs, self.bulk()))
     }
 }

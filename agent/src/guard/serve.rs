@@ -10,6 +10,7 @@ use nix::sys::resource::{Resource, getrlimit};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 use super::{
+    catalog::Catalogs,
     rulebook::Rulebook,
     wire::{Channel, Number, Order, Word},
     worker::{self, Answer, Task},
@@ -27,7 +28,8 @@ pub fn serve() -> io::Result<()> {
     // No limit for files: where the log is one, a line of it would end the process.
     confine::give_up_rights(&[(Resource::RLIMIT_NOFILE, most_files), (Resource::RLIMIT_CORE, 0)])?;
     let channel = Arc::new(Channel::new(confine::standard_input()?));
-    let mut workers = Workers { channel: channel.clone(), tasks: Vec::new() };
+    let catalogs = Catalogs::start(channel.clone())?;
+    let mut workers = Workers { channel: channel.clone(), catalogs, tasks: Vec::new() };
     let mut newest: Option<Arc<Rulebook>> = None;
     while let Some((order, socket)) = channel.receive::<Order>()? {
         match (order, socket) {
@@ -60,6 +62,10 @@ pub fn serve() -> io::Result<()> {
                 workers.tell(number, Task::Answer { number, answer });
             }
             (Order::Ledger { down }, _) => workers.tell_all(down.map(Into::into)),
+            (Order::CatalogSocket { ticket, refused }, socket) => {
+                let none = || refused.unwrap_or_else(|| "the socket did not come along".to_owned());
+                workers.catalogs.socket(ticket, socket.ok_or_else(none));
+            }
             // The kernel had no descriptor left for it: the client is gone with it.
             (Order::Client { .. } | Order::Admitted { .. }, None) => {
                 tracing::error!("a client's socket did not come along");
@@ -71,12 +77,14 @@ pub fn serve() -> io::Result<()> {
 
 struct Workers {
     channel: Arc<Channel>,
+    catalogs: Catalogs,
     tasks: Vec<UnboundedSender<Task>>,
 }
 
 impl Workers {
     /// Starts them with the first rules, gives them those after that.
     fn take(&mut self, rules: Arc<Rulebook>) -> io::Result<()> {
+        self.catalogs.rules(rules.clone());
         if !self.tasks.is_empty() {
             for worker in &self.tasks {
                 let _ = worker.send(Task::Rules(rules.clone()));
@@ -87,8 +95,9 @@ impl Workers {
         for _ in 0..n {
             let (sender, tasks) = unbounded_channel();
             let (rules, channel) = (rules.clone(), self.channel.clone());
+            let catalogs = self.catalogs.clone();
             thread::Builder::new().name("sessions".into()).spawn(move || {
-                if let Err(error) = worker::work(rules, channel, tasks) {
+                if let Err(error) = worker::work(rules, channel, catalogs, tasks) {
                     tracing::error!(%error, "a thread of the guard can't work");
                     // Without it its share of the clients would wait for ever.
                     std::process::exit(1);

@@ -47,7 +47,15 @@ pub enum Order {
     Ledger {
         down: Option<String>,
     },
+    /// A socket to a server for the guard's own questions, or why there is none.
+    CatalogSocket {
+        ticket: Ticket,
+        refused: Option<String>,
+    },
 }
+
+/// Numbers a wish for a socket.
+pub type Ticket = u64;
 
 /// What the guard judges by.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -60,6 +68,38 @@ pub struct Rules {
     pub starter_pack: bool,
     /// By the place of the server in the settings.
     pub certificates: Vec<Option<Arc<Certificate>>>,
+    /// Likewise: who asks the server itself, or why nobody can.
+    pub accounts: Vec<Option<Result<Account, String>>>,
+}
+
+/// Of a server. Never shown.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Account {
+    pub user: String,
+    pub password: Option<String>,
+}
+
+impl std::fmt::Debug for Account {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Account").field("user", &self.user).finish_non_exhaustive()
+    }
+}
+
+/// How it goes with the questions to a server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CatalogState {
+    Fine(CatalogRights),
+    Lacking(String),
+}
+
+/// What its role may, as far as estimates want it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CatalogRights {
+    /// `pg_read_all_data`
+    pub reads: bool,
+    /// `pg_write_all_data`
+    pub writes: bool,
+    pub is_superuser: bool,
 }
 
 /// PEM, as in the files. Never shown.
@@ -136,6 +176,15 @@ pub enum Word {
         passed: u64,
         sent: Sent,
         broken: Option<String>,
+    },
+    /// It has a question of its own, and wants a socket for it.
+    CatalogSocket {
+        ticket: Ticket,
+        server: usize,
+    },
+    Catalog {
+        server: usize,
+        state: CatalogState,
     },
 }
 

@@ -19,6 +19,7 @@ use tokio::{
 };
 
 use super::{
+    catalog::Catalogs,
     court::Court as _,
     entry::{self, Arrival, Failed, Unwelcome},
     judging::{ClientCourt, Judging, SoFar},
@@ -66,6 +67,7 @@ struct Worker {
     waiting: RefCell<HashMap<Number, oneshot::Sender<Answer>>>,
     sessions: RefCell<HashMap<Number, Told>>,
     channel: Arc<Channel>,
+    catalogs: Catalogs,
 }
 
 /// How much of a session's requests the service knows of.
@@ -92,9 +94,10 @@ impl Told {
 pub(super) fn work(
     rules: Arc<Rulebook>,
     channel: Arc<Channel>,
+    catalogs: Catalogs,
     mut tasks: UnboundedReceiver<Task>,
 ) -> io::Result<()> {
-    let judging = rules.judging(channel.clone()).map_err(io::Error::other)?;
+    let judging = rules.judging(channel.clone(), catalogs.clone()).map_err(io::Error::other)?;
     let worker = Rc::new(Worker {
         judging: Rc::new(RefCell::new(judging)),
         rules: RefCell::new(rules),
@@ -102,6 +105,7 @@ pub(super) fn work(
         waiting: RefCell::default(),
         sessions: RefCell::default(),
         channel,
+        catalogs,
     });
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
@@ -134,7 +138,7 @@ impl Worker {
         match rules.principals() {
             Ok(principals) => {
                 let (set, host) = (rules.set.clone(), rules.host.clone());
-                self.judging.borrow_mut().replace(set, host, principals);
+                self.judging.borrow_mut().replace(set, host, principals, rules.bulk());
             }
             Err(error) => tracing::error!(%error, "the rules for principals"),
         }
@@ -206,12 +210,18 @@ impl Worker {
                 }
                 profile.started(BootTime(0), user, database, application);
                 let needs_ledger = rules.needs_ledger(server);
-                let mut court = ClientCourt::new(profile, self.judging.clone(), needs_ledger);
+                let is_asked = rules.accounts.get(server).is_some_and(Option::is_some);
+                let watched = is_asked.then(|| self.catalogs.database(server, database)).flatten();
+                let judging = self.judging.clone();
+                let mut court = ClientCourt::new(profile, judging, needs_ledger, watched.clone());
                 if let Err(denial) = court.judge_startup(&packet) {
                     say(&mut stream, &denial.encode(Severity::Fatal)).await;
                     return Err(format!("it may not start so: {}", denial.detail));
                 }
                 self.sessions.borrow_mut().insert(number, Told::nothing(&court));
+                if let Some(database) = &watched {
+                    self.catalogs.prepare(database).await;
+                }
                 Some(court)
             }
         };

@@ -197,6 +197,7 @@ impl Connections {
     ) {
         let Some(server) = server else { return };
         let clock = self.shared.clock;
+        let mut is_own = false;
         let (client, remote) = match opened.ends {
             None => {
                 let way = Upstream::Unix { cookie: opened.peer_cookie };
@@ -219,6 +220,7 @@ impl Connections {
                     return self.open_guarded(opened, server, guarded);
                 }
                 let (address, port) = ends.remote;
+                is_own = self.is_own(opened.netns, ends);
                 let client = self.client_at(opened.netns, ends, processes);
                 (client, Endpoint::Ip { address, port })
             }
@@ -228,7 +230,8 @@ impl Connections {
         let socket = server.is_verified.then(|| server_socket(opened));
         let is_allowed = self.shared.goes_straight(&server, &client, &remote, opened.time);
         let profile = Profile::new(id, server, opened.local.clone(), remote, client, socket);
-        let profile = profile.straight(is_allowed);
+        // What dbwarden asks itself has no need of the guard.
+        let profile = profile.straight(is_allowed || is_own);
         self.insert(opened.socket, opened.pid, opened.time, profile);
     }
 
@@ -250,6 +253,12 @@ impl Connections {
     /// Who is behind a connection that the guard has made.
     fn guarded(&self, way: Upstream) -> Option<Identified> {
         self.shared.gate.as_ref()?.expected(&way)
+    }
+
+    /// Whether the guard has made it to ask the server something itself.
+    fn is_own(&self, netns: u32, ends: Ends) -> bool {
+        let way = Way { netns, from: ends.remote, to: ends.local };
+        self.shared.gate.as_ref().is_some_and(|gate| gate.is_own(&way))
     }
 
     fn open_guarded(&mut self, opened: &Opened, server: Rc<ServerFacts>, guarded: Identified) {

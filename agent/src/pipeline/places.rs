@@ -89,6 +89,7 @@ mod tests {
             tls_key: None,
             client_ca_certificate: None,
             client_ca_key: None,
+            catalog: None,
             databases: vec![
                 database("app", "production", ""),
                 database("app*", "test", "us"),

@@ -140,7 +140,8 @@ impl Policing {
         told: &mut Vec<Entry>,
     ) {
         let claims = record.claims.as_ref().map_or(&[][..], |claims| &claims.tags);
-        let circumstances = Circumstances { time: record.time, rows: record.rows, claims };
+        let circumstances =
+            Circumstances { time: record.time, rows: record.rows, claims, estimate: None };
         let facts = record.facts.as_ref();
         let judged = self.judge.judge(&record.origin, facts, circumstances);
         let judgement = match denied {

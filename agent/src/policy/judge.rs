@@ -48,7 +48,23 @@ struct Key {
     caller: u64,
     claims: u64,
     rows: u32,
+    estimate: Estimated,
     hour: u16,
+}
+
+impl Key {
+    /// Where nothing has been said, or not by a statement.
+    fn silent(what: What, caller: u64, hour: u16) -> Self {
+        Self { what, caller, rows: 0, estimate: Estimated::default(), claims: 0, hour }
+    }
+}
+
+/// Of an estimate, what rules can tell apart.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
+struct Estimated {
+    rows: u32,
+    percent: u32,
+    is_bulk: Option<bool>,
 }
 
 /// By number; facts and destinations count apart.
@@ -101,13 +117,18 @@ impl Judge {
         let caller = self.caller(origin);
         let hour = self.hour(circumstances.time);
         let volatile = &self.set.volatile;
-        let rows = volatile.bucket(circumstances.rows);
+        let rows = volatile.rows.bucket(circumstances.rows);
+        let estimate = circumstances.estimate.map_or(Estimated::default(), |estimate| Estimated {
+            rows: volatile.estimated_rows.bucket(Some(estimate.rows)),
+            percent: volatile.estimated_percent.bucket(estimate.percent.map(u64::from)),
+            is_bulk: Some(estimate.is_bulk),
+        });
         let claims = match volatile.claims && !circumstances.claims.is_empty() {
             true => self.claims(circumstances.claims),
             false => 0,
         };
         let what = facts.map_or(What::Unseen, |facts| What::Facts(self.facts.number(facts)));
-        let key = Key { what, caller, rows, claims, hour };
+        let key = Key { what, caller, rows, estimate, claims, hour };
         let subject = Subject::Statement(facts.map(|facts| &**facts));
         self.judgement(key, origin, subject, circumstances)
     }
@@ -131,7 +152,7 @@ impl Judge {
                 number
             }
         };
-        let key = Key { what: What::Destination(number), caller, rows: 0, claims: 0, hour };
+        let key = Key::silent(What::Destination(number), caller, hour);
         let circumstances = Circumstances { time, ..Circumstances::default() };
         self.judgement(key, origin, Subject::Outbound(destination), circumstances)
     }
@@ -140,7 +161,7 @@ impl Judge {
     /// straight on.
     pub fn judge_connect(&mut self, origin: &Arc<Origin>, time: WallTime) -> Arc<Judgement> {
         let (caller, hour) = (self.caller(origin), self.hour(time));
-        let key = Key { what: What::Connect, caller, rows: 0, claims: 0, hour };
+        let key = Key::silent(What::Connect, caller, hour);
         let circumstances = Circumstances { time, ..Circumstances::default() };
         self.judgement(key, origin, Subject::Connect, circumstances)
     }

@@ -32,7 +32,7 @@ pub use decide::Outcome;
 pub use judge::{Counts, Judge};
 pub use label::{Label, NoPattern, Pattern, RESIDENCY};
 pub use nearly::{Near, Part};
-pub use question::{Case, Circumstances, Subject, Unaskable};
+pub use question::{Case, Circumstances, Estimate, Subject, Unaskable};
 pub use region::{Region, wider};
 pub use rule::{BUILTIN, Does, Rule};
 pub use schema::SCHEMA;

@@ -30,6 +30,18 @@ pub struct Circumstances<'a> {
     pub rows: Option<u64>,
     /// Names and values, each name once.
     pub claims: &'a [ClaimTag],
+    /// Before it runs; `None` where nobody has asked the planner, or that has not answered.
+    pub estimate: Option<Estimate>,
+}
+
+/// What the planner expects a statement to change or remove of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Estimate {
+    pub rows: u64,
+    /// Of all that the table has, where that is known.
+    pub percent: Option<u8>,
+    /// More than the configuration takes for ordinary.
+    pub is_bulk: bool,
 }
 
 /// Everything that a verdict may depend on.
@@ -230,6 +242,9 @@ impl Making<'_> {
                 if let Some(rows) = circumstances.rows {
                     context.put("rows", Value::new_long(i64::try_from(rows).unwrap_or(i64::MAX)));
                 }
+                if let Some(estimate) = circumstances.estimate {
+                    context.estimate(estimate);
+                }
             }
             Subject::Outbound(destination) => context.outbound(destination),
             Subject::Connect => {}
@@ -361,6 +376,15 @@ impl Record {
         self.text("db_user", caller.db_user.as_ref());
         self.text("pooler", caller.pooler.as_ref());
         self.text("application", caller.application.as_ref());
+    }
+
+    fn estimate(&mut self, Estimate { rows, percent, is_bulk }: Estimate) {
+        let rows = i64::try_from(rows).unwrap_or(i64::MAX);
+        self.put("estimated_rows", Value::new_long(rows));
+        if let Some(percent) = percent {
+            self.put("estimated_percent", Value::new_long(percent.into()));
+        }
+        self.put("bulk", Value::new_bool(is_bulk));
     }
 
     fn outbound(&mut self, destination: &Destination) {

@@ -360,10 +360,10 @@ impl Loading {
             let Ok(json) = rule.policy.to_json() else { continue };
             let complaint = match volatile.add(&json) {
                 Ok(()) => continue,
-                Err(Unbounded::Rows) => rule
+                Err(Unbounded::Count(name)) => rule
                     .complaint(
                         source,
-                        "context.rows stands in something else than a comparison".into(),
+                        format!("context.{name} stands in something else than a comparison"),
                     )
                     .with_help("compare it with a number, as in context.rows > 1000"),
                 Err(Unbounded::Context) => rule

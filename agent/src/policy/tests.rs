@@ -430,7 +430,7 @@ fn verdicts_are_remembered_as_far_as_rules_can_tell() {
     let facts = Arc::new(facts("SELECT ssn FROM customers"));
     let mut ask = |pid, rows, hour: i64| {
         let time = WallTime(hour * 3_600_000_000);
-        let circumstances = Circumstances { time, rows: Some(rows), claims: &[] };
+        let circumstances = Circumstances { time, rows: Some(rows), ..Circumstances::default() };
         let verdict = judge.judge(&origin(pid), Some(&facts), circumstances).verdict;
         (verdict, judge.counts().evaluated)
     };

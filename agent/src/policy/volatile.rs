@@ -8,16 +8,33 @@ use serde_json::Value;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Volatile {
     /// Numbers that `context.rows` is compared with.
-    pub rows: BTreeSet<i64>,
+    pub rows: Numbers,
+    /// The same for `context.estimated_rows` and `context.estimated_percent`.
+    pub estimated_rows: Numbers,
+    pub estimated_percent: Numbers,
     pub time: bool,
     pub claims: bool,
+}
+
+/// With which a count is compared.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Numbers(BTreeSet<i64>);
+
+impl Numbers {
+    /// Which side of each number this count stands on.
+    pub fn bucket(&self, count: Option<u64>) -> u32 {
+        let Some(count) = count else { return u32::MAX };
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        let below = self.0.range(..count).count() as u32;
+        below * 2 + u32::from(self.0.contains(&count))
+    }
 }
 
 /// Why verdicts of a rule can't be remembered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unbounded {
-    /// `context.rows` in anything but a comparison with a number.
-    Rows,
+    /// `context.rows`, or another count by this name, in anything but a comparison with a number.
+    Count(&'static str),
     /// `context` as a whole.
     Context,
 }
@@ -34,12 +51,13 @@ impl Volatile {
         })
     }
 
-    /// Which side of each number this count stands on.
-    pub fn bucket(&self, rows: Option<u64>) -> u32 {
-        let Some(rows) = rows else { return u32::MAX };
-        let rows = i64::try_from(rows).unwrap_or(i64::MAX);
-        let below = self.rows.range(..rows).count() as u32;
-        below * 2 + u32::from(self.rows.contains(&rows))
+    fn numbers(&mut self, attribute: &str) -> Option<(&'static str, &mut Numbers)> {
+        Some(match attribute {
+            "rows" => ("rows", &mut self.rows),
+            "estimated_rows" => ("estimated_rows", &mut self.estimated_rows),
+            "estimated_percent" => ("estimated_percent", &mut self.estimated_percent),
+            _ => return None,
+        })
     }
 
     fn expression(&mut self, expression: &Value) -> Result<(), Unbounded> {
@@ -66,10 +84,10 @@ impl Volatile {
             && let (Some(left), Some(right)) = (part.get("left"), part.get("right"))
         {
             for (one, other) in [(left, right), (right, left)] {
-                if attribute(one) == Some("rows")
+                if let Some((_, numbers)) = attribute(one).and_then(|name| self.numbers(name))
                     && let Some(number) = number(other)
                 {
-                    self.rows.insert(number);
+                    numbers.0.insert(number);
                     return Ok(());
                 }
             }
@@ -79,8 +97,12 @@ impl Volatile {
             && is_context(left)
         {
             let attributes = part.get("attr").and_then(Value::as_str);
+            if name == "."
+                && let Some((name, _)) = attributes.and_then(|attribute| self.numbers(attribute))
+            {
+                return Err(Unbounded::Count(name));
+            }
             return match attributes {
-                Some("rows") if name == "." => Err(Unbounded::Rows),
                 Some("hour" | "weekday") => {
                     self.time = true;
                     Ok(())

@@ -152,7 +152,12 @@ impl Made {
                 What::Outbound(destination) => Subject::Outbound(destination),
                 What::Connect => Subject::Connect,
             },
-            circumstances: Circumstances { time: self.time, rows: self.rows, claims: &self.claims },
+            circumstances: Circumstances {
+                time: self.time,
+                rows: self.rows,
+                claims: &self.claims,
+                estimate: None,
+            },
         }
     }
 

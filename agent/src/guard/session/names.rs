@@ -161,11 +161,8 @@ mod tests {
     use crate::{guard::court::Reading, statement::Analysed};
 
     fn meaning(text: &str) -> Meaning {
-        Arc::new([Arc::new(Reading {
-            text: Some(text.into()),
-            analysed: Arc::new(Analysed::ambiguous("")),
-            claims: None,
-        })])
+        let analysed = Arc::new(Analysed::ambiguous(""));
+        Arc::new([Arc::new(Reading::of(Some(text.into()), analysed, None))])
     }
 
     fn texts(names: &Names, name: &[u8], segment: u64) -> Option<Vec<String>> {

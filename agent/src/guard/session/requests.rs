@@ -10,12 +10,11 @@ use super::{
 };
 use crate::{
     event::{BootTime, SyncLoss},
-    guard::court::{Court, Denial, Moment, Reading},
+    guard::court::{Argument, Court, Denial, Moment, Reading},
     protocol::postgres::{
         deframer::{Deframer, Message, Side, State, Step},
         frontend::{self, Arguments, Bind, Execute, Parse, Target},
     },
-    statement::Parameter,
 };
 
 #[derive(Debug)]
@@ -215,6 +214,7 @@ fn judge(
                 return Err(malformed());
             }
             let reading = read(parse.whole.then_some(parse.text), state, shared, court);
+            let reading = typed(reading, parse.types);
             let judged = judge_reading(&reading, court).and_then(|()| {
                 let meaning = Arc::new([reading.clone()]);
                 let defined = shared.prepared.define(parse.name, meaning, segment);
@@ -236,8 +236,9 @@ fn judge(
             let segment = shared.progress.part();
             let bind = Bind::read(message).ok_or_else(malformed)?;
             let found = shared.prepared.find(bind.statement, segment);
-            let values = || values(&bind.arguments, shared);
-            let found = judge_found(found, Some(&values), state, court);
+            let make = || values(&bind.arguments, shared);
+            let values = Values { count: bind.arguments.count, make: &make };
+            let found = judge_found(found, Some(values), state, court);
             let judged = found.and_then(|readings| {
                 let defined = shared.portals.define(bind.portal, readings, segment);
                 defined.map_err(|_| (too_much("portals"), None))
@@ -256,12 +257,19 @@ fn judge(
         }
         frontend::FUNCTION_CALL => {
             shared.progress.request().map_err(too_many)?;
-            Ok(match court.judge_call() {
-                Ok(_permit) => {
+            let (oid, arguments) = match frontend::function_call(message) {
+                Some((oid, arguments)) => (Some(oid), values(&arguments, shared)),
+                None if message.is_whole() => return Err(malformed()),
+                None => (None, Vec::new()),
+            };
+            let reading = court.read_call(oid, arguments, state);
+            Ok(match pass(&reading, shared, court) {
+                Ok(()) => {
                     shared.counts.passed += 1;
                     Fate::Passes
                 }
                 Err(denial) => {
+                    // The text is not the client's.
                     let text = deny(denial, None, shared, court);
                     Fate::Replaced(poison::query(&text))
                 }
@@ -305,17 +313,35 @@ fn read(
     court.read(text.as_deref(), state)
 }
 
-/// The values of a `Bind`, as far as they are texts.
-fn values(arguments: &Arguments<'_>, shared: &Shared) -> Vec<Parameter> {
+/// With the types that its `Parse` gives its parameters, where they matter.
+fn typed(reading: Arc<Reading>, types: &[u8]) -> Arc<Reading> {
+    if types.is_empty() || !reading.is_estimable() {
+        return reading;
+    }
+    let (types, _) = types.as_chunks::<4>();
+    let types = types.iter().map(|oid| u32::from_be_bytes(*oid)).collect();
+    Arc::new(Reading { types, ..Reading::clone(&reading) })
+}
+
+/// The values of a `Bind` or a `FunctionCall`.
+fn values(arguments: &Arguments<'_>, shared: &Shared) -> Vec<Argument> {
     let values = arguments.iter().map(|(is_binary, value)| match value {
-        Some(None) => Parameter::Null,
-        Some(Some(bytes)) if !is_binary => match shared.settings.decode(bytes) {
-            Some(text) => Parameter::Text(text.into()),
-            None => Parameter::Unreadable,
+        Some(None) => Argument::Null,
+        Some(Some(bytes)) if is_binary => Argument::Binary(bytes.into()),
+        Some(Some(bytes)) => match shared.settings.decode(bytes) {
+            Some(text) => Argument::Text(text.into()),
+            None => Argument::Unreadable,
         },
-        Some(Some(_)) | None => Parameter::Unreadable,
+        None => Argument::Unreadable,
     });
     values.collect()
+}
+
+/// Those of a `Bind`, made where somebody wants them.
+#[derive(Clone, Copy)]
+struct Values<'a> {
+    count: u16,
+    make: &'a dyn Fn() -> Vec<Argument>,
 }
 
 fn judge_reading(reading: &Reading, court: &mut dyn Court) -> Result<(), Denial> {
@@ -329,7 +355,7 @@ type Denied = (Denial, Option<String>);
 /// was judged there.
 fn judge_found(
     found: Found,
-    values: Option<&dyn Fn() -> Vec<Parameter>>,
+    values: Option<Values<'_>>,
     state: Moment,
     court: &mut dyn Court,
 ) -> Result<Meaning, Denied> {
@@ -343,14 +369,17 @@ fn judge_found(
     };
     let changes = |reading: &Arc<Reading>| {
         let analysed = &reading.analysed;
-        analysed.is_session_sensitive || values.is_some() && analysed.is_parameter_sensitive
+        let is_estimable = values.is_some_and(|values| values.count > 0) && reading.is_estimable();
+        analysed.is_session_sensitive
+            || is_estimable
+            || values.is_some() && analysed.is_parameter_sensitive
     };
     let readings = match readings.iter().any(changes) {
         false => readings,
         true => readings
             .iter()
             .map(|reading| match changes(reading) {
-                true => court.read_again(reading, values.map(|values| values()), state),
+                true => court.read_again(reading, values.map(|values| (values.make)()), state),
                 false => reading.clone(),
             })
             .collect(),

@@ -154,9 +154,13 @@ impl<'a> Execute<'a> {
     }
 }
 
-/// Calls a function by its object id; which one is of no use without the catalog.
-pub(crate) fn function_arguments<'a>(message: &Message<'a>) -> Option<Arguments<'a>> {
+/// Calls a function by its object id.
+pub(crate) fn function_call<'a>(message: &Message<'a>) -> Option<(u32, Arguments<'a>)> {
     let mut reader = Reader::new(message.body);
-    reader.u32()?;
-    Some(Arguments::read(reader))
+    Some((reader.u32()?, Arguments::read(reader)))
+}
+
+/// Its arguments; which function it is is of no use without the catalog.
+pub(crate) fn function_arguments<'a>(message: &Message<'a>) -> Option<Arguments<'a>> {
+    function_call(message).map(|(_, arguments)| arguments)
 }

@@ -128,7 +128,7 @@ impl Walk<'_> {
     }
 
     /// `BEGIN ATOMIC …`: a list of lists of statements.
-    fn body(&mut self, body: &Node) {
+    pub(super) fn body(&mut self, body: &Node) {
         match &body.node {
             Some(NodeEnum::List(list)) => {
                 self.deeper(|walk| list.items.iter().for_each(|item| walk.body(item)));

@@ -58,6 +58,45 @@ pub(super) fn parse(text: &str, lexing: Lexing) -> Result<ParseResult, Analysis>
     ParseResult::decode(bytes).map_err(|_| Analysis::UnknownSyntax)
 }
 
+/// The tree that PL/pgSQL's parser makes of a whole `CREATE FUNCTION`, as JSON.
+pub(super) fn parse_plpgsql(text: &str) -> Result<serde_json::Value, Analysis> {
+    if text.len() > MAX_TEXT_BYTES {
+        return Err(Analysis::TooLong);
+    }
+    let text = CString::new(text).map_err(|_| Analysis::SyntaxError)?;
+    let parsed = ParsedFunction::new(&text);
+    let json = parsed.json().ok_or(Analysis::SyntaxError)?;
+    serde_json::from_str(&mended(&json)).map_err(|_| Analysis::UnknownSyntax)
+}
+
+/// Variables that a trigger is given (`TG_OP`) come as `{}}` where `{}` is meant.
+fn mended(json: &str) -> String {
+    let mut mended = String::with_capacity(json.len());
+    let (mut is_text, mut is_escaped, mut before) = (false, false, ' ');
+    let mut rest = json.char_indices();
+    while let Some((at, c)) = rest.next() {
+        mended.push(c);
+        match c {
+            _ if std::mem::take(&mut is_escaped) => {}
+            '\\' if is_text => is_escaped = true,
+            '"' => is_text = !is_text,
+            '{' if !is_text
+                && matches!(before, ',' | '[')
+                && json.get(at..).is_some_and(|rest| rest.starts_with("{}}")) =>
+            {
+                mended.push('}');
+                rest.next();
+                rest.next();
+            }
+            _ => {}
+        }
+        if !c.is_whitespace() {
+            before = c;
+        }
+    }
+    mended
+}
+
 /// The same to the parser, position by position, without what its scanner takes quadratic time for: nested
 /// comments, and runs of operators.
 fn easy_to_scan(text: &str, lexing: Lexing) -> Result<Cow<'_, str>, Analysis> {
@@ -118,6 +157,39 @@ impl Drop for Parsed {
     }
 }
 
+/// What `pg_query_parse_plpgsql` gives, freed when it is dropped.
+struct ParsedFunction(RawFunction);
+
+impl ParsedFunction {
+    fn new(text: &CStr) -> Self {
+        // SAFETY: the text is a C string that outlives the call, which keeps nothing of it.
+        Self(unsafe { pg_query_parse_plpgsql(text.as_ptr()) })
+    }
+
+    fn json(&self) -> Option<Cow<'_, str>> {
+        if !self.0.error.is_null() || self.0.functions.is_null() {
+            return None;
+        }
+        // SAFETY: it is a C string that lives until it is freed with all the rest.
+        Some(unsafe { CStr::from_ptr(self.0.functions) }.to_string_lossy())
+    }
+}
+
+impl Drop for ParsedFunction {
+    fn drop(&mut self) {
+        // SAFETY: it came from the function whose results this one frees, and is not used afterwards.
+        unsafe { pg_query_free_plpgsql_parse_result(self.0) };
+    }
+}
+
+/// `PgQueryPlpgsqlParseResult` of `pg_query.h`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct RawFunction {
+    functions: *mut c_char,
+    error: *mut RawError,
+}
+
 /// `PgQueryProtobufParseResult` of `pg_query.h`.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -145,4 +217,6 @@ struct RawError {
 unsafe extern "C" {
     fn pg_query_parse_protobuf_opts(input: *const c_char, options: c_int) -> RawParsed;
     fn pg_query_free_protobuf_parse_result(result: RawParsed);
+    fn pg_query_parse_plpgsql(input: *const c_char) -> RawFunction;
+    fn pg_query_free_plpgsql_parse_result(result: RawFunction);
 }

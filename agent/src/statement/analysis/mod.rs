@@ -1,5 +1,6 @@
 //! What a text does, by PostgreSQL's own grammar.
 
+mod behind;
 mod calls;
 mod carriers;
 mod definitions;
@@ -33,7 +34,9 @@ use super::{
     template::Template,
 };
 use crate::event::{Analysis, Effect, Effects, Facts};
+pub use behind::analyse_behind;
 pub use grammar::{MAX_TEXT_BYTES, STACK_BYTES};
+pub use names::qualified;
 pub use session::{Parameter, Parameters, Prepared, Said, Session};
 pub use settings::startup;
 use walk::Walk;
@@ -174,8 +177,7 @@ pub fn analyse_in(text: &str, session: &Session) -> Analysed {
         is_session_sensitive |= walk.findings.is_session_sensitive;
         let is_sensitive = walk.findings.is_parameter_sensitive;
         let own = own_text(text, raw.stmt_location, raw.stmt_len);
-        let facts = walk.findings.into_facts(redact(own, lexing), fingerprint(own, lexing));
-        let facts = Arc::new(facts);
+        let facts = Arc::new(own_facts(walk.findings, own, lexing));
         if let Some(said) = raw.stmt.as_deref().and_then(|it| Said::by(it, &facts, is_sensitive)) {
             if tree.stmts.len() > 1 {
                 session.to_mut().follow(&said);
@@ -198,6 +200,10 @@ pub fn analyse_in(text: &str, session: &Session) -> Analysed {
         is_session_sensitive,
         says,
     }
+}
+
+fn own_facts(findings: findings::Findings, own: &str, lexing: Lexing) -> Facts {
+    findings.into_facts(redact(own, lexing), fingerprint(own, lexing))
 }
 
 /// A statement's part of the text; no length means up to the end.

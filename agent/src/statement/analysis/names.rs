@@ -11,7 +11,7 @@ pub(super) fn relation_name(relation: &RangeVar) -> Arc<str> {
 }
 
 /// Parts joined by dots; one that has a dot itself, or that no eye could tell apart, is quoted.
-pub(super) fn qualified<'a>(parts: impl Iterator<Item = &'a str>) -> Arc<str> {
+pub fn qualified<'a>(parts: impl Iterator<Item = &'a str>) -> Arc<str> {
     let mut name = String::new();
     for part in parts {
         if !name.is_empty() {

@@ -1,0 +1,250 @@
+//! Reads a [`Snapshot`](super::snapshot::Snapshot)'s rows from a database.
+
+use futures_util::future::try_join_all;
+use tokio_postgres::{Client, Error, Row};
+
+use super::snapshot::{Code, Events, Function, Kind, Relation, Rows, What};
+use crate::event::Access;
+
+/// Of each sort. A database with more is not looked into.
+const MAX_ROWS: usize = 50_000;
+
+#[derive(Debug, thiserror::Error)]
+pub(in crate::guard) enum Unread {
+    #[error(transparent)]
+    Asking(#[from] Error),
+    #[error("the database has more than {MAX_ROWS} {0}: it is not looked into")]
+    TooMany(&'static str),
+}
+
+/// Definitions that are longer are not read, and count as unknown code.
+const DEFINITION: &str = "65536";
+
+const RELATIONS: &str = "
+    SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.reltuples::float8,
+        CASE WHEN c.relkind IN ('v', 'm') AND e.objid IS NULL THEN left(pg_get_viewdef(c.oid), {definition}) END
+    FROM pg_class c
+    JOIN pg_namespace n ON n.oid = c.relnamespace
+    LEFT JOIN pg_depend e ON e.classid = 'pg_class'::regclass AND e.objid = c.oid AND e.objsubid = 0
+        AND e.deptype = 'e'
+    WHERE c.oid >= 16384 AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND c.relpersistence <> 't'
+    ORDER BY c.oid LIMIT {limit}";
+
+const FUNCTIONS: &str = "
+    SELECT p.oid, n.nspname::text, p.proname::text,
+        CASE WHEN l.lanname IN ('sql', 'plpgsql') AND e.objid IS NULL AND p.prokind IN ('f', 'p')
+            AND length(p.prosrc) < {definition} THEN pg_get_functiondef(p.oid) END,
+        x.extname::text, (p.pronargs - p.pronargdefaults)::int4,
+        CASE WHEN p.provariadic <> 0 THEN 1000 ELSE p.pronargs END::int4,
+        ARRAY(SELECT f FROM unnest(ARRAY[a.aggtransfn, a.aggfinalfn, a.aggcombinefn, a.aggmtransfn,
+            a.aggmfinalfn, a.aggserialfn, a.aggdeserialfn]::oid[]) f WHERE f >= 16384),
+        p.prokind = 'a'
+    FROM pg_proc p
+    JOIN pg_namespace n ON n.oid = p.pronamespace
+    JOIN pg_language l ON l.oid = p.prolang
+    LEFT JOIN pg_depend e ON e.classid = 'pg_proc'::regclass AND e.objid = p.oid AND e.deptype = 'e'
+    LEFT JOIN pg_extension x ON x.oid = e.refobjid
+    LEFT JOIN pg_aggregate a ON a.aggfnoid = p.oid
+    WHERE p.oid >= 16384
+    ORDER BY p.oid LIMIT {limit}";
+
+const OPERATORS: &str = "
+    SELECT o.oprname::text, o.oprcode::oid FROM pg_operator o
+    WHERE o.oid >= 16384 AND o.oprcode <> 0
+    ORDER BY o.oid LIMIT {limit}";
+
+const AMBIENT: &str = "
+    SELECT c.castfunc::oid FROM pg_cast c
+    WHERE c.oid >= 16384 AND c.castfunc >= 16384 AND NOT EXISTS (SELECT FROM pg_depend e
+        WHERE e.classid = 'pg_cast'::regclass AND e.objid = c.oid AND e.deptype = 'e')
+    UNION
+    SELECT d.refobjid FROM pg_depend d JOIN pg_constraint c ON c.oid = d.objid
+    WHERE d.classid = 'pg_constraint'::regclass AND d.refclassid = 'pg_proc'::regclass
+        AND d.refobjid >= 16384 AND c.contypid <> 0
+    ORDER BY 1 LIMIT {limit}";
+
+const ON_DEFINITION: &str = "
+    SELECT evtfoid FROM pg_event_trigger WHERE evtenabled <> 'D' AND evtfoid >= 16384
+    ORDER BY 1 LIMIT {limit}";
+
+const TRIGGERS: &str = "
+    SELECT t.tgrelid, t.tgtype::int4, t.tgfoid, pg_get_triggerdef(t.oid) FROM pg_trigger t
+    WHERE NOT t.tgisinternal AND t.tgenabled <> 'D' AND t.tgrelid >= 16384
+    ORDER BY t.oid LIMIT {limit}";
+
+const RULES: &str = "
+    SELECT r.ev_class, r.ev_type::text, left(pg_get_ruledef(r.oid), {definition}), r.is_instead
+    FROM pg_rewrite r
+    WHERE r.rulename <> '_RETURN' AND r.ev_enabled <> 'D' AND r.ev_class >= 16384
+    ORDER BY r.oid LIMIT {limit}";
+
+/// What calls something, and not only what everybody's identifiers and times come from.
+const EXPRESSIONS: &str = r"
+    SELECT x.of, x.at, x.expression FROM (
+        SELECT d.adrelid, 'default', pg_get_expr(d.adbin, d.adrelid) FROM pg_attrdef d
+        UNION ALL
+        SELECT c.conrelid, 'write', pg_get_expr(c.conbin, c.conrelid) FROM pg_constraint c
+        WHERE c.contype = 'c' AND c.conrelid <> 0
+        UNION ALL
+        SELECT i.indrelid, 'write', pg_get_expr(x.e, i.indrelid) FROM pg_index i
+        CROSS JOIN LATERAL (VALUES (i.indexprs), (i.indpred)) x (e) WHERE x.e IS NOT NULL
+        UNION ALL
+        SELECT p.polrelid, 'any', pg_get_expr(x.e, p.polrelid) FROM pg_policy p
+        CROSS JOIN LATERAL (VALUES (p.polqual), (p.polwithcheck)) x (e) WHERE x.e IS NOT NULL
+    ) x (of, at, expression)
+    WHERE x.of >= 16384 AND (x.expression ~ '[[:alnum:]_$]\(' OR x.expression ~ '[[:alnum:]_$]\x22\(')
+        AND x.expression !~ '^(nextval\(''[^'']*''::regclass\)|now\(\)|gen_random_uuid\(\))$'
+    ORDER BY x.of, x.expression LIMIT {limit}";
+
+const CASCADES: &str = "
+    SELECT confrelid, conrelid, confdeltype::text, confupdtype::text FROM pg_constraint
+    WHERE contype = 'f' AND (confdeltype IN ('c', 'n', 'd') OR confupdtype IN ('c', 'n', 'd'))
+    ORDER BY oid LIMIT {limit}";
+
+const CHILDREN: &str = "
+    SELECT inhparent, inhrelid FROM pg_inherits WHERE inhparent >= 16384 ORDER BY 1, 2 LIMIT {limit}";
+
+const KEYS: &str = "
+    SELECT i.indrelid, ARRAY(SELECT a.attname::text FROM unnest(i.indkey::int2[]) WITH ORDINALITY k (n, at)
+        JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.n WHERE k.at <= i.indnkeyatts
+        ORDER BY k.at)
+    FROM pg_index i
+    WHERE i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL AND i.indrelid >= 16384
+    ORDER BY i.indexrelid LIMIT {limit}";
+
+/// All at once; names are read as they are where nothing but `pg_catalog` is searched.
+pub(in crate::guard) async fn rows(client: &Client) -> Result<Rows, Unread> {
+    client.batch_execute("SET search_path = ''").await?;
+    let asked = [
+        RELATIONS,
+        FUNCTIONS,
+        OPERATORS,
+        AMBIENT,
+        ON_DEFINITION,
+        TRIGGERS,
+        RULES,
+        EXPRESSIONS,
+        CASCADES,
+        CHILDREN,
+        KEYS,
+    ];
+    let asked = asked.map(|text| {
+        text.replace("{limit}", &(MAX_ROWS + 1).to_string()).replace("{definition}", DEFINITION)
+    });
+    let answers = try_join_all(asked.iter().map(|text| client.query(text.as_str(), &[]))).await?;
+    let names = [
+        "relations",
+        "functions",
+        "operators",
+        "casts",
+        "event triggers",
+        "triggers",
+        "rules",
+        "expressions",
+        "foreign keys",
+        "partitions",
+        "keys",
+    ];
+    let mut answers = answers.into_iter().zip(names).map(|(rows, name)| match rows.len() {
+        0..=MAX_ROWS => Ok(rows),
+        _ => Err(Unread::TooMany(name)),
+    });
+    let mut next = || answers.next().unwrap_or(Ok(Vec::new()));
+    let relations = each(next()?, relation)?;
+    let functions = each(next()?, function)?;
+    let operators = each(next()?, |row| Ok((row.try_get(0)?, row.try_get(1)?)))?;
+    let ambient = each(next()?, |row| row.try_get(0))?;
+    let on_definition = each(next()?, |row| row.try_get(0))?;
+    let mut code = each(next()?, trigger)?;
+    code.extend(each(next()?, rule)?);
+    code.extend(each(next()?, expression)?);
+    code.extend(each(next()?, cascades)?.into_iter().flatten());
+    let children = each(next()?, |row| Ok((row.try_get(0)?, row.try_get(1)?)))?;
+    let keys = each(next()?, |row| Ok((row.try_get(0)?, row.try_get(1)?)))?;
+    Ok(Rows { relations, functions, operators, ambient, on_definition, code, children, keys })
+}
+
+fn each<T>(rows: Vec<Row>, one: impl Fn(&Row) -> Result<T, Error>) -> Result<Vec<T>, Error> {
+    rows.iter().map(one).collect()
+}
+
+fn relation(row: &Row) -> Result<Relation, Error> {
+    let kind = match row.try_get(3)? {
+        "v" => Kind::View,
+        "m" => Kind::MaterializedView,
+        "f" => Kind::Foreign,
+        "S" => Kind::Sequence,
+        _ => Kind::Table,
+    };
+    let rows: f64 = row.try_get(4)?;
+    let definition: Option<&str> = row.try_get(5)?;
+    Ok(Relation {
+        oid: row.try_get(0)?,
+        schema: row.try_get(1)?,
+        name: row.try_get(2)?,
+        kind,
+        rows: (rows >= 0.0).then_some(rows as u64),
+        definition: definition.map(Into::into),
+    })
+}
+
+fn function(row: &Row) -> Result<Function, Error> {
+    let definition: Option<&str> = row.try_get(3)?;
+    let count = |place| Ok::<_, Error>(u16::try_from(row.try_get::<_, i32>(place)?).unwrap_or(0));
+    Ok(Function {
+        oid: row.try_get(0)?,
+        schema: row.try_get(1)?,
+        name: row.try_get(2)?,
+        definition: definition.map(Into::into),
+        extension: row.try_get(4)?,
+        takes: (count(5)?, count(6)?),
+        parts: row.try_get(7)?,
+        is_aggregate: row.try_get(8)?,
+    })
+}
+
+fn trigger(row: &Row) -> Result<(u32, Code), Error> {
+    let bits: i32 = row.try_get(1)?;
+    let definition: &str = row.try_get(3)?;
+    let what = What::Trigger {
+        function: row.try_get(2)?,
+        definition: definition.into(),
+        is_instead: bits & 64 != 0,
+    };
+    Ok((row.try_get(0)?, Code { on: Events::of_trigger(bits), what }))
+}
+
+fn rule(row: &Row) -> Result<(u32, Code), Error> {
+    let on = match row.try_get(1)? {
+        "1" => Events::READ,
+        "2" => Events::UPDATE,
+        "3" => Events::INSERT,
+        _ => Events::DELETE,
+    };
+    let definition: &str = row.try_get(2)?;
+    let what = What::Rule { definition: definition.into(), is_instead: row.try_get(3)? };
+    Ok((row.try_get(0)?, Code { on, what }))
+}
+
+fn expression(row: &Row) -> Result<(u32, Code), Error> {
+    let on = match row.try_get(1)? {
+        "default" | "write" => Events::INSERT.and(Events::UPDATE),
+        _ => Events::READ.and(Events::INSERT).and(Events::UPDATE).and(Events::DELETE),
+    };
+    let expression: &str = row.try_get(2)?;
+    Ok((row.try_get(0)?, Code { on, what: What::Expression(expression.into()) }))
+}
+
+fn cascades(row: &Row) -> Result<Vec<(u32, Code)>, Error> {
+    let (from, to): (u32, u32) = (row.try_get(0)?, row.try_get(1)?);
+    let mut code = Vec::new();
+    for (place, on) in [(2, Events::DELETE), (3, Events::UPDATE)] {
+        let access = match row.try_get(place)? {
+            "c" if on == Events::DELETE => Access::Delete,
+            "c" | "n" | "d" => Access::Update,
+            _ => continue,
+        };
+        code.push((from, Code { on, what: What::Cascade { to, access } }));
+    }
+    Ok(code)
+}
