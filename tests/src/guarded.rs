@@ -11,6 +11,32 @@ use crate::{Agent, AgentBuilder, Bpffs, FailingDisk, Postgres, PostgresBuilder, 
 const PERMISSIVE: &str = r#"@id("none") @verdict("deny") @severity("low") @message("not in this lane")
     forbid (principal, action == Action::"drop", resource) when { context.lane == "observed" };"#;
 
+/// Nothing is dropped through a guard, and everything else passes.
+pub const NO_DROP: &str = r#"@id("no-drop") @verdict("deny") @severity("high") @message("nothing is dropped here")
+    forbid (principal, action in [Action::"drop", Action::"truncate"], resource)
+    when { context.lane == "guarded" };"#;
+
+/// For Python: a cancel request finds its session, and no other.
+pub const CANCELLED: &str = r#"
+import psycopg, sys, threading
+with psycopg.connect(sys.argv[1], autocommit=True) as c:
+    def cancel():
+        with psycopg.connect(sys.argv[1], autocommit=True) as other:
+            pid = c.info.backend_pid
+            while other.execute("SELECT wait_event FROM pg_stat_activity WHERE pid = %s", (pid,)).fetchone() != ("PgSleep",):
+                pass
+        c.cancel()
+    thread = threading.Thread(target=cancel)
+    thread.start()
+    try:
+        c.execute("SELECT pg_sleep(60)")
+        sys.exit("not cancelled")
+    except psycopg.errors.QueryCanceled:
+        pass
+    thread.join()
+    assert c.execute("SELECT 1").fetchone() == (1,)
+"#;
+
 /// Both end when dropped.
 pub struct Guarded {
     pub postgres: Postgres,

@@ -8,15 +8,11 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use dbwarden_tests::{
-    FailingDisk, Guarded, Postgres, Session, Via, Wire, await_until, need_root, python, said,
-    wire::message,
+    CANCELLED, FailingDisk, Guarded, NO_DROP, Postgres, Session, Via, Wire, await_until, need_root,
+    python, said, wire::message,
 };
 use nix::sys::socket::{SockaddrIn, getpeername};
 use serde_json::Value;
-
-const NO_DROP: &str = r#"@id("no-drop") @verdict("deny") @severity("high") @message("nothing is dropped here")
-    forbid (principal, action in [Action::"drop", Action::"truncate"], resource)
-    when { context.lane == "guarded" };"#;
 
 fn psql_fails(postgres: &Postgres, via: Via, text: &str) -> Result<String> {
     let mut command = postgres.psql_command(via);
@@ -134,26 +130,6 @@ with psycopg.connect(sys.argv[1], autocommit=True) as c:
         sys.exit("slept")
     except errors.QueryCanceled:
         c.execute("RESET statement_timeout")
-
-import threading
-with psycopg.connect(sys.argv[1], autocommit=True) as c:
-    # A cancel request finds its session.
-    started = threading.Event()
-    def cancel():
-        with psycopg.connect(sys.argv[1], autocommit=True) as other:
-            pid = c.info.backend_pid
-            while other.execute("SELECT wait_event FROM pg_stat_activity WHERE pid = %s", (pid,)).fetchone() != ("PgSleep",):
-                pass
-        c.cancel()
-    thread = threading.Thread(target=cancel)
-    thread.start()
-    try:
-        c.execute("SELECT pg_sleep(60)")
-        sys.exit("not cancelled")
-    except errors.QueryCanceled:
-        pass
-    thread.join()
-    assert c.execute("SELECT 1").fetchone() == (1,)
 "#;
 
 #[test]
@@ -164,6 +140,7 @@ fn after_a_denial_a_session_goes_on_as_after_an_error_of_the_servers_own() -> Re
     postgres.psql(Via::Tcp, "CREATE TABLE t AS SELECT 1 AS n")?;
     for via in [Via::Guard, Via::GuardTls] {
         postgres.python(via, SESSIONS)?;
+        postgres.python(via, CANCELLED)?;
         postgres.psql(Via::Tcp, "DELETE FROM t WHERE ctid <> (SELECT min(ctid) FROM t)")?;
     }
     Ok(())

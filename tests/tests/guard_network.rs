@@ -9,15 +9,11 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use dbwarden_tests::{
-    Agent, Bpffs, Netns, Postgres, PostgresBuilder, Session, Via, await_until, greeter::is_refused,
-    need_root, said,
+    Agent, Bpffs, NO_DROP, Netns, Postgres, PostgresBuilder, Session, Via, await_until,
+    greeter::is_refused, need_root, said,
 };
 use serde_json::Value;
 use tempfile::TempDir;
-
-const NO_DROP: &str = r#"@id("no-drop") @verdict("deny") @severity("high") @message("nothing is dropped here")
-    forbid (principal, action in [Action::"drop", Action::"truncate"], resource)
-    when { context.lane == "guarded" };"#;
 
 /// A guarded server on all addresses, and somebody on the network.
 struct Guarded {

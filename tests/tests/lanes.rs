@@ -108,9 +108,16 @@ fn policy_says_who_comes_through_the_guard() -> Result<()> {
                 AND message LIKE '%past the guard%'";
     let flagged = agent.rows(past)?;
     ensure!(flagged.is_empty(), "{flagged:?}");
-    // By the unix socket nobody is led; of those who should have been it is known.
-    postgres.psql(Via::Unix, "SELECT 'somebody'")?;
+    // By the unix socket everybody is led, and found out there.
+    agent.await_unix_steering()?;
+    postgres.psql(Via::Unix, "DROP TABLE IF EXISTS nothing")?;
     let mut psql = postgres.psql_command(Via::Unix);
+    let denied = started_by(&codex, psql.args(["-c", "DROP TABLE IF EXISTS nothing"])).output()?;
+    let denied = String::from_utf8(denied.stderr)?;
+    ensure!(denied.contains("rule no-drop"), "{denied}");
+    // Of those who get past it, it is known who should not have.
+    postgres.psql(Via::Past, "SELECT 'somebody'")?;
+    let mut psql = postgres.psql_command(Via::Past);
     said(&mut started_by(&codex, psql.args(["-c", "SELECT 'agent'"])))?;
     let flagged = agent.await_rows(1, past)?;
     ensure!(flagged[0]["exe"].as_str().is_some_and(|exe| exe.ends_with("/psql")), "{flagged:?}");

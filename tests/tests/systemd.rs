@@ -144,7 +144,7 @@ fn the_commented_keys_are_the_real_ones() -> Result<()> {
     for key in toml_keys(&toml::to_string(&read)?) {
         // In a line of its own, or in a table that stands in one line.
         let is_there =
-            ["\n", "{ "].iter().any(|gap| uncommented.contains(&format!("{gap}{key} = ")));
+            ["\n", "{ ", ", "].iter().any(|gap| uncommented.contains(&format!("{gap}{key} = ")));
         ensure!(is_there, "`{key}` is not in config.toml");
     }
     Ok(())
