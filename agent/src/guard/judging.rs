@@ -218,9 +218,9 @@ impl ClientCourt {
         asked.question(snapshot, prepared)
     }
 
-    /// What `EXECUTE` may run later.
+    /// What `EXECUTE` may run later, for the planner: of use where the server can be asked.
     fn keep(&mut self, name: String, types: String, text: String) {
-        if self.database.is_none() || text.len() + types.len() > MAX_PREPARED_BYTES {
+        if text.len() + types.len() > MAX_PREPARED_BYTES {
             return;
         }
         if self.prepared.len() >= MAX_PREPARED {
@@ -332,7 +332,8 @@ impl Court for ClientCourt {
             }
             self.has_defined |= is_code;
         }
-        if let Some(text) = reading.text.as_deref().filter(|_| !reading.analysed.says.is_empty()) {
+        let may_prepare = self.database.is_some() && !reading.analysed.says.is_empty();
+        if let Some(text) = reading.text.as_deref().filter(|_| may_prepare) {
             for one in estimating::statements(text, self.said.lexing) {
                 if let Some((name, types, text)) = estimating::preparation(one, self.said.lexing) {
                     self.keep(name, types, text);
@@ -347,8 +348,8 @@ impl Court for ClientCourt {
 
     fn prepared(&mut self, name: &str, reading: &Reading) {
         if !name.is_empty() {
-            if let Some(text) = &reading.text {
-                self.keep(name.to_owned(), String::new(), text.clone());
+            if let Some(text) = reading.text.as_deref().filter(|_| self.database.is_some()) {
+                self.keep(name.to_owned(), String::new(), text.to_owned());
             }
             let analysed = &reading.analysed;
             self.said.prepared.push(Prepared {
