@@ -70,15 +70,11 @@ pub(super) fn start(
                 Ok(Job::Rules) => {
                     files.look(&gate);
                     rules(&gate, &files, &mut accounts);
-                    lead.follow(&gate);
-                    doors.follow(&gate);
-                    led.follow(&gate);
+                    follow(&gate, &mut lead, &mut doors, &mut led);
                 }
                 Ok(Job::Ledger) => ledger(&gate),
                 Ok(Job::Lead) => {
-                    lead.follow(&gate);
-                    doors.follow(&gate);
-                    led.follow(&gate);
+                    follow(&gate, &mut lead, &mut doors, &mut led);
                 }
                 Ok(Job::Admit { asked, identified }) => match asked.came.clone() {
                     Came::Tcp(way) => admit(&gate, &mut lead, asked, way, *identified),
@@ -96,9 +92,7 @@ pub(super) fn start(
                         rules(&gate, &files, &mut accounts);
                     }
                     // The host may have got another address.
-                    lead.follow(&gate);
-                    doors.follow(&gate);
-                    led.follow(&gate);
+                    follow(&gate, &mut lead, &mut doors, &mut led);
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Ok(Job::Stop) | Err(RecvTimeoutError::Disconnected) => {
@@ -120,6 +114,13 @@ pub(super) fn start(
             }
         }
     })
+}
+
+/// Clients are led, by whichever way they come, to where the guard and the servers are now.
+fn follow(gate: &Arc<Gate>, lead: &mut Lead, doors: &mut Doors, led: &mut Led) {
+    lead.follow(gate);
+    doors.follow(gate);
+    led.follow(gate);
 }
 
 fn rules(gate: &Gate, files: &Files, accounts: &mut Accounts) {
