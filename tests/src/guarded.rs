@@ -5,7 +5,7 @@ use std::{fs, process::Command};
 use anyhow::{Context, Result};
 use tempfile::TempDir;
 
-use crate::{Agent, AgentBuilder, Bpffs, FailingDisk, Postgres, PostgresBuilder, await_until};
+use crate::{Agent, AgentBuilder, Bpffs, FailingDisk, Postgres, PostgresBuilder, Via, await_until};
 
 /// Denies nothing that comes through a guard.
 const PERMISSIVE: &str = r#"@id("none") @verdict("deny") @severity("low") @message("not in this lane")
@@ -36,6 +36,17 @@ with psycopg.connect(sys.argv[1], autocommit=True) as c:
     thread.join()
     assert c.execute("SELECT 1").fetchone() == (1,)
 "#;
+
+/// Waits until a guard is gone: whoever comes this way to the table `precious` goes straight on or is refused.
+pub fn await_its_end(postgres: &Postgres, via: Via, on_guard_down: &str) -> Result<()> {
+    await_until("the guard's end", || {
+        let told = postgres.psql(via, "SELECT n FROM precious");
+        Ok(match on_guard_down {
+            "direct" => told.is_ok_and(|n| n == "1").then_some(()),
+            _ => told.is_err_and(|e| e.to_string().contains("refused")).then_some(()),
+        })
+    })
+}
 
 /// Both end when dropped.
 pub struct Guarded {

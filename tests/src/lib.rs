@@ -30,7 +30,7 @@ pub use cgroup::Cgroup;
 pub use children::{Running, await_until, python, said};
 pub use dial::{Dial, socket_cookie};
 pub use failing_disk::FailingDisk;
-pub use guarded::{CANCELLED, Guarded, NO_DROP};
+pub use guarded::{CANCELLED, Guarded, NO_DROP, await_its_end};
 pub use haproxy::Haproxy;
 pub use namespace::{Netns, in_own_network};
 pub use need::is_root;

@@ -8,8 +8,8 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use dbwarden_tests::{
-    CANCELLED, FailingDisk, Guarded, NO_DROP, Postgres, Session, Via, Wire, await_until, need_root,
-    python, said, wire::message,
+    CANCELLED, FailingDisk, Guarded, NO_DROP, Postgres, Session, Via, Wire, await_its_end,
+    await_until, need_root, python, said, wire::message,
 };
 use nix::sys::socket::{SockaddrIn, getpeername};
 use serde_json::Value;
@@ -315,13 +315,7 @@ fn without_a_service_new_connections_go_straight_on_or_are_refused() -> Result<(
         postgres.psql(Via::Past, "CREATE TABLE precious AS SELECT 1 AS n")?;
         psql_fails(postgres, Via::Tcp, "DROP TABLE precious")?;
         agent.kill()?;
-        await_until("the guard's end", || {
-            let told = postgres.psql(Via::Tcp, "SELECT n FROM precious");
-            Ok(match on_guard_down {
-                "direct" => told.is_ok_and(|n| n == "1").then_some(()),
-                _ => told.is_err_and(|e| e.to_string().contains("refused")).then_some(()),
-            })
-        })?;
+        await_its_end(postgres, Via::Tcp, on_guard_down)?;
         ensure!(before.ask("SELECT 1")? == "1", "{on_guard_down}");
         agent.start_again()?;
         agent.await_guard()?;

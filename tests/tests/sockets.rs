@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use dbwarden_tests::{
-    Agent, CANCELLED, Guarded, NO_DROP, Postgres, Via, await_until, need_root, said,
+    Agent, CANCELLED, Guarded, NO_DROP, Postgres, Via, await_its_end, await_until, need_root, said,
 };
 use nix::unistd::User;
 use serde_json::Value;
@@ -211,13 +211,7 @@ fn without_a_service_the_place_refuses_or_leads_on() -> Result<()> {
                 "kill" => agent.kill()?,
                 _ => drop(agent.stop()?),
             }
-            await_until("the guard's end", || {
-                let told = postgres.psql(Via::Front, "SELECT n FROM precious");
-                Ok(match on_guard_down {
-                    "direct" => told.is_ok_and(|n| n == "1").then_some(()),
-                    _ => told.is_err_and(|e| e.to_string().contains("refused")).then_some(()),
-                })
-            })?;
+            await_its_end(postgres, Via::Front, on_guard_down)?;
             agent.start_again()?;
             agent.await_guard()?;
         }
@@ -324,13 +318,7 @@ fn without_a_service_those_who_were_led_go_on_or_are_refused() -> Result<()> {
         agent.await_unix_steering()?;
         postgres.psql(Via::Unix, "CREATE TABLE precious AS SELECT 1 AS n")?;
         agent.kill()?;
-        await_until("the guard's end", || {
-            let told = postgres.psql(Via::Unix, "SELECT n FROM precious");
-            Ok(match on_guard_down {
-                "direct" => told.is_ok_and(|n| n == "1").then_some(()),
-                _ => told.is_err_and(|e| e.to_string().contains("refused")).then_some(()),
-            })
-        })?;
+        await_its_end(postgres, Via::Unix, on_guard_down)?;
         agent.start_again()?;
         agent.await_guard()?;
         agent.await_unix_steering()?;
