@@ -3,9 +3,9 @@
 use std::{cell::RefCell, collections::BTreeMap, future::Future, pin::pin, time::Duration};
 
 use futures_util::future::{Either, select};
-use tokio::{sync::oneshot, time::timeout};
+use tokio::sync::oneshot;
 
-use super::wire::Number;
+use super::{clock::Clock, wire::Number};
 
 /// From the first byte to the `StartupMessage`, as PostgreSQL's `authentication_timeout`.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -14,8 +14,9 @@ const MAX_CLIENTS: usize = 1_024;
 
 /// When it is full, whoever has been there longest makes room: those who have something to say need
 /// milliseconds for it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Lobby {
+    clock: Clock,
     /// Dropped for those who must leave.
     places: RefCell<BTreeMap<Number, oneshot::Sender<()>>>,
 }
@@ -30,6 +31,10 @@ pub(super) enum Lingered {
 }
 
 impl Lobby {
+    pub(super) fn new(clock: Clock) -> Self {
+        Self { clock, places: RefCell::default() }
+    }
+
     /// What comes of a client's `entry`.
     pub(super) async fn host<T>(
         &self,
@@ -44,7 +49,7 @@ impl Lobby {
             }
             places.insert(number, place);
         }
-        let entry = pin!(timeout(PATIENCE, entry));
+        let entry = pin!(self.clock.timeout(PATIENCE, entry));
         let entered = select(entry, gone).await;
         self.places.borrow_mut().remove(&number);
         match entered {
@@ -60,12 +65,12 @@ mod tests {
 
     use tokio::task::{LocalSet, spawn_local};
 
-    use super::{Lingered, Lobby, MAX_CLIENTS, PATIENCE};
+    use super::{Clock, Lingered, Lobby, MAX_CLIENTS, PATIENCE};
 
     #[tokio::test(flavor = "current_thread", start_paused = true)]
     async fn whoever_says_nothing_leaves_in_time_or_for_others() {
         let all = async {
-            let lobby = Rc::new(Lobby::default());
+            let lobby = Rc::new(Lobby::new(Clock::here()));
             let silent: Vec<_> = (0..MAX_CLIENTS as u64)
                 .map(|number| {
                     let lobby = lobby.clone();

@@ -7,6 +7,7 @@
 mod behind;
 mod catalog;
 mod client_ca;
+mod clock;
 mod court;
 mod entry;
 mod estimating;

@@ -11,6 +11,7 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 use super::{
     catalog::Catalogs,
+    clock::Clock,
     rulebook::Rulebook,
     wire::{Channel, Number, Order, Word},
     worker::{self, Answer, Task},
@@ -29,7 +30,8 @@ pub fn serve() -> io::Result<()> {
     confine::give_up_rights(&[(Resource::RLIMIT_NOFILE, most_files), (Resource::RLIMIT_CORE, 0)])?;
     let channel = Arc::new(Channel::new(confine::standard_input()?));
     let catalogs = Catalogs::start(channel.clone())?;
-    let mut workers = Workers { channel: channel.clone(), catalogs, tasks: Vec::new() };
+    let clock = Clock::start()?;
+    let mut workers = Workers { channel: channel.clone(), catalogs, clock, tasks: Vec::new() };
     let mut newest: Option<Arc<Rulebook>> = None;
     while let Some((order, socket)) = channel.receive::<Order>()? {
         match (order, socket) {
@@ -78,6 +80,7 @@ pub fn serve() -> io::Result<()> {
 struct Workers {
     channel: Arc<Channel>,
     catalogs: Catalogs,
+    clock: Clock,
     tasks: Vec<UnboundedSender<Task>>,
 }
 
@@ -95,9 +98,9 @@ impl Workers {
         for _ in 0..n {
             let (sender, tasks) = unbounded_channel();
             let (rules, channel) = (rules.clone(), self.channel.clone());
-            let catalogs = self.catalogs.clone();
+            let (catalogs, clock) = (self.catalogs.clone(), self.clock.clone());
             thread::Builder::new().name("sessions".into()).spawn(move || {
-                if let Err(error) = worker::work(rules, channel, catalogs, tasks) {
+                if let Err(error) = worker::work(rules, channel, catalogs, clock, tasks) {
                     tracing::error!(%error, "a thread of the guard can't work");
                     // Without it its share of the clients would wait for ever.
                     std::process::exit(1);

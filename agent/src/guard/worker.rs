@@ -15,11 +15,11 @@ use tokio::{
     runtime::LocalOptions,
     sync::{mpsc::UnboundedReceiver, oneshot},
     task::spawn_local,
-    time::timeout,
 };
 
 use super::{
     catalog::Catalogs,
+    clock::Clock,
     court::Court as _,
     entry::{self, Arrival, Failed, Unwelcome},
     judging::{ClientCourt, Judging, SoFar},
@@ -68,6 +68,7 @@ struct Worker {
     sessions: RefCell<HashMap<Number, Told>>,
     channel: Arc<Channel>,
     catalogs: Catalogs,
+    clock: Clock,
 }
 
 /// How much of a session's requests the service knows of.
@@ -95,21 +96,22 @@ pub(super) fn work(
     rules: Arc<Rulebook>,
     channel: Arc<Channel>,
     catalogs: Catalogs,
+    clock: Clock,
     mut tasks: UnboundedReceiver<Task>,
 ) -> io::Result<()> {
     let judging = rules.judging(channel.clone(), catalogs.clone()).map_err(io::Error::other)?;
     let worker = Rc::new(Worker {
         judging: Rc::new(RefCell::new(judging)),
         rules: RefCell::new(rules),
-        lobby: Lobby::default(),
+        lobby: Lobby::new(clock.clone()),
         waiting: RefCell::default(),
         sessions: RefCell::default(),
         channel,
         catalogs,
+        clock,
     });
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
-        .enable_time()
         .build_local(LocalOptions::default())?;
     runtime.block_on(async {
         spawn_local(worker.clone().compare());
@@ -149,7 +151,7 @@ impl Worker {
     /// that are full are told as they end.
     async fn compare(self: Rc<Self>) {
         loop {
-            tokio::time::sleep(COMPARISON).await;
+            self.clock.sleep(COMPARISON).await;
             let news: Vec<Summed> =
                 self.sessions.borrow_mut().values_mut().filter_map(Told::news).collect();
             if !news.is_empty() {
@@ -188,14 +190,14 @@ impl Worker {
         };
         let arrival = match self.lobby.host(number, entry::greet(socket, tls)).await {
             Err(lingered) => return Err(lingered.to_string()),
-            Ok(Err(failed)) => return turn_away(failed).await,
+            Ok(Err(failed)) => return turn_away(failed, &self.clock).await,
             Ok(Ok(arrival)) => arrival,
         };
         let Arrival { mut stream, wants, packet } = arrival;
         let (admission, upstream) = match self.ask(number, wants.clone()).await {
             Answer::Admitted(admission, upstream) => (admission, upstream),
             Answer::Refused(refusal) => {
-                say(&mut stream, &refusal.report().encode()).await;
+                say(&mut stream, &refusal.report().encode(), &self.clock).await;
                 return Ok(());
             }
         };
@@ -215,12 +217,12 @@ impl Worker {
                 let judging = self.judging.clone();
                 let mut court = ClientCourt::new(profile, judging, needs_ledger, watched.clone());
                 if let Err(denial) = court.judge_startup(&packet) {
-                    say(&mut stream, &denial.encode(Severity::Fatal)).await;
+                    say(&mut stream, &denial.encode(Severity::Fatal), &self.clock).await;
                     return Err(format!("it may not start so: {}", denial.detail));
                 }
                 self.sessions.borrow_mut().insert(number, Told::nothing(&court));
                 if let Some(database) = &watched {
-                    self.catalogs.prepare(database).await;
+                    self.catalogs.prepare(database, &self.clock).await;
                 }
                 Some(court)
             }
@@ -228,13 +230,14 @@ impl Worker {
         let tls = tls.filter(|_| matches!(stream, Stream::Tls(_)));
         let tls = tls.map(|tls| (tls, stream.certificate()));
         let upstream = Socket::given(upstream).map_err(|error| error.to_string())?;
-        let introduced = timeout(INTRODUCTION, entry::introduce(upstream, tls, &packet)).await;
+        let introduced =
+            self.clock.timeout(INTRODUCTION, entry::introduce(upstream, tls, &packet)).await;
         let introduced = introduced.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
         let mut upstream = match introduced {
             Ok(upstream) => upstream,
             Err(error) => {
                 let refusal = Refusal::unreachable(&error.to_string());
-                say(&mut stream, &refusal.report().encode()).await;
+                say(&mut stream, &refusal.report().encode(), &self.clock).await;
                 return Err(format!("the server: {error}"));
             }
         };
@@ -247,9 +250,9 @@ impl Worker {
         let Some(court) = &mut court else {
             // The server says nothing, and closes.
             let mut nothing = [0; 1];
-            let _ = timeout(FAREWELL, upstream.read(&mut nothing)).await;
+            let _ = self.clock.timeout(FAREWELL, upstream.read(&mut nothing)).await;
             // libpq takes an end without a word of TLS for an error.
-            let _ = timeout(FAREWELL, stream.shutdown()).await;
+            let _ = self.clock.timeout(FAREWELL, stream.shutdown()).await;
             return Ok(());
         };
         court.summed_so_far(session.counts().sent_bytes, session.sum());
@@ -262,7 +265,7 @@ impl Worker {
                 if session.is_between_answers() {
                     words.append(&mut broken.report());
                 }
-                say(&mut stream, &words).await;
+                say(&mut stream, &words, &self.clock).await;
                 Err(broken.to_string())
             }
         }
@@ -272,7 +275,7 @@ impl Worker {
         let (asker, answer) = oneshot::channel();
         self.waiting.borrow_mut().insert(number, asker);
         self.tell(&Word::Arrived { number, wants });
-        let answer = timeout(ADMISSION, answer).await;
+        let answer = self.clock.timeout(ADMISSION, answer).await;
         self.waiting.borrow_mut().remove(&number);
         match answer {
             Ok(Ok(answer)) => answer,
@@ -329,7 +332,7 @@ impl Refusal {
     }
 }
 
-async fn turn_away(failed: Failed) -> Result<(), String> {
+async fn turn_away(failed: Failed, clock: &Clock) -> Result<(), String> {
     let Failed { stream, why } = failed;
     if let Unwelcome::Io(error) = &why
         && error.kind() == io::ErrorKind::UnexpectedEof
@@ -346,13 +349,13 @@ async fn turn_away(failed: Failed) -> Result<(), String> {
             detail: None,
             hint: None,
         };
-        say(&mut stream, &report.encode()).await;
+        say(&mut stream, &report.encode(), clock).await;
     }
     Err(why.to_string())
 }
 
 /// The last words.
-async fn say(stream: &mut Stream, words: &[u8]) {
+async fn say(stream: &mut Stream, words: &[u8], clock: &Clock) {
     let said = async {
         stream.write_all(words).await?;
         stream.shutdown().await?;
@@ -367,5 +370,5 @@ async fn say(stream: &mut Stream, words: &[u8]) {
         }
     };
     // A client that doesn't listen misses them.
-    let _ = timeout(FAREWELL, said).await;
+    let _ = clock.timeout(FAREWELL, said).await;
 }

@@ -30,6 +30,7 @@ use lru::LruCache;
 use tokio::sync::{Notify, mpsc::UnboundedSender};
 
 use super::{
+    clock::Clock,
     rulebook::Rulebook,
     wire::{Channel, Ticket},
 };
@@ -188,7 +189,7 @@ impl Catalogs {
     }
 
     /// A first look, without keeping anybody else waiting.
-    pub(super) async fn prepare(&self, database: &Arc<Database>) {
+    pub(super) async fn prepare(&self, database: &Arc<Database>, clock: &Clock) {
         let looked = async {
             loop {
                 let tidings = database.tidings.notified();
@@ -205,7 +206,7 @@ impl Catalogs {
                 tidings.await;
             }
         };
-        if tokio::time::timeout(FIRST_PATIENCE, looked).await.is_err() {
+        if clock.timeout(FIRST_PATIENCE, looked).await.is_err() {
             database.is_stuck.store(true, Ordering::Release);
         }
     }

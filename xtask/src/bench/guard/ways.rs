@@ -104,6 +104,11 @@ impl Spent {
     }
 }
 
+/// Runs a program in a session of its own, as a service manager does. The kernel's scheduler shares processors out between
+/// sessions (`sched_autogroup_enabled`): in the load's own, what the agent does on another processor takes from the
+/// load's share on this one, and that decides whether proxies meet their clients one by one or many at a time.
+const APART: &str = "setsid";
+
 /// An agent as it is installed, with its guard in front of one server.
 pub struct Guard {
     agent: Agent,
@@ -117,6 +122,7 @@ impl Guard {
             let _off_it = Pinned::off_it()?;
             Agent::builder()
                 .program(program)
+                .under(&[APART])
                 .configuration(&postgres.guarded("environment = \"production\""))
                 .start()?
         };
