@@ -279,17 +279,17 @@ peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
 open(sys.argv[1], 'a').write(f'{peak}\\n')
 sys.exit(code)";
 
-/// A million statements, of which some 200,000 changed something, in memory that doesn't grow with them.
+/// Of 600,000 statements over 100,000 changed something, in memory that doesn't grow with them.
 #[test]
-fn a_million_rows_are_reported_in_bounded_memory() {
+fn many_rows_are_reported_in_bounded_memory() {
     const PEAK_KIB: u64 = 400 << 10;
     let folder = tempfile::tempdir().unwrap();
     let (first_us, last_us) = (1_795_442_400_000_000, 1_795_528_800_000_000);
     let rows = dbwarden_tests::rows::Rows {
-        n_rows: 1_000_000,
+        n_rows: 600_000,
         first_us,
         last_us,
-        segment_rows: 100_000,
+        segment_rows: 50_000,
         seed: 1,
     };
     rows.write(folder.path()).unwrap();
@@ -317,9 +317,9 @@ fn a_million_rows_are_reported_in_bounded_memory() {
     assert_eq!(code, Some(0), "{stderr}");
     let report: Value = serde_json::from_slice(&fs::read(json).unwrap()).unwrap();
     let n = left_out(&report)[0] + sequences(&report).len() as u64;
-    assert_eq!(n, 1_000_000);
+    assert_eq!(n, 600_000);
     let n_changes = sequences(&report).len();
-    assert!(n_changes > 150_000, "{n_changes}");
+    assert!(n_changes > 100_000, "{n_changes}");
     drop(report);
 
     let (code, csv, stderr) = run(&[], "report.csv");
