@@ -321,6 +321,7 @@ fn entries(scripts: &[Script], in_turn: bool) -> Vec<Entry> {
             redacted_error: None,
             transaction: Some(script.transaction),
             judgement: None,
+            approval: None,
             truncated_bytes: 0,
             lost_bytes: 0,
             joined_midstream: false,

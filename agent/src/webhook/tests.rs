@@ -45,6 +45,7 @@ fn webhook(url: String, secret_file: Option<PathBuf>) -> Webhook {
         min_severity: Severity::Low,
         rules: Vec::new(),
         dry_run: false,
+        approvals: true,
         timeout: Span(Duration::from_millis(300)),
         give_up: Span(Duration::from_secs(60)),
         certificate: None,

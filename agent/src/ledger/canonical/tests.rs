@@ -30,6 +30,12 @@ pub fn groups(entry: &Entry, literals: Literals) -> Groups {
             &episode.origin
         }
         Entry::Outbound(outbound) => &outbound.origin,
+        Entry::Approval(approval) => {
+            if let Some(half) = TextHalf::of_approval(approval, literals) {
+                encode_facts(half, &mut groups.facts);
+            }
+            &approval.origin
+        }
     };
     encode_origin(origin, &mut groups.origin);
     encode_row(entry, literals, &mut groups.row);
