@@ -4,12 +4,14 @@
 //! `policy` says what becomes of it. It is a process of its own without rights (`serve`), to which the service
 //! hands its sockets.
 
+mod approvals;
 mod behind;
 mod catalog;
 mod client_ca;
 mod court;
 mod entry;
 mod estimating;
+mod holds;
 #[cfg(test)]
 mod hostile;
 mod judging;

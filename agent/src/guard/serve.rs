@@ -11,6 +11,7 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 use super::{
     catalog::Catalogs,
+    holds::Holds,
     rulebook::Rulebook,
     wire::{Channel, Number, Order, Word},
     worker::{self, Answer, Task},
@@ -29,7 +30,8 @@ pub fn serve() -> io::Result<()> {
     confine::give_up_rights(&[(Resource::RLIMIT_NOFILE, most_files), (Resource::RLIMIT_CORE, 0)])?;
     let channel = Arc::new(Channel::new(confine::standard_input()?));
     let catalogs = Catalogs::start(channel.clone())?;
-    let mut workers = Workers { channel: channel.clone(), catalogs, tasks: Vec::new() };
+    let (holds, tasks) = (Holds::default(), Vec::new());
+    let mut workers = Workers { channel: channel.clone(), catalogs, holds, tasks };
     let mut newest: Option<Arc<Rulebook>> = None;
     while let Some((order, socket)) = channel.receive::<Order>()? {
         match (order, socket) {
@@ -61,6 +63,9 @@ pub fn serve() -> io::Result<()> {
                 let answer = Answer::Refused(refusal);
                 workers.tell(number, Task::Answer { number, answer });
             }
+            (Order::Approval { number, answer }, _) => {
+                workers.tell(number, Task::Approval { number, answer });
+            }
             (Order::Ledger { down }, _) => workers.tell_all(down.map(Into::into)),
             (Order::CatalogSocket { ticket, refused }, socket) => {
                 let none = || refused.unwrap_or_else(|| "the socket did not come along".to_owned());
@@ -78,6 +83,7 @@ pub fn serve() -> io::Result<()> {
 struct Workers {
     channel: Arc<Channel>,
     catalogs: Catalogs,
+    holds: Holds,
     tasks: Vec<UnboundedSender<Task>>,
 }
 
@@ -95,9 +101,9 @@ impl Workers {
         for _ in 0..n {
             let (sender, tasks) = unbounded_channel();
             let (rules, channel) = (rules.clone(), self.channel.clone());
-            let catalogs = self.catalogs.clone();
+            let (catalogs, holds) = (self.catalogs.clone(), self.holds.clone());
             thread::Builder::new().name("sessions".into()).spawn(move || {
-                if let Err(error) = worker::work(rules, channel, catalogs, tasks) {
+                if let Err(error) = worker::work(rules, channel, catalogs, holds, tasks) {
                     tracing::error!(%error, "a thread of the guard can't work");
                     // Without it its share of the clients would wait for ever.
                     std::process::exit(1);

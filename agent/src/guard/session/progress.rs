@@ -44,6 +44,16 @@ impl Progress {
         self.marks.is_empty() && !self.is_open
     }
 
+    /// Parts of a segment are at the server, and its end isn't.
+    pub(super) fn is_open(&self) -> bool {
+        self.is_open
+    }
+
+    /// The parts of a segment have not been sent after all.
+    pub(super) fn take_back(&mut self) {
+        self.is_open = false;
+    }
+
     pub(super) fn request(&mut self) -> Result<(), TooMany> {
         self.mark(Mark::Request)
     }

@@ -28,6 +28,8 @@ fn denial() -> Denial {
         message: "no DROP".into(),
         detail: "rule test:drop".into(),
         hint: Cow::Borrowed("Don't."),
+        approval: None,
+        needs: None,
     }
 }
 
