@@ -18,7 +18,7 @@ fn a_held_statement_goes_on_when_it_was_approved() -> Result<()> {
     let id = waiting.id.clone();
     for expected in [
         "NOTICE:  WA001: dbwarden: deletes are looked at first (waiting for approval apr-",
-        "rule hold-deletes; effects: read, delete; tables: customers",
+        "rule hold-deletes; effects: delete; tables: customers",
         &format!("Ask a member of dba to run `dbwarden approvals approve {id}`"),
     ] {
         ensure!(waiting.notice.contains(expected), "{expected}: {}", waiting.notice);

@@ -21,7 +21,7 @@ fn psql_gets_a_ticket_and_passes_when_it_comes_again() -> Result<()> {
     let id = id(&told)?;
     for expected in [
         "ERROR:  WA001: dbwarden: updates need a ticket (approval apr-",
-        "rule ticket-updates; effects: read, update; tables: customers",
+        "rule ticket-updates; effects: update; tables: customers",
         &format!("Ask a member of dba to run `dbwarden approvals approve {id}`"),
     ] {
         ensure!(told.contains(expected), "{expected}: {told}");

@@ -1,5 +1,7 @@
 //! Sessions as tables: what either side says, and what the other one gets.
 
+mod approvals;
+
 use std::{borrow::Cow, sync::Arc};
 
 use super::{Broken, Output};
