@@ -232,10 +232,9 @@ impl Registry {
         // One is enough to tell why, and there may be many.
         let mut told = false;
         for request in newest {
-            if !request.binding.resembles(&ask.binding)
-                && !(request.facts.fingerprint == ask.facts.fingerprint
-                    && request.binding.server == ask.binding.server)
-            {
+            let is_alike = request.facts.fingerprint == ask.facts.fingerprint
+                && request.binding.server == ask.binding.server;
+            if !is_alike && !request.binding.resembles(&ask.binding) {
                 continue;
             }
             let differences = request.binding.differences(&ask.binding);

@@ -11,7 +11,9 @@ use super::session::Tiding;
 
 /// Shared by all workers: a request to cancel comes on a connection of its own.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Holds(Arc<Mutex<HashMap<Box<[u8]>, UnboundedSender<Tiding>>>>);
+pub(super) struct Holds(Arc<Mutex<Sessions>>);
+
+type Sessions = HashMap<Box<[u8]>, UnboundedSender<Tiding>>;
 
 /// A session's place among them, while it waits.
 #[derive(Debug)]
@@ -34,7 +36,7 @@ impl Holds {
         session.is_some_and(|session| session.send(Tiding::Cancelled).is_ok())
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Box<[u8]>, UnboundedSender<Tiding>>> {
+    fn lock(&self) -> MutexGuard<'_, Sessions> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

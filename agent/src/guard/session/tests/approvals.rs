@@ -317,3 +317,84 @@ fn where_nobody_can_be_asked_it_is_denied() {
     play.context(b'I');
     assert_eq!(play.court.questions.len(), 1);
 }
+
+/// splitmix64
+fn draw(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut z = *state;
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// Whatever either side and the service say, in whatever order: no more goes on than was let pass.
+#[test]
+fn nothing_passes_that_nobody_has_let_pass() {
+    let from_client = [
+        query("DELETE FROM t"),
+        query("SELECT 1"),
+        query("BEGIN"),
+        parse("", "DELETE FROM t"),
+        parse("s", "BEGIN"),
+        bind("", ""),
+        bind("p", "s"),
+        execute(""),
+        execute("p"),
+        sync(),
+        message(b'H', b""),
+        message(b'D', b"P\0"),
+        message(b'C', b"Ss\0"),
+        message(b'd', b"x"),
+        message(b'X', b""),
+    ];
+    let from_server = [
+        ready(),
+        message(b'Z', b"T"),
+        message(b'Z', b"E"),
+        message(b'1', b""),
+        message(b'2', b""),
+        message(b'3', b""),
+        message(b'C', b"SELECT 1\0"),
+        message(b'D', b"\0\x01\0\0\0\x01x"),
+        message(b'N', b"SNOTICE\0\0"),
+        message(b'S', b"client_encoding\0UTF8\0"),
+        message(b'E', b"SERROR\0C42601\0M?\0\0"),
+    ];
+    for seed in 0..3_000 {
+        let mut state = seed;
+        let mut play = Play::new([usize::MAX, 1, 5][seed as usize % 3]);
+        let (mut n_let_pass, mut sent) = (0, Vec::new());
+        for _ in 0..40 {
+            let at = draw(&mut state) as usize;
+            let (session, court, out) = (&mut play.session, &mut play.court, &mut play.out);
+            let outcome = match draw(&mut state) % 8 {
+                0..4 => session.client_bytes(&from_client[at % from_client.len()], court, out),
+                4 | 5 => session.server_bytes(&from_server[at % from_server.len()], court, out),
+                6 if session.waits() && matches!(at % 7, 0 | 1) && !court.questions.is_empty() => {
+                    n_let_pass += 1;
+                    court.questions.clear();
+                    session.hear(pass(), court, out)
+                }
+                _ => {
+                    let tiding = match at % 5 {
+                        0 => wait(),
+                        1 => ticket(),
+                        2 => Tiding::Answer(Answer::Again { id: id() }),
+                        3 => Tiding::TimedOut,
+                        _ => Tiding::Cancelled,
+                    };
+                    session.hear(tiding, court, out)
+                }
+            };
+            sent.append(&mut play.out.to_server);
+            if outcome.is_err() {
+                break;
+            }
+            assert!(play.session.has_room());
+        }
+        let deletes = query("DELETE FROM t");
+        let n_sent = sent.windows(deletes.len()).filter(|bytes| **bytes == *deletes).count();
+        assert!(n_sent <= n_let_pass, "seed {seed}: {n_sent} of {n_let_pass}");
+        assert_eq!(play.session.counts().sent_bytes, sent.len() as u64, "seed {seed}");
+    }
+}
