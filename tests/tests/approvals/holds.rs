@@ -178,3 +178,45 @@ fn in_the_extended_protocol_it_waits_as_well() -> Result<()> {
     ensure!(lines[0].contains("(waiting for approval apr-"), "{approver}");
     Ok(())
 }
+
+const ASYNCPG: &str = r#"
+import asyncio, asyncpg, sys
+async def main():
+    c = await asyncpg.connect(sys.argv[1])
+    c.add_log_listener(lambda c, m: print(m.message, flush=True))
+    print(await c.execute("DELETE FROM customers WHERE id = $1", 12), flush=True)
+    try:
+        async with c.transaction():
+            await c.execute("UPDATE customers SET name = $1 WHERE id = $2", "x", 13)
+    except asyncpg.PostgresError as e:
+        print(e.sqlstate, flush=True)
+    print(await c.fetchval("SELECT count(*) FROM customers"), flush=True)
+    await c.close()
+asyncio.run(main())
+"#;
+
+/// It prepares first and asks for the answer without an end of the segment.
+#[test]
+fn asyncpg_waits_as_well() -> Result<()> {
+    need_root!();
+    let office = Office::open()?;
+    let mut client = python()?;
+    let guard = office.postgres().guard_port().unwrap_or_default();
+    let url = format!("postgresql://app@127.0.0.1:{guard}/postgres?sslmode=disable");
+    client.args(["-c", ASYNCPG, &url]);
+    let told = std::thread::scope(|scope| -> Result<String> {
+        let run = scope.spawn(move || said(&mut client));
+        let open = await_until("a request", || {
+            let text = String::from_utf8(office.approvals(BOB, &["list"])?.stdout)?;
+            Ok(text.contains("\"state\":\"open\"").then_some(text))
+        })?;
+        let locks = "SELECT count(*) FROM pg_locks WHERE relation = 'customers'::regclass";
+        ensure!(office.postgres().psql(Via::Tcp, locks)? == "0");
+        office.approved(BOB, &id(&open)?)?;
+        run.join().unwrap_or_else(|_| anyhow::bail!("it panicked"))
+    })?;
+    let lines: Vec<&str> = told.lines().collect();
+    ensure!(lines.contains(&"DELETE 1") && lines.contains(&"WA001"), "{told}");
+    ensure!(lines.last() == Some(&"99"), "{told}");
+    Ok(())
+}

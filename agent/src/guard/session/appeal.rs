@@ -27,17 +27,16 @@ pub(super) fn appeal(
     shared: &mut Shared,
 ) -> Result<(), Stop> {
     let Err(denial) = judged else { return Ok(()) };
-    let begins = !shared.progress.is_open();
-    match shared.approvals.appeal(denial, subject(), begins) {
+    match shared.approvals.appeal(denial, subject(), begins(shared)) {
         Appeal::Passes => Ok(()),
         Appeal::Denied(denial) => Err(Stop::Denied(denial)),
         Appeal::Waits => Err(Stop::Waits),
     }
 }
 
-/// Nothing of the segment is at the server yet.
+/// Nothing that runs is at the server yet of this segment.
 pub(super) fn begins(shared: &Shared) -> bool {
-    !shared.progress.is_open() || !shared.approvals.kept.is_empty()
+    !shared.progress.is_bound()
 }
 
 /// What becomes of a part that runs nothing: it `waits` with what it belongs to, as others do that come after one that

@@ -52,6 +52,8 @@ pub(super) struct Waits {
     pub denial: Denial,
     /// As far as its session can wait.
     pub verdict: Verdict,
+    /// Parts of its segment are at the server, and no end of that.
+    pub after_parts: bool,
     /// The client was told to wait for this one.
     pub id: Option<Arc<str>>,
     /// As the server says, where there is one.
@@ -134,10 +136,18 @@ impl Approvals {
             needs,
             denial,
             verdict,
+            after_parts: false,
             id: None,
             statement_timeout: None,
         });
         Appeal::Waits
+    }
+
+    /// Parts of its segment, which only prepare, have been sent before it.
+    pub(super) fn comes_after_parts(&mut self) {
+        if let Stage::Settling(waits) = &mut self.stage {
+            waits.after_parts = true;
+        }
     }
 
     pub(super) fn decided(&mut self, decision: Decision) {

@@ -87,9 +87,14 @@ impl Names<'_> {
             message(frontend::EXECUTE, &[name, b"\0\0\0\0"]),
             message(frontend::CLOSE, &[b"P", name]),
             message(frontend::CLOSE, &[b"S", name]),
-            message(frontend::SYNC, &[]),
+            sync(),
         ])
     }
+}
+
+/// Ends a segment.
+pub(super) fn sync() -> Vec<u8> {
+    message(frontend::SYNC, &[])
 }
 
 fn message(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
@@ -147,6 +152,8 @@ pub(super) struct Reader {
     bytes: Vec<u8>,
     columns: Option<Vec<Option<String>>>,
     has_failed: bool,
+    /// What comes first, up to `ReadyForQuery`, is the answer to what the client has asked before.
+    is_before: bool,
 }
 
 /// What came of some bytes.
@@ -159,6 +166,11 @@ pub(super) enum Read {
 }
 
 impl Reader {
+    /// `is_before`: the end of a segment of the client's was put before the question.
+    pub(super) fn new(is_before: bool) -> Self {
+        Self { is_before, ..Self::default() }
+    }
+
     /// Takes messages from the front of `bytes`; those that are for the client are put into `aside`.
     pub(super) fn read(&mut self, bytes: &mut &[u8], aside: &mut Vec<u8>) -> Read {
         loop {
@@ -175,6 +187,9 @@ impl Reader {
             let message = std::mem::take(&mut self.bytes);
             let body = message.get(5..).unwrap_or_default();
             match message.first() {
+                // The client has yet to ask for its end.
+                Some(b'Z') if self.is_before => self.is_before = false,
+                Some(_) if self.is_before => aside.extend_from_slice(&message),
                 Some(b'Z') => return Read::Done,
                 Some(b'D') => self.columns = columns(body),
                 Some(b'E') => self.has_failed = true,

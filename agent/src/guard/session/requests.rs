@@ -77,6 +77,7 @@ impl Requests {
                         // Only the first message of these bytes can have begun before them.
                         Ok(Fate::Passes) => {
                             release(place, shared, court, out);
+                            passes(message.tag, shared);
                             out.append(&mut self.waiting);
                             let end = place.after(out) + between(from, rest).len() as u64;
                             let summed = shared.sums.add(end, &message);
@@ -97,7 +98,9 @@ impl Requests {
                             approvals.held.append(&mut self.waiting);
                             approvals.held.extend_from_slice(at);
                             approvals.kept_readings.clear();
-                            shared.progress.take_back();
+                            if shared.progress.take_back() {
+                                approvals.comes_after_parts();
+                            }
                             return Ok(&[]);
                         }
                         Ok(Fate::Replaced(other)) => {
@@ -152,6 +155,7 @@ impl Requests {
                 // Neither is the fate of a message that isn't there as a whole.
                 Some(Ok(Fate::Passes | Fate::Kept | Fate::Waits)) => {
                     release(place, shared, court, out);
+                    self.deframer.tag_under_way().into_iter().for_each(|tag| passes(tag, shared));
                     out.append(&mut self.waiting);
                     self.fate = Some(Fate::Passes);
                 }
@@ -205,6 +209,15 @@ fn replace(
     summed.into_iter().for_each(|sum| court.summed(sum));
 }
 
+/// A message goes to the server.
+fn passes(tag: u8, shared: &mut Shared) {
+    match tag {
+        frontend::BIND | frontend::EXECUTE => shared.progress.passes(true),
+        frontend::PARSE | frontend::DESCRIBE | frontend::CLOSE => shared.progress.passes(false),
+        _ => {}
+    }
+}
+
 /// Sends what has waited for the message that comes now.
 fn release(place: Place, shared: &mut Shared, court: &mut dyn Court, out: &mut Vec<u8>) {
     if shared.approvals.kept.is_empty() {
@@ -216,6 +229,7 @@ fn release(place: Place, shared: &mut Shared, court: &mut dyn Court, out: &mut V
         let [_, len @ ..] = *header;
         let len = u32::from_be_bytes(len) as usize + 1;
         let Some((message, after)) = rest.split_at_checked(len) else { break };
+        passes(header[0], shared);
         replace(message, place, shared, court, out);
         rest = after;
     }

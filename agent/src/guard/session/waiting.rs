@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use super::{
     Broken, Output, Session,
     approval::{Decision, Stage, Waits},
-    context::{Names, Read, Reader},
+    context::{Names, Read, Reader, sync},
 };
 use crate::{
     approval::{Answer, Context, Over},
@@ -140,9 +140,13 @@ impl Session {
     ) -> Result<(), Broken> {
         self.shared.approvals.n_asked += 1;
         let messages = names(&waits.needs).messages(self.shared.approvals.n_asked);
-        let Some(messages) = messages else {
+        let Some(mut messages) = messages else {
             return self.resume(Decision::Denied(waits.denial), court, out);
         };
+        if waits.after_parts {
+            // They have prepared something, and hold what they have looked at.
+            messages.insert(0, sync());
+        }
         for message in messages {
             let Self { shared, .. } = self;
             out.to_server.extend_from_slice(&message);
@@ -151,7 +155,9 @@ impl Session {
             summed.into_iter().for_each(|sum| court.summed(sum));
         }
         court.summed_so_far(self.shared.counts.sent_bytes, self.shared.sums.current());
-        self.shared.approvals.stage = Stage::Context(waits, Reader::default());
+        let reader = Reader::new(waits.after_parts);
+        let waits = Waits { after_parts: false, ..waits };
+        self.shared.approvals.stage = Stage::Context(waits, reader);
         Ok(())
     }
 

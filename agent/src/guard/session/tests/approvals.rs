@@ -236,6 +236,40 @@ fn it_goes_on_as_it_came_with_what_came_after_it() {
     }
 }
 
+/// As asyncpg does: `Parse`, `Describe` and `Flush`, and the rest when these are answered.
+#[test]
+fn what_was_prepared_in_the_same_segment_holds_nothing_up() {
+    let first = [parse("s", "DELETE FROM t"), message(b'D', b"Ss\0"), message(b'H', b"")];
+    let then = [bind("", "s"), execute(""), sync()];
+    let answers = [message(b'1', b""), message(b't', b"\0\0"), message(b'n', b"")];
+    for piece in PIECES {
+        for is_answered in [true, false] {
+            let mut play = Play::new(piece);
+            play.client(&first);
+            assert_eq!(play.server_gets(), first.concat());
+            if is_answered {
+                play.server(&answers);
+                assert_eq!(play.client_gets(), answers.concat());
+            }
+            play.client(&then);
+            // The guard ends the segment, and nobody hears of that.
+            let asked = play.server_gets();
+            assert!(asked.starts_with(&[sync(), b"P".to_vec()].concat()));
+            play.out.to_server = asked[sync().len()..].to_vec();
+            if !is_answered {
+                play.server(&answers);
+                assert_eq!(play.client_gets(), answers.concat());
+            }
+            play.server(&[ready()]);
+            assert!(play.client_gets().is_empty());
+            play.context(b'I');
+            assert_eq!(play.question().verdict, Verdict::Hold);
+            play.hear(pass());
+            assert_eq!(play.server_gets(), then.concat());
+        }
+    }
+}
+
 #[test]
 fn a_ticket_fails_and_what_comes_after_it_goes_on() {
     for piece in PIECES {
