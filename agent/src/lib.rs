@@ -1,6 +1,7 @@
 //! dbwarden: sees every statement that reaches the databases of a host, and who really sent it.
 
 pub mod analyst;
+pub mod approval;
 pub mod capture;
 pub mod cli;
 pub mod config;

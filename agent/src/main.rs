@@ -11,6 +11,7 @@ fn main() -> ExitCode {
     let answer = || match &arguments.command {
         Command::Run(run) => cli::run(run),
         Command::Watch(watch) => cli::watch(common, watch),
+        Command::Approvals(arguments) => cli::approvals(common, arguments),
         Command::Quarantine(arguments) => cli::quarantine(common, arguments),
         Command::Whois(who) => cli::whois(common, who),
         Command::Status => cli::status(common),

@@ -127,7 +127,7 @@ fn measure(mix: &str, mut entries: Vec<Entry>, n_rows: usize) -> Result<()> {
 fn times(entries: &[Entry]) -> impl Iterator<Item = WallTime> {
     entries.iter().filter_map(|entry| match entry {
         Entry::Statement(record) => Some(record.time),
-        Entry::Occurrence(_) | Entry::Finding(_) | Entry::Outbound(_) => None,
+        _ => None,
     })
 }
 
@@ -147,7 +147,7 @@ fn peak_mib() -> Result<f64> {
 fn entries_mib(entries: &[Entry]) -> f64 {
     let lists = entries.iter().map(|entry| match entry {
         Entry::Statement(record) => record.keys.len() * 80,
-        Entry::Occurrence(_) | Entry::Finding(_) | Entry::Outbound(_) => 0,
+        _ => 0,
     });
     (size_of_val(entries) + lists.sum::<usize>()) as f64 / f64::from(1 << 20)
 }
@@ -321,6 +321,7 @@ fn entries(scripts: &[Script], in_turn: bool) -> Vec<Entry> {
             redacted_error: None,
             transaction: Some(script.transaction),
             judgement: None,
+            approval: None,
             truncated_bytes: 0,
             lost_bytes: 0,
             joined_midstream: false,

@@ -23,6 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct AgentBuilder {
     program: Option<PathBuf>,
     ledger: String,
+    control: String,
     configuration: String,
     arguments: Vec<String>,
     under: Vec<String>,
@@ -39,6 +40,13 @@ impl AgentBuilder {
     pub fn ledger(mut self, toml: &str) -> Self {
         self.ledger.push_str(toml);
         self.ledger.push('\n');
+        self
+    }
+
+    /// More of the configuration's `[control]`, in TOML.
+    pub fn control(mut self, toml: &str) -> Self {
+        self.control.push_str(toml);
+        self.control.push('\n');
         self
     }
 
@@ -76,8 +84,9 @@ impl AgentBuilder {
         let control = folder.path().join("control.sock");
         let file = folder.path().join("config.toml");
         let configuration = format!(
-            "[control]\nsocket = \"{}\"\n[ledger]\ndirectory = \"{at}/ledger\"\nkeys = \"{at}/keys\"\n{}{}",
+            "[control]\nsocket = \"{}\"\n{}[ledger]\ndirectory = \"{at}/ledger\"\nkeys = \"{at}/keys\"\n{}{}",
             control.display(),
+            self.control,
             self.ledger,
             self.configuration,
             at = folder.path().display(),

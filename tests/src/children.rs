@@ -2,7 +2,7 @@
 
 use std::{
     path::Path,
-    process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio},
+    process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
 
@@ -79,6 +79,11 @@ impl Running {
     /// Its input and output, where both are pipes that nobody has taken.
     pub fn pipes(&mut self) -> Option<(ChildStdin, ChildStdout)> {
         Some((self.child.stdin.take()?, self.child.stdout.take()?))
+    }
+
+    /// Its standard error, where that is a pipe that nobody has taken.
+    pub fn errors(&mut self) -> Option<ChildStderr> {
+        self.child.stderr.take()
     }
 
     pub(crate) fn child(&mut self) -> &mut Child {

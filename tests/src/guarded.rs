@@ -89,6 +89,16 @@ impl Guarded {
         Self::led(Self::start_with(agent, server, rules, "policy", "steer = true", "")?)
     }
 
+    /// Likewise, by this agent.
+    pub fn start_by(
+        agent: AgentBuilder,
+        server: PostgresBuilder,
+        rules: &str,
+        of_server: impl Fn(&Postgres) -> String,
+    ) -> Result<Self> {
+        Self::start_as(agent, server, rules, "guard", "steer = false", of_server)
+    }
+
     fn led(guarded: Self) -> Result<Self> {
         guarded.agent.await_steering()?;
         Ok(guarded)

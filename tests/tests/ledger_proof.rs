@@ -175,6 +175,7 @@ fn record(time: WallTime, sequence: u64, origin: &Arc<Origin>, facts: &Arc<Facts
         redacted_error: None,
         transaction: None,
         judgement: None,
+        approval: None,
         truncated_bytes: 0,
         lost_bytes: 0,
         joined_midstream: false,

@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand, and what their results mean as exit codes.
 
 mod analyst;
+mod approvals;
 mod ask;
 mod clock;
 mod csv;
@@ -34,6 +35,7 @@ use std::{io, io::IsTerminal, path::PathBuf, process::ExitCode};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use analyst::analyst;
+pub use approvals::{ApprovalsArguments, approvals};
 pub use doctor::doctor;
 pub use findings::{Findings, findings};
 pub use guard::guard;
@@ -167,6 +169,12 @@ pub enum Command {
     /// A rule with @verdict("cut") ends a connection, and puts whoever it was into quarantine for the
     /// time that [enforce] says.
     Quarantine(QuarantineArguments),
+    /// Show statements that wait for people, approve them, deny them
+    ///
+    /// A rule with @verdict("hold") keeps a statement waiting in its session, one with @verdict("ticket") makes it
+    /// fail with SQLSTATE WA001 until it was approved and is sent again. Requests end with the service and with the
+    /// guard: what is open then is denied.
+    Approvals(ApprovalsArguments),
     /// Let clients get to guarded servers again while the service is gone
     ///
     /// Where a [[server]] says on_guard_down = "refuse" (the default), nobody gets to it while no guard stands, also

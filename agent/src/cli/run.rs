@@ -17,6 +17,7 @@ use tracing::{info, warn};
 
 use super::Answer;
 use crate::{
+    approval::{Desk, Limits},
     config::{self, HookChoice, LogLevel},
     control::{self, Access, HOST_LOCK, HostLock, LedgerPlace, Listener, Service},
     enforce::Quarantine,
@@ -61,6 +62,11 @@ pub fn run(arguments: &Run) -> Result<Answer> {
     // Beside the ledger's folder.
     let book = settings.ledger.directory.with_file_name("quarantine.json");
     service.quarantine = Arc::new(Quarantine::open(&book)?);
+    let config::Approvals { ttl, hold, break_glass } = settings.approvals.clone();
+    let limits = Limits { ttl: ttl.0, hold: hold.0, break_glass };
+    let (open, host) = (book.with_file_name("approvals.json"), pipeline::host(&settings.host));
+    let desk = Desk::open(limits, &open, &host, pipeline::wall_time());
+    service.desk = Arc::new(desk.with_context(|| format!("can't use {}", open.display()))?);
     let service = Arc::new(service);
     let control = serve(listener, &settings.host.name, service.clone())?;
 

@@ -30,6 +30,7 @@ pub struct File {
     pub policy: Policy,
     pub enforce: Enforce,
     pub guard: Guard,
+    pub approvals: Approvals,
     pub label: Vec<Spanned<Label>>,
     pub region: Vec<Spanned<Region>>,
     pub webhook: Vec<Spanned<Webhook>>,
@@ -209,6 +210,14 @@ pub struct Guard {
     pub listen: Option<Spanned<Listen>>,
 }
 
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Approvals {
+    pub ttl: Option<Spanned<Span>>,
+    pub hold: Option<Spanned<Span>>,
+    pub break_glass: Option<Spanned<String>>,
+}
+
 /// An address for the one server that is guarded, or one for each.
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
@@ -244,6 +253,7 @@ pub struct Webhook {
     pub min_severity: Option<Severity>,
     pub rules: Option<Spanned<Vec<String>>>,
     pub dry_run: Option<bool>,
+    pub approvals: Option<bool>,
     pub timeout: Option<Spanned<Span>>,
     pub give_up: Option<Spanned<Span>>,
     pub certificate: Option<Spanned<PathBuf>>,

@@ -1,5 +1,6 @@
 //! The configuration: what the user wrote (`file`) becomes what the stages need (`settings`) here.
 
+mod approvals;
 mod copy;
 mod databases;
 mod error;
@@ -18,6 +19,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+pub use approvals::Approvals;
 pub use copy::LedgerCopy;
 pub use databases::DatabaseOf;
 pub use error::{Error, Mistake};

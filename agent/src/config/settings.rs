@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 use super::{
-    DatabaseOf, Enforce, LabelOn, Policy, RegionOf, Size, Span,
+    Approvals, DatabaseOf, Enforce, LabelOn, Policy, RegionOf, Size, Span,
+    approvals::approvals,
     copy::{LedgerCopy, copy},
     databases::databases,
     error::Complaint,
@@ -38,6 +39,7 @@ pub struct Settings {
     pub policy: Policy,
     pub enforce: Enforce,
     pub guard: Guard,
+    pub approvals: Approvals,
     #[serde(rename = "label", skip_serializing_if = "Vec::is_empty")]
     pub labels: Vec<LabelOn>,
     #[serde(rename = "region", skip_serializing_if = "Vec::is_empty")]
@@ -261,6 +263,7 @@ impl Settings {
             policy: Policy::default(),
             enforce: Enforce::default(),
             guard: Guard::default(),
+            approvals: Approvals::default(),
             labels: Vec::new(),
             regions: Vec::new(),
             webhooks: Vec::new(),
@@ -297,6 +300,8 @@ impl Settings {
             ));
         }
         let servers = servers(file.server)?;
+        let principals = principals(file.principal)?;
+        let groups: Vec<String> = principals.iter().flat_map(|rule| rule.groups.clone()).collect();
         Ok(Self {
             host: Host {
                 name: file.host.name.map(host_name).transpose()?.unwrap_or(defaults.host.name),
@@ -344,7 +349,8 @@ impl Settings {
             log: Log { level: file.log.level },
             guard: guard(file.guard, &servers)?,
             servers,
-            principals: principals(file.principal)?,
+            approvals: approvals(file.approvals, &groups)?,
+            principals,
             policy,
             enforce: enforce(file.enforce)?,
             labels: labels(file.label)?,

@@ -88,6 +88,10 @@ fn every_key_arrives() {
         bulk_rows = 500
         bulk_percent = 50
         listen = "127.0.0.1:6432"
+        [approvals]
+        ttl = "1h"
+        hold = "30s"
+        break_glass = "dba"
         [[server]]
         port = 5499
         exclude = true
@@ -124,6 +128,9 @@ fn every_key_arrives() {
     assert_eq!(settings.host.region.as_deref(), Some("eu-central"));
     assert_eq!(settings.control.socket, Path::new("/run/dbwarden/other.sock"));
     assert_eq!(settings.control.group.as_deref(), Some("dba"));
+    assert_eq!(settings.approvals.ttl, Span(Duration::from_secs(3_600)));
+    assert_eq!(settings.approvals.hold, Span(Duration::from_secs(30)));
+    assert_eq!(settings.approvals.break_glass.as_deref(), Some("dba"));
     assert_eq!(settings.capture.hooks, HookChoice::Syscalls);
     assert_eq!(settings.capture.ring_bytes, Size(32 << 20));
     assert_eq!(settings.capture.control_ring_bytes, Size(65_536));
@@ -226,7 +233,7 @@ fn a_mistake_says_where_what_and_what_is_allowed() {
         (
             "[hosts]\nname = \"a\"",
             "c.toml:1: unknown key `hosts`; did you mean `host`? (allowed: host, control, capture, \
-             ledger, telemetry, principal, server, policy, enforce, guard, label, region, webhook, log)\n    1 | [hosts]",
+             ledger, telemetry, principal, server, policy, enforce, guard, approvals, label, region, webhook, log)\n    1 | [hosts]",
         ),
         (
             "[[server]]\nname = \"a\"\nprot = 1",
@@ -337,6 +344,15 @@ fn a_mistake_says_where_what_and_what_is_allowed() {
             "[[server]]\nname = \"a\"\nport = 1\n[[server]]\nname = \"a\"\nport = 2",
             "c.toml:5: `name`: two [[server]] are called \"a\"; names must differ\n    5 | name = \
              \"a\"",
+        ),
+        (
+            "[approvals]\nbreak_glass = \"oncall\"",
+            "c.toml:2: `break_glass`: no [[principal]] has \"oncall\" among its `groups`\n    2 | \
+             break_glass = \"oncall\"",
+        ),
+        (
+            "[approvals]\nhold = \"2h\"",
+            "c.toml:2: `hold`: from 1s to 1h; 2h is not\n    2 | hold = \"2h\"",
         ),
         (
             "[[principal]]\nkind = \"robot\"\nname = \"x\"",

@@ -30,6 +30,8 @@ pub struct Webhook {
     pub rules: Vec<String>,
     /// Also what rules would have done that are only tried.
     pub dry_run: bool,
+    /// Also what is asked of approvers, and what they have decided.
+    pub approvals: bool,
     /// For an answer.
     pub timeout: Span,
     /// A message that isn't taken for so long is lost.
@@ -104,6 +106,7 @@ fn webhook(entry: Spanned<file::Webhook>) -> Result<Webhook, Complaint> {
         min_severity,
         rules,
         dry_run,
+        approvals,
         timeout,
         give_up,
         certificate,
@@ -147,6 +150,7 @@ fn webhook(entry: Spanned<file::Webhook>) -> Result<Webhook, Complaint> {
         min_severity: min_severity.unwrap_or(Severity::Low),
         rules: rules.map(patterns).transpose()?.unwrap_or_default(),
         dry_run: dry_run.unwrap_or(false),
+        approvals: approvals.unwrap_or(true),
         timeout: within("timeout", timeout, &TIMEOUTS)?.unwrap_or(TIMEOUT),
         give_up: within("give_up", give_up, &GIVE_UPS)?.unwrap_or(GIVE_UP),
         certificate: path("certificate", certificate)?,

@@ -1,10 +1,15 @@
 //! Who may use the control socket: decided by the kernel's word about the peer, never by the peer's own.
 //!
 //! `SO_PEERCRED` and `SO_PEERGROUPS` tell what the peer was when it connected, so that nothing it
-//! does afterwards (exec, setuid, exit and pid reuse) changes the answer. Uid and groups are all
-//! that is asked here, hence no `SO_PEERPIDFD`.
+//! does afterwards (exec, setuid, exit and pid reuse) changes the answer. Who may decide about others'
+//! statements is asked of its process as well, which `SO_PEERPIDFD` (from Linux 6.5 on) keeps by its number.
 
-use std::{io, mem::size_of, os::fd::AsFd, os::fd::AsRawFd};
+use std::{
+    io,
+    mem::size_of,
+    os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
+    sync::Arc,
+};
 
 use nix::unistd::{Gid, Group, Uid};
 
@@ -77,6 +82,10 @@ pub(super) struct Peer {
     pub uid: u32,
     /// Primary and supplementary groups.
     pub groups: Vec<u32>,
+    /// `None` where the kernel has no number for it here.
+    pub pid: Option<u32>,
+    /// Stands for that very process.
+    pub pidfd: Option<Arc<OwnedFd>>,
 }
 
 impl Peer {
@@ -84,8 +93,37 @@ impl Peer {
         let credentials = rustix::net::sockopt::socket_peercred(&socket)?;
         let mut groups = peer_groups(&socket)?;
         groups.push(credentials.gid.as_raw());
-        Ok(Self { uid: credentials.uid.as_raw(), groups })
+        let pid = u32::try_from(credentials.pid.as_raw_pid()).ok();
+        let pidfd = peer_pidfd(&socket).or_else(|| opened(pid));
+        let pidfd = pidfd.map(Arc::new);
+        Ok(Self { uid: credentials.uid.as_raw(), groups, pid, pidfd })
     }
+}
+
+fn peer_pidfd(socket: impl AsFd) -> Option<OwnedFd> {
+    let mut fd: libc::c_int = -1;
+    let mut len = libc::socklen_t::try_from(size_of::<libc::c_int>()).ok()?;
+    // SAFETY: the kernel writes one descriptor, as long as `len` says.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_PEERPIDFD,
+            (&raw mut fd).cast(),
+            &mut len,
+        )
+    };
+    // SAFETY: it has just been made for us.
+    (result == 0 && fd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// `asm-generic/socket.h`
+const SO_PEERPIDFD: libc::c_int = 77;
+
+/// On older kernels: whoever has that number now, a moment after it has connected.
+fn opened(pid: Option<u32>) -> Option<OwnedFd> {
+    let pid = rustix::process::Pid::from_raw(i32::try_from(pid?).ok()?)?;
+    rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok()
 }
 
 fn peer_groups(socket: impl AsFd) -> io::Result<Vec<u32>> {
@@ -140,7 +178,7 @@ mod tests {
                 Err("uid 1000 may not ask this agent: only root and the group `dba` may"),
             ),
         ] {
-            let result = access.check(&Peer { uid, groups });
+            let result = access.check(&Peer { uid, groups, pid: None, pidfd: None });
             assert_eq!(result, expected.map_err(str::to_owned));
         }
     }
@@ -151,6 +189,8 @@ mod tests {
         let peer = Peer::of(&ours).unwrap();
         assert_eq!(peer.uid, Uid::effective().as_raw());
         assert!(peer.groups.contains(&Gid::effective().as_raw()));
+        assert_eq!(peer.pid, Some(std::process::id()));
+        assert!(peer.pidfd.is_some());
     }
 
     #[test]

@@ -11,8 +11,8 @@ use hyper::{Method, Request, StatusCode, body::Incoming, client::conn::http1, he
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 
-use super::{Filter, QuarantineChange, Status};
-use crate::enforce::Detainee;
+use super::{ApprovalChange, Filter, QuarantineChange, Status};
+use crate::{approval, enforce::Detainee};
 
 /// Of an answer that is no stream.
 const ANSWER_BYTES: usize = 16 << 20;
@@ -113,6 +113,34 @@ impl Client {
         let body = self.ask(Method::POST, "/v1/quarantine", request.into()).await?;
         let bytes = self.whole(body).await?;
         serde_json::from_slice(&bytes).map_err(|source| self.broken(source))
+    }
+
+    /// Requests for approvals: those that are open, or all that are known.
+    pub async fn approvals(&self, all: bool) -> Result<Vec<approval::Shown>, ClientError> {
+        let path = if all { "/v1/approvals?all=true" } else { "/v1/approvals" };
+        let bytes = self.whole(self.ask(Method::GET, path, Bytes::new()).await?).await?;
+        serde_json::from_slice(&bytes).map_err(|source| self.broken(source))
+    }
+
+    pub async fn approval(&self, id: &str) -> Result<approval::Shown, ClientError> {
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        let path = format!("/v1/approvals?{}", query.append_pair("id", id).finish());
+        let bytes = self.whole(self.ask(Method::GET, &path, Bytes::new()).await?).await?;
+        serde_json::from_slice(&bytes).map_err(|source| self.broken(source))
+    }
+
+    /// The request as it is after somebody has decided.
+    pub async fn decide(&self, change: &ApprovalChange) -> Result<approval::Shown, ClientError> {
+        let request = serde_json::to_vec(change).map_err(|source| self.broken(source))?;
+        let body = self.ask(Method::POST, "/v1/approvals", request.into()).await?;
+        let bytes = self.whole(body).await?;
+        serde_json::from_slice(&bytes).map_err(|source| self.broken(source))
+    }
+
+    /// Each step of approvals from now on.
+    pub async fn follow_approvals(&self) -> Result<Lines, ClientError> {
+        let path = "/v1/approvals?follow=true";
+        Ok(self.lines(self.ask(Method::GET, path, Bytes::new()).await?))
     }
 
     /// The lines of the ledger's answer to a query, given as JSON.

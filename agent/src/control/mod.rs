@@ -4,6 +4,7 @@
 //! stands above all: nobody who asks, and nobody who stops reading, can slow or grow the agent.
 
 mod access;
+mod approvals;
 mod client;
 mod filter;
 mod hub;
@@ -23,6 +24,7 @@ use std::{
 };
 
 pub use access::{Access, AccessError};
+pub use approvals::ApprovalChange;
 pub use client::{Client, ClientError, Lines};
 pub use filter::Filter;
 pub use hub::{Hub, Line, Notice, Watcher};
@@ -39,7 +41,11 @@ pub use status::{
 };
 pub use whois::{Asked, Identified, Question, Questions, Whois};
 
-use crate::{enforce::Quarantine, event::WallTime};
+use crate::{
+    approval::{Desk, Limits},
+    enforce::Quarantine,
+    event::WallTime,
+};
 
 /// What the pipeline and the control server share; the pipeline only ever does short atomic things
 /// to it.
@@ -59,6 +65,8 @@ pub struct Service {
     pub reload: Arc<AtomicBool>,
     /// Whose connections end.
     pub quarantine: Arc<Quarantine>,
+    /// Where statements wait for people.
+    pub desk: Arc<Desk>,
     /// Where the ledger is that can be searched; `None` where none is kept.
     pub ledger: Option<LedgerPlace>,
     pub query_worker: QueryWorker,
@@ -81,6 +89,7 @@ impl Service {
             ended: Shutdown::new()?,
             reload: Arc::default(),
             quarantine: Arc::default(),
+            desk: Arc::new(Desk::new(Limits::default())),
             ledger: None,
             query_worker: QueryWorker::default(),
         })

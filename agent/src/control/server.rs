@@ -32,13 +32,15 @@ use tracing::{debug, warn};
 use super::{
     Agent, Filter, Line, Listener, Question, Service, Snapshot, Status, Watcher,
     access::Peer,
+    approvals,
     hub::WATCHERS,
     quarantine::{self, Unchanged},
     query::{Queries, Refusal},
 };
 use crate::{
+    approval::Undecided,
     enforce::QuarantineError,
-    event::{Shown, WallTime, in_full},
+    event::{Origin, Shown, WallTime, in_full},
 };
 
 /// Clients at a time, of all sorts.
@@ -57,8 +59,8 @@ const WATCH_FRAME_BYTES: usize = 64 << 10;
 /// Of a request's head; only queries have a body.
 const HEAD_BYTES: usize = 16 << 10;
 
-const PATHS: [&str; 6] =
-    ["/v1", "/v1/quarantine", "/v1/query", "/v1/status", "/v1/watch", "/v1/whois"];
+const PATHS: [&str; 7] =
+    ["/v1", "/v1/approvals", "/v1/quarantine", "/v1/query", "/v1/status", "/v1/watch", "/v1/whois"];
 
 /// Answers clients until `service.ended`. Runs in a tokio runtime of its own, away from the
 /// pipeline's thread.
@@ -159,6 +161,9 @@ impl Api {
             ("/v1/quarantine", &Method::POST) => {
                 return self.change_quarantine(request.into_body(), peer).await;
             }
+            ("/v1/approvals", &Method::POST) => {
+                return self.change_approval(request.into_body(), peer).await;
+            }
             ("/v1/query", _) => {
                 return error(StatusCode::METHOD_NOT_ALLOWED, "only POST is understood here");
             }
@@ -182,6 +187,7 @@ impl Api {
             },
             "/v1/whois" => self.whois(query).await,
             "/v1/quarantine" => value(StatusCode::OK, &self.service.quarantine.list()),
+            "/v1/approvals" => self.approvals(query, peer).await,
             path => error(
                 StatusCode::NOT_FOUND,
                 &format!("no such path: {path}; there are {}", PATHS.join(", ")),
@@ -231,6 +237,62 @@ impl Api {
                     _ => StatusCode::BAD_REQUEST,
                 };
                 error(status, &in_full(&why))
+            }
+        }
+    }
+
+    async fn approvals(&self, query: &str, peer: &Peer) -> Answer {
+        let wanted = match approvals::Wanted::of_query(query) {
+            Ok(wanted) => wanted,
+            Err(words) => return error(StatusCode::BAD_REQUEST, &words),
+        };
+        let desk = &self.service.desk;
+        if wanted.follow {
+            let (lines, stream) = mpsc::channel(1);
+            let service = self.service.clone();
+            tokio::spawn(async move {
+                approvals::feed(service.desk.clone(), lines, service.ended.wait()).await;
+            });
+            return respond(StatusCode::OK, NDJSON, Either::Right(Stream(stream)));
+        }
+        // Whoever can't be told sees what everybody may see who may ask at all.
+        let reader = approvals::who(&self.service.questions, peer)
+            .await
+            .unwrap_or_else(|_| Arc::new(Origin { uid: Some(peer.uid), ..Origin::default() }));
+        match wanted.id {
+            None => value(StatusCode::OK, &desk.list(&reader, wanted.all)),
+            Some(id) => match desk.show(&id, &reader) {
+                Some(shown) => value(StatusCode::OK, &shown),
+                None => error(StatusCode::NOT_FOUND, &format!("there is no request {id}")),
+            },
+        }
+    }
+
+    async fn change_approval(&self, request: Incoming, peer: &Peer) -> Answer {
+        let read = Limited::new(request, approvals::REQUEST_BYTES).collect();
+        let bytes = match timeout(HEAD_TIMEOUT, read).await {
+            Ok(Ok(body)) => body.to_bytes(),
+            Ok(Err(broken)) => return error(StatusCode::BAD_REQUEST, &broken.to_string()),
+            Err(_) => return error(StatusCode::REQUEST_TIMEOUT, "the request took too long"),
+        };
+        let who = match approvals::who(&self.service.questions, peer).await {
+            Ok(who) => who,
+            Err(why) => return error(StatusCode::FORBIDDEN, &why.to_string()),
+        };
+        let now = WallTime::from_utc(time::UtcDateTime::now());
+        match approvals::change(&self.service.desk, &who, &bytes, now) {
+            Ok(shown) => value(StatusCode::OK, &shown),
+            Err(why) => {
+                let status = match &why {
+                    approvals::Unchanged::Undecided(Undecided::NoSuch(_)) => StatusCode::NOT_FOUND,
+                    approvals::Unchanged::Undecided(Undecided::Unfit(_))
+                    | approvals::Unchanged::Nobody(_) => StatusCode::FORBIDDEN,
+                    approvals::Unchanged::Undecided(
+                        Undecided::Over(..) | Undecided::PoliciesChanged | Undecided::Twice(_),
+                    ) => StatusCode::CONFLICT,
+                    _ => StatusCode::BAD_REQUEST,
+                };
+                error(status, &why.to_string())
             }
         }
     }

@@ -26,6 +26,11 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub enum Question {
     /// A process, connected or not.
     Pid(u32),
+    /// A process by itself, whatever it is connected to.
+    Process {
+        pid: u32,
+        uid: u32,
+    },
     /// All open connections from there.
     Address {
         address: IpAddr,

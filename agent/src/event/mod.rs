@@ -1,5 +1,6 @@
 //! The plain data that the stages hand to each other; no stage's logic lives here.
 
+mod approval;
 mod claims;
 mod connection;
 mod destination;
@@ -17,6 +18,7 @@ mod statement;
 mod stream;
 mod time;
 
+pub use approval::{Approval, ApprovalAction};
 pub use claims::{Claims, Tag as ClaimTag, Trace};
 pub use connection::{Client, ConnectionId, Endpoint, SocketId};
 pub use destination::{Destination, Outbound, Remote};

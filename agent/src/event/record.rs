@@ -5,7 +5,8 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::{
-    Claims, Episode, Facts, Judgement, Origin, Outbound, Parameter, StatementKind, WallTime,
+    Approval, Claims, Episode, Facts, Judgement, Origin, Outbound, Parameter, StatementKind,
+    WallTime,
 };
 
 /// One statement with everything known about it. The field names are the product's vocabulary: the
@@ -51,6 +52,8 @@ pub struct Record {
 
     /// What policy makes of it; `None` until it has been judged.
     pub judgement: Option<Arc<Judgement>>,
+    /// The approval that it needs, or that has let it pass.
+    pub approval: Option<Arc<str>>,
 
     pub truncated_bytes: u64,
     pub lost_bytes: u64,
@@ -64,6 +67,7 @@ pub enum Entry {
     Occurrence(Occurrence),
     Finding(Episode),
     Outbound(Outbound),
+    Approval(Approval),
 }
 
 impl Entry {
@@ -73,6 +77,7 @@ impl Entry {
             Self::Occurrence(occurrence) => occurrence.time,
             Self::Finding(episode) => episode.time,
             Self::Outbound(outbound) => outbound.time,
+            Self::Approval(approval) => approval.time,
         }
     }
 
@@ -106,7 +111,7 @@ pub struct Occurrence {
 }
 
 super::origin::named! {
-    /// The `record` column of rows that are neither a `statement` nor a `finding` nor a `destination`.
+    /// The `record` column of rows that are no `statement`, `finding`, `destination` or `approval`.
     OccurrenceKind {
         Connection = "connection",
         Coverage = "coverage",

@@ -51,6 +51,7 @@ struct Line<'a> {
     transaction: Option<&'static str>,
     verdict: Option<Verdict>,
     rule: Option<&'a str>,
+    approval: Option<&'a str>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     findings: &'a [Finding],
 
@@ -117,6 +118,7 @@ impl Serialize for Shown<'_> {
             transaction: self.record.transaction,
             verdict: judgement.map(|judgement| judgement.verdict),
             rule: judgement.and_then(|judgement| judgement.rule.as_deref()),
+            approval: self.record.approval.as_deref(),
             findings: judgement.map_or(&[], |judgement| &judgement.findings),
             truncated_bytes: self.record.truncated_bytes,
             lost_bytes: self.record.lost_bytes,

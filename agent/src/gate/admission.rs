@@ -17,6 +17,7 @@ use std::{
 use super::{
     Asked, Came, Gate, Identified, Target, Upstream, Way,
     accounts::Accounts,
+    approvals,
     files::Files,
     steering::{Caller, Lead},
     unix::{Doors, Led, Queue, RETRY, Reached},
@@ -37,6 +38,8 @@ pub(super) enum Job {
         asked: Asked,
         identified: Box<Identified>,
     },
+    /// People have decided, or time has.
+    Approvals,
     /// A socket for the guard's own questions.
     Catalog {
         ticket: Ticket,
@@ -73,6 +76,7 @@ pub(super) fn start(
                     follow(&gate, &mut lead, &mut doors, &mut led);
                 }
                 Ok(Job::Ledger) => ledger(&gate),
+                Ok(Job::Approvals) => approvals::tell(&gate),
                 Ok(Job::Lead) => {
                     follow(&gate, &mut lead, &mut doors, &mut led);
                 }
@@ -232,7 +236,7 @@ fn let_in(
         gate.figures.unjudged.fetch_add(1, Ordering::Relaxed);
     }
     let admitted_as = identified.clone();
-    let Identified { connection, client, remote, is_judged } = identified;
+    let Identified { connection, client, remote, is_judged, .. } = identified;
     let channel = {
         let mut state = gate.state();
         // It may have left meanwhile.

@@ -6,6 +6,7 @@
 
 mod accounts;
 mod admission;
+mod approvals;
 mod certificate;
 mod client_certificates;
 mod endings;
@@ -39,10 +40,11 @@ use lru::LruCache;
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::{
+    approval::{Desk, Over},
     capture::steer::{Passes, SteerError},
     config::{OnLedgerDown, Settings},
     control::{GuardStatus, GuardedServer},
-    event::{Client, ConnectionId, Endpoint, in_full},
+    event::{Client, ConnectionId, Endpoint, Origin, in_full},
     guard::wire::{
         CatalogRights, CatalogState, Channel, Denied, Number, Refusal, Sent, Summed, Ticket, Wants,
     },
@@ -170,6 +172,8 @@ pub struct Identified {
     pub remote: Endpoint,
     /// What it says is judged; else the guard but passes it on, for somebody whom policy lets go past it.
     pub is_judged: bool,
+    /// All of it, before it has logged in.
+    pub origin: Arc<Origin>,
 }
 
 /// Shared by the pipeline, the recorder and the gate's own threads.
@@ -202,6 +206,8 @@ pub struct Gate {
     rules: Mutex<(u64, Option<Arc<Set>>)>,
     /// Once this host is steered.
     passes: Mutex<Option<Passes>>,
+    /// Where statements wait for people.
+    desk: Arc<Desk>,
 }
 
 /// Names and texts, and whether those that dbwarden brings along apply too.
@@ -352,7 +358,10 @@ impl Gate {
     ///
     /// # Errors
     /// An address that can't be listened on, or what the host refuses.
-    pub fn open(settings: &Settings) -> Result<Option<(Arc<Self>, Threads)>, GateError> {
+    pub fn open(
+        settings: &Settings,
+        desk: Arc<Desk>,
+    ) -> Result<Option<(Arc<Self>, Threads)>, GateError> {
         let guarded = |server: &crate::config::Server| !server.lane.is_observe();
         let is_guarded = settings.servers.iter().any(guarded);
         if !(is_guarded && settings.guard.steer)
@@ -395,6 +404,13 @@ impl Gate {
             figures: Figures::default(),
             rules: Mutex::default(),
             passes: Mutex::default(),
+            desk: desk.clone(),
+        });
+        let weak = Arc::downgrade(&gate);
+        desk.when_answered(move || {
+            if let Some(gate) = weak.upgrade() {
+                gate.job(Job::Approvals);
+            }
         });
         let threads = vec![
             admission::start(gate.clone(), inbox, &settings.guard.pins, folder)?,
@@ -421,6 +437,7 @@ impl Gate {
         let policies: Vec<_> = policies.collect();
         let brings_along = set.sources().len() > policies.len();
         self.state().policies = Some((policies, brings_along));
+        self.desk.policies(set.version(), approvals::now());
         {
             let mut rules = self.rules();
             *rules = (rules.0 + 1, Some(set.clone()));
@@ -533,6 +550,7 @@ impl Gate {
     fn ended(&self, number: Number, sent: Sent, broken: Option<String>) {
         let mut state = self.state();
         let (client, who) = (state.clients.remove(&number), state.admitted.remove(&number));
+        self.desk.over(number, Over::Left, approvals::now());
         if let Some(who) = who.as_ref().filter(|who| who.is_judged) {
             state.sent.put(who.connection, sent);
         }
@@ -673,6 +691,7 @@ impl Threads {
     /// Ends the guard, and with it the sessions that go through it.
     pub fn stop(self) {
         self.gate.stopping.store(true, Ordering::Release);
+        self.gate.ends_approvals("dbwarden has stopped");
         let channel = self.gate.state().channel.take();
         if let Some(channel) = channel {
             channel.close();

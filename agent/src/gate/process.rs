@@ -66,6 +66,7 @@ fn keep_one(gate: &Arc<Gate>) -> io::Result<()> {
     gate.job(Job::Rules);
     let outcome = listen(gate, &channel);
     channel.close();
+    gate.ends_approvals("the guard has ended");
     {
         let mut state = gate.state();
         state.clients.clear();
@@ -104,6 +105,8 @@ fn listen(gate: &Arc<Gate>, channel: &Arc<Channel>) -> io::Result<()> {
                 gate.figures.denied.fetch_add(1, Ordering::Relaxed);
                 gate.deny(*denied);
             }
+            Word::Approval(ask) => gate.wants_approval(*ask),
+            Word::ApprovalOver { number, why } => gate.approval_is_over(number, why),
             Word::Summed(summed) => gate.summed.push(&summed),
             Word::CatalogSocket { ticket, server } => gate.wanted(ticket, server),
             Word::Catalog { server, state } => gate.catalog(server, state),

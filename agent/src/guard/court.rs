@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::report::{Report, Severity};
 use crate::{
-    event::{Claims, RequestSum},
+    approval::{Context, Need, Over, Who},
+    event::{Claims, Facts, RequestSum, Verdict},
     statement::{Analysed, Parameter},
 };
 
@@ -50,6 +51,17 @@ pub trait Court {
 
     /// The client calls itself so from now on.
     fn renamed(&mut self, application: &str);
+
+    /// Whether some statements need an approval.
+    fn asks(&self) -> bool {
+        false
+    }
+
+    /// Whether people let it pass: the answer comes later.
+    fn ask(&mut self, _question: Question) {}
+
+    /// It doesn't wait for the answer any more.
+    fn gives_up(&mut self, _why: Over) {}
 }
 
 /// What is known of a session at the moment at which a text is sent.
@@ -93,6 +105,18 @@ pub struct Reading {
     pub types: Arc<[u32]>,
     /// Of parameters, once they have come, where they make a difference.
     pub values: Option<Arc<[Argument]>>,
+    pub approval: Gated,
+}
+
+/// How a text stands to approvals.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Gated {
+    #[default]
+    No,
+    /// It was judged to need one when it was prepared or bound: its values are kept.
+    Needed,
+    /// It has begun to run with one.
+    Given,
 }
 
 /// The memory of a longer text is not used again.
@@ -107,12 +131,18 @@ impl Reading {
         claims: Option<Arc<Claims>>,
     ) -> Arc<Self> {
         match Arc::get_mut(last) {
-            Some(Self { text: Some(kept), analysed: is, claims: claimed, types, values })
-                if kept.capacity() <= SPARE_TEXT =>
-            {
+            Some(Self {
+                text: Some(kept),
+                analysed: is,
+                claims: claimed,
+                types,
+                values,
+                approval,
+            }) if kept.capacity() <= SPARE_TEXT => {
                 kept.clear();
                 kept.push_str(text);
                 (*is, *claimed, *values) = (analysed, claims, None);
+                *approval = Gated::No;
                 if !types.is_empty() {
                     *types = Arc::default();
                 }
@@ -128,7 +158,8 @@ impl Reading {
         analysed: Arc<Analysed>,
         claims: Option<Arc<Claims>>,
     ) -> Self {
-        Self { text, analysed, claims, types: Arc::default(), values: None }
+        let types = Arc::default();
+        Self { text, analysed, claims, types, values: None, approval: Gated::No }
     }
 
     /// Rows are changed or removed by a condition: how many may hang on its parameters.
@@ -169,10 +200,67 @@ pub struct Denial {
     pub message: Arc<str>,
     pub detail: Arc<str>,
     pub hint: Cow<'static, str>,
+    /// The approval that was asked for.
+    #[serde(default)]
+    pub approval: Option<Link>,
+    /// With an approval it would pass.
+    #[serde(skip)]
+    pub needs: Option<Arc<Needs>>,
+}
+
+/// Which approval a statement has needed, and how.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Link {
+    pub id: Arc<str>,
+    /// `hold` or `ticket`.
+    pub verdict: Verdict,
+}
+
+/// What it takes to let a statement pass that is denied for now.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Needs {
+    /// What its rules want: `hold` or `ticket`.
+    pub verdict: Verdict,
+    /// The worst first.
+    pub needs: Vec<Need>,
+    pub facts: Arc<Facts>,
+    /// What is behind it, in words.
+    pub behind: Vec<String>,
+    /// Relations and functions that it names.
+    pub tables: Vec<Arc<str>>,
+    pub functions: Vec<Arc<str>>,
+    /// It hangs on what the session has prepared or declared.
+    pub is_session_sensitive: bool,
+    /// A hash of all that it does.
+    pub does: String,
+    pub estimated_rows: Option<u64>,
+    pub estimated_percent: Option<u8>,
+    pub who: Who,
+    pub principal_rule: Option<String>,
+    /// Version of the policies.
+    pub policy: Arc<str>,
+    /// The text without secrets.
+    pub shown: String,
+}
+
+/// A statement with all that an approval is bound to.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Question {
+    pub needs: Arc<Needs>,
+    /// As far as its session can wait.
+    pub verdict: Verdict,
+    pub text: String,
+    pub types: Arc<[u32]>,
+    pub values: Arc<[Argument]>,
+    pub context: Context,
+    /// The approval that it has waited for.
+    pub waits_for: Option<Arc<str>>,
 }
 
 /// `insufficient_privilege`
 pub const DENIED: &str = "42501";
+/// Of a class of dbwarden's own: an approval would let the statement pass.
+pub const NEEDS_APPROVAL: &str = "WA001";
 /// `configuration_limit_exceeded`
 const TOO_MUCH: &str = "53400";
 /// `io_error`
@@ -187,6 +275,8 @@ impl Denial {
             message: message.into(),
             detail: "rule guard:limit".into(),
             hint: Cow::Borrowed(hint),
+            approval: None,
+            needs: None,
         }
     }
 
@@ -202,6 +292,8 @@ impl Denial {
             hint: Cow::Borrowed(
                 "Try again later. On the server's host, `dbwarden status` shows what is wrong.",
             ),
+            approval: None,
+            needs: None,
         }
     }
 

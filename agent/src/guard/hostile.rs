@@ -43,6 +43,8 @@ fn denial() -> Denial {
         message: "it is denied".into(),
         detail: "rule marks".into(),
         hint: Cow::Borrowed("None."),
+        approval: None,
+        needs: None,
     }
 }
 

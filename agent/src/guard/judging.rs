@@ -13,14 +13,16 @@ use std::{
 use lru::LruCache;
 
 use super::{
+    approvals::{self, Needing},
     behind::{Behind, Revealed},
     catalog::{self, Catalogs, Database, PATIENCE, Question, Snapshot, Value},
-    court::{Argument, Court, DENIED, Denial, Moment, Permit, Reading},
+    court::{self, Argument, Court, DENIED, Denial, Moment, Permit, Reading},
     estimating::{self, Asked, Bulk},
-    wire::{Channel, Denied, Summed, Word},
+    wire::{Channel, Denied, Number, Summed, Word},
 };
 use crate::{
     analyst::{Analyst, Bounds},
+    approval::Over,
     event::{Analysis, Effect, Facts, Judgement, Origin, RequestSum, Trait, Verdict, WallTime},
     pipeline::profile::Profile,
     policy::{Circumstances, Estimate, Judge, Set},
@@ -37,6 +39,9 @@ pub(super) struct Judging {
     principals: principal::Rules,
     channel: Arc<Channel>,
     last: Arc<Reading>,
+    /// Version of the policies, and whether some of them want approvals.
+    policy: Arc<str>,
+    asks: bool,
     /// Why nothing can be recorded.
     ledger_down: Option<Arc<str>>,
     catalogs: Catalogs,
@@ -58,6 +63,7 @@ impl Judging {
         bulk: Bulk,
     ) -> Self {
         let bounds = Bounds { text_bytes: MAX_TEXT_BYTES, ..Bounds::default() };
+        let (policy, asks) = (set.version().clone(), set.asks());
         let (analyst, judge) = (Analyst::new(bounds), Judge::new(set));
         let last = Arc::new(Reading::of(None, Arc::new(Analysed::ambiguous("")), None));
         let behind = LruCache::new(MAX_DATABASES);
@@ -69,6 +75,8 @@ impl Judging {
             principals,
             channel,
             last,
+            policy,
+            asks,
             ledger_down,
             catalogs,
             behind,
@@ -88,6 +96,7 @@ impl Judging {
         principals: principal::Rules,
         bulk: Bulk,
     ) {
+        (self.policy, self.asks) = (set.version().clone(), set.asks());
         self.judge.replace(set);
         self.host = host;
         self.principals = principals;
@@ -112,6 +121,8 @@ impl Judging {
 pub(super) struct ClientCourt {
     pub profile: Profile,
     pub judging: Rc<RefCell<Judging>>,
+    /// The session's.
+    number: Number,
     /// What can't be recorded is refused.
     needs_ledger: bool,
     /// What it has said so far.
@@ -143,12 +154,14 @@ impl ClientCourt {
     pub(super) fn new(
         profile: Profile,
         judging: Rc<RefCell<Judging>>,
+        number: Number,
         needs_ledger: bool,
         database: Option<Arc<Database>>,
     ) -> Self {
         Self {
             profile,
             judging,
+            number,
             needs_ledger,
             said: statement::Session::default(),
             database,
@@ -243,6 +256,13 @@ impl ClientCourt {
         self.judge(&Reading::of(None, Arc::new(analysed), None))
     }
 
+    fn tell(&self, word: &Word) {
+        // Without the service, which has started this process, there is nobody to tell, and its end is near.
+        if let Err(error) = self.judging.borrow().channel.send(word, None) {
+            tracing::error!(%error, "the service can't be told of an approval");
+        }
+    }
+
     fn analyse(&mut self, text: &str, state: Moment, parameters: Parameters) -> Arc<Analysed> {
         if self.has_defined && !state.in_transaction {
             self.has_defined = false;
@@ -285,7 +305,8 @@ impl Court for ClientCourt {
             Some(values) => Parameters::Bound(values.iter().map(Argument::parameter).collect()),
         };
         let analysed = self.analyse(text, state, parameters);
-        let values = values.filter(|_| self.database.is_some() && reading.is_estimable());
+        let keeps = self.database.is_some() && reading.is_estimable();
+        let values = values.filter(|_| keeps);
         let values = values.map(Into::into).or_else(|| reading.values.clone());
         Arc::new(Reading { analysed, values, ..Reading::clone(reading) })
     }
@@ -369,6 +390,7 @@ impl Court for ClientCourt {
             profile.origin_claiming(host, principals, claims)
         };
         let time = now();
+        let mut needing = Needing::default();
         for (place, said) in reading.analysed.statements.iter().enumerate() {
             let (Revealed { facts, by }, estimate) = self.known(reading, place, said);
             let circumstances = Circumstances {
@@ -379,17 +401,31 @@ impl Court for ClientCourt {
             };
             let judgement =
                 self.judging.borrow_mut().judge.judge(&origin, Some(&facts), circumstances);
-            if judgement.verdict > Verdict::Flag {
-                return Err(denial(&judgement, &facts, &by, estimate));
+            match judgement.verdict {
+                Verdict::Hold | Verdict::Ticket => {
+                    let rules = self.judging.borrow().judge.set().clone();
+                    let denial = denial(&judgement, &facts, &by, estimate);
+                    needing.add(&rules, &judgement, denial, &facts, &by, estimate);
+                }
+                verdict if verdict > Verdict::Flag => {
+                    return Err(denial(&judgement, &facts, &by, estimate));
+                }
+                _ => {}
             }
         }
         let judging = self.judging.borrow();
-        match judging.ledger_down.as_ref().filter(|_| self.needs_ledger) {
+        let refused = match judging.ledger_down.as_ref().filter(|_| self.needs_ledger) {
             Some(why) if !reading.analysed.statements.iter().all(|facts| gives_up(facts)) => {
                 Err(Denial::unrecorded(why))
             }
             _ => Ok(Permit::given()),
-        }
+        };
+        refused.and_then(|permit| {
+            match needing.denial(reading, self.said.lexing, &origin, &judging.policy) {
+                Some(denial) => Err(denial),
+                None => Ok(permit),
+            }
+        })
     }
 
     fn denied(&mut self, token: &str, denial: &Denial, text: Option<&str>) {
@@ -424,6 +460,19 @@ impl Court for ClientCourt {
 
     fn renamed(&mut self, application: &str) {
         self.profile.calls_itself(application);
+    }
+
+    fn asks(&self) -> bool {
+        self.judging.borrow().asks
+    }
+
+    fn ask(&mut self, question: court::Question) {
+        let ask = approvals::asked(&self.profile, self.number, question);
+        self.tell(&Word::Approval(Box::new(ask)));
+    }
+
+    fn gives_up(&mut self, why: Over) {
+        self.tell(&Word::ApprovalOver { number: self.number, why });
     }
 }
 
@@ -465,7 +514,8 @@ fn denial(
     let hint = match judgement.verdict {
         Verdict::Mask => "The rule wants values masked, which this guard can't do yet.",
         Verdict::Hold | Verdict::Ticket => {
-            "The rule wants an approval, which this guard can't ask for yet."
+            "The rule wants an approval. That is asked for a statement that is sent by itself, with all of its \
+             parameters, in up to 64 KiB."
         }
         _ => {
             "Ask whoever keeps dbwarden's policies for an exception; `dbwarden policy explain` shows what it takes."
@@ -477,6 +527,8 @@ fn denial(
         message: format!("dbwarden: {message}").into(),
         detail: detail.into(),
         hint: Cow::Borrowed(hint),
+        approval: None,
+        needs: None,
     }
 }
 

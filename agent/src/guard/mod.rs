@@ -4,6 +4,7 @@
 //! `policy` says what becomes of it. It is a process of its own without rights (`serve`), to which the service
 //! hands its sockets.
 
+mod approvals;
 mod behind;
 mod catalog;
 mod client_ca;
@@ -11,6 +12,7 @@ mod clock;
 mod court;
 mod entry;
 mod estimating;
+mod holds;
 #[cfg(test)]
 mod hostile;
 mod judging;

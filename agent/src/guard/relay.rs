@@ -6,13 +6,19 @@ use std::{
     io,
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
-use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
+use tokio::{
+    io::{AsyncRead as _, AsyncWrite as _, ReadBuf},
+    sync::mpsc::{UnboundedReceiver, UnboundedSender},
+    time::{Sleep, sleep},
+};
 
 use super::{
     court::Court,
-    session::{Broken, Output, Session},
+    holds::{Held, Holds},
+    session::{Broken, Output, Session, Tiding},
     stream::Stream,
 };
 
@@ -44,12 +50,14 @@ pub(super) async fn relay(
     server: &mut Stream,
     session: &mut Session,
     court: &mut dyn Court,
+    outside: Outside,
 ) -> End {
     let mut relay = Relay {
         client,
         server,
         session,
         court,
+        outside,
         out: Output::default(),
         to_server: Direction::default(),
         to_client: Direction::default(),
@@ -75,11 +83,67 @@ struct Direction {
     told: bool,
 }
 
+/// What a session hears that neither side says.
+pub(super) struct Outside {
+    tell: UnboundedSender<Tiding>,
+    tidings: UnboundedReceiver<Tiding>,
+    holds: Holds,
+    /// While its statement waits.
+    held: Option<Held>,
+    /// Since when it has waited for people, and how long it may.
+    until: Option<Pin<Box<Sleep>>>,
+    look: Option<Pin<Box<Sleep>>>,
+}
+
+/// Between looks at a client that is not read for now.
+const LOOK: Duration = Duration::from_secs(1);
+
+impl Outside {
+    pub(super) fn new(
+        tell: UnboundedSender<Tiding>,
+        tidings: UnboundedReceiver<Tiding>,
+        holds: Holds,
+    ) -> Self {
+        Self { tell, tidings, holds, held: None, until: None, look: None }
+    }
+
+    fn rest(&mut self) {
+        if self.held.is_some() || self.until.is_some() || self.look.is_some() {
+            (self.held, self.until, self.look) = (None, None, None);
+        }
+    }
+
+    fn hold(&mut self, key: Option<&[u8]>) {
+        if self.held.is_none() {
+            self.held = key.map(|key| self.holds.hold(key, self.tell.clone()));
+        }
+    }
+
+    fn is_over(&mut self, patience: Option<Duration>, cx: &mut Context<'_>) -> bool {
+        let Some(patience) = patience else { return false };
+        let until = self.until.get_or_insert_with(|| Box::pin(sleep(patience)));
+        until.as_mut().poll(cx).is_ready()
+    }
+
+    fn is_time_to_look(&mut self, cx: &mut Context<'_>) -> bool {
+        let look = self.look.get_or_insert_with(|| Box::pin(sleep(LOOK)));
+        if look.as_mut().poll(cx).is_pending() {
+            return false;
+        }
+        let mut next = Box::pin(sleep(LOOK));
+        // It wakes this task.
+        let _ = next.as_mut().poll(cx);
+        *look = next;
+        true
+    }
+}
+
 struct Relay<'a> {
     client: &'a mut Stream,
     server: &'a mut Stream,
     session: &'a mut Session,
     court: &'a mut dyn Court,
+    outside: Outside,
     out: Output,
     to_server: Direction,
     to_client: Direction,
@@ -101,6 +165,7 @@ impl Relay<'_> {
                 // The server has ended the session.
                 return Poll::Ready(Ok(()));
             }
+            moved |= self.hear_outside(cx)?;
             moved |= self.hear_client(cx)?;
             moved |= self.hear_server(cx)?;
             if !moved {
@@ -109,8 +174,38 @@ impl Relay<'_> {
         }
     }
 
+    /// What people have decided, what time has, and whether a client that isn't read is still there.
+    fn hear_outside(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        let mut moved = false;
+        while let Poll::Ready(Some(tiding)) = self.outside.tidings.poll_recv(cx) {
+            self.hear(tiding)?;
+            moved = true;
+        }
+        if !self.session.waits() {
+            self.outside.rest();
+            return Ok(moved);
+        }
+        self.outside.hold(self.session.cancel_key());
+        if self.outside.is_over(self.session.patience(), cx) {
+            self.hear(Tiding::TimedOut)?;
+            moved = true;
+        }
+        if self.outside.is_time_to_look(cx) && !self.session.has_room() && self.client.has_left() {
+            return Err(End::Client);
+        }
+        Ok(moved)
+    }
+
+    fn hear(&mut self, tiding: Tiding) -> Result<(), End> {
+        let heard = self.session.hear(tiding, self.court, &mut self.out);
+        heard.map_err(|broken| End::Broken(broken, Vec::new()))
+    }
+
     fn hear_client(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
         if self.to_server.ended || self.out.to_server.len() > MOST_WAITING {
+            return Ok(false);
+        }
+        if self.session.waits() && !self.session.has_room() {
             return Ok(false);
         }
         SCRATCH.with_borrow_mut(|scratch| {
@@ -118,6 +213,10 @@ impl Relay<'_> {
                 Poll::Pending => return Ok(false),
                 Poll::Ready(heard) => heard.map_err(|_| End::Client)?,
             };
+            if heard.is_empty() && self.session.waits() {
+                // Nobody is there any more for whom it would wait.
+                return Err(End::Client);
+            }
             if heard.is_empty() {
                 self.to_server.ended = true;
                 return Ok(true);

@@ -14,6 +14,8 @@ pub struct Report<'a> {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Severity {
+    /// Nothing has failed.
+    Notice,
     /// The session goes on.
     Error,
     /// The connection ends.
@@ -24,9 +26,10 @@ pub enum Severity {
 const FIELD_BYTES: usize = 1_024;
 
 impl Report<'_> {
-    /// An `ErrorResponse`.
+    /// An `ErrorResponse`, or a `NoticeResponse`.
     pub fn encode(&self) -> Vec<u8> {
         let severity = match self.severity {
+            Severity::Notice => "NOTICE",
             Severity::Error => "ERROR",
             Severity::Fatal => "FATAL",
         };
@@ -48,7 +51,10 @@ impl Report<'_> {
         }
         body.push(0);
         let mut bytes = Vec::with_capacity(body.len() + 5);
-        bytes.push(backend::ERROR_RESPONSE);
+        bytes.push(match self.severity {
+            Severity::Notice => backend::NOTICE_RESPONSE,
+            Severity::Error | Severity::Fatal => backend::ERROR_RESPONSE,
+        });
         bytes.extend_from_slice(&(body.len() as u32 + 4).to_be_bytes());
         bytes.append(&mut body);
         bytes

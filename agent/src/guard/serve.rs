@@ -12,6 +12,7 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use super::{
     catalog::Catalogs,
     clock::Clock,
+    holds::Holds,
     rulebook::Rulebook,
     wire::{Channel, Number, Order, Word},
     worker::{self, Answer, Task},
@@ -30,8 +31,8 @@ pub fn serve() -> io::Result<()> {
     confine::give_up_rights(&[(Resource::RLIMIT_NOFILE, most_files), (Resource::RLIMIT_CORE, 0)])?;
     let channel = Arc::new(Channel::new(confine::standard_input()?));
     let catalogs = Catalogs::start(channel.clone())?;
-    let clock = Clock::start()?;
-    let mut workers = Workers { channel: channel.clone(), catalogs, clock, tasks: Vec::new() };
+    let (clock, holds, tasks) = (Clock::start()?, Holds::default(), Vec::new());
+    let mut workers = Workers { channel: channel.clone(), catalogs, clock, holds, tasks };
     let mut newest: Option<Arc<Rulebook>> = None;
     while let Some((order, socket)) = channel.receive::<Order>()? {
         match (order, socket) {
@@ -63,6 +64,9 @@ pub fn serve() -> io::Result<()> {
                 let answer = Answer::Refused(refusal);
                 workers.tell(number, Task::Answer { number, answer });
             }
+            (Order::Approval { number, answer }, _) => {
+                workers.tell(number, Task::Approval { number, answer });
+            }
             (Order::Ledger { down }, _) => workers.tell_all(down.map(Into::into)),
             (Order::CatalogSocket { ticket, refused }, socket) => {
                 let none = || refused.unwrap_or_else(|| "the socket did not come along".to_owned());
@@ -81,6 +85,7 @@ struct Workers {
     channel: Arc<Channel>,
     catalogs: Catalogs,
     clock: Clock,
+    holds: Holds,
     tasks: Vec<UnboundedSender<Task>>,
 }
 
@@ -99,8 +104,9 @@ impl Workers {
             let (sender, tasks) = unbounded_channel();
             let (rules, channel) = (rules.clone(), self.channel.clone());
             let (catalogs, clock) = (self.catalogs.clone(), self.clock.clone());
+            let holds = self.holds.clone();
             thread::Builder::new().name("sessions".into()).spawn(move || {
-                if let Err(error) = worker::work(rules, channel, catalogs, clock, tasks) {
+                if let Err(error) = worker::work(rules, channel, catalogs, clock, holds, tasks) {
                     tracing::error!(%error, "a thread of the guard can't work");
                     // Without it its share of the clients would wait for ever.
                     std::process::exit(1);

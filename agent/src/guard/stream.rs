@@ -10,7 +10,10 @@ use std::{
     task::{Context, Poll},
 };
 
-use rustix::net::{AddressFamily, sockopt::socket_domain};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    net::{AddressFamily, sockopt::socket_domain},
+};
 use rustls::pki_types::CertificateDer;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -29,6 +32,23 @@ pub(super) enum Stream {
 }
 
 impl Stream {
+    /// The other side has hung up, though what it had said before may not be read yet.
+    pub(super) fn has_left(&self) -> bool {
+        let socket = match self {
+            Self::Plain(socket) => socket,
+            Self::Tls(stream) => stream.get_ref().0,
+        };
+        let socket = match socket {
+            Socket::Tcp(stream) => stream.as_fd(),
+            Socket::Unix(stream) => stream.as_fd(),
+        };
+        let gone = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
+        let mut polled = [PollFd::from_borrowed_fd(socket, PollFlags::RDHUP)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        poll(&mut polled, Some(&now)).is_ok()
+            && polled.iter().any(|one| one.revents().intersects(gone))
+    }
+
     /// What the other side has shown of itself.
     pub(super) fn certificate(&self) -> Option<CertificateDer<'static>> {
         match self {

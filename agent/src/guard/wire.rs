@@ -16,7 +16,10 @@ use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, s
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::court::Denial;
-use crate::event::{Client, ConnectionId, Endpoint, RequestSum};
+use crate::{
+    approval::{Answer, Ask, Over},
+    event::{Client, ConnectionId, Endpoint, RequestSum},
+};
 
 /// A text that was denied fits, and a set of policies.
 const MAX_FRAME_BYTES: u32 = 64 << 20;
@@ -46,6 +49,11 @@ pub enum Order {
     /// Why nothing can be recorded, or that it can be again.
     Ledger {
         down: Option<String>,
+    },
+    /// What becomes of a statement that needs an approval.
+    Approval {
+        number: Number,
+        answer: Answer,
     },
     /// A socket to a server for the guard's own questions, or why there is none.
     CatalogSocket {
@@ -169,6 +177,13 @@ pub enum Word {
     },
     /// Told before anything of it is sent.
     Denied(Box<Denied>),
+    /// A statement needs an approval.
+    Approval(Box<Ask>),
+    /// It doesn't wait for one any more.
+    ApprovalOver {
+        number: Number,
+        why: Over,
+    },
     /// What servers are asked, to be held against what they were seen to get.
     Summed(Vec<Summed>),
     Ended {

@@ -13,7 +13,10 @@ use std::{
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional},
     runtime::LocalOptions,
-    sync::{mpsc::UnboundedReceiver, oneshot},
+    sync::{
+        mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+        oneshot,
+    },
     task::spawn_local,
 };
 
@@ -22,16 +25,18 @@ use super::{
     clock::Clock,
     court::Court as _,
     entry::{self, Arrival, Failed, Unwelcome},
+    holds::Holds,
     judging::{ClientCourt, Judging, SoFar},
     lobby::Lobby,
-    relay::{End, relay},
+    relay::{End, Outside, relay},
     report::{Report, Severity},
     rulebook::Rulebook,
-    session::Session,
+    session::{Session, Tiding},
     stream::{Socket, Stream},
     wire::{Admission, Channel, Number, Refusal, Sent, Summed, Wants, Word},
 };
 use crate::{
+    approval,
     event::{BootTime, ConnectionId, Engine},
     pipeline::{profile::Profile, servers::ServerFacts},
 };
@@ -50,9 +55,23 @@ const MAX_IGNORED_BYTES: usize = 1 << 20;
 /// What a worker is told.
 pub(super) enum Task {
     Rules(Arc<Rulebook>),
-    Client { number: Number, server: usize, socket: OwnedFd },
-    Answer { number: Number, answer: Answer },
-    Ledger { down: Option<Arc<str>> },
+    Client {
+        number: Number,
+        server: usize,
+        socket: OwnedFd,
+    },
+    Answer {
+        number: Number,
+        answer: Answer,
+    },
+    /// For a session of this worker whose statement needs an approval.
+    Approval {
+        number: Number,
+        answer: approval::Answer,
+    },
+    Ledger {
+        down: Option<Arc<str>>,
+    },
 }
 
 pub(super) enum Answer {
@@ -66,6 +85,8 @@ struct Worker {
     lobby: Lobby,
     waiting: RefCell<HashMap<Number, oneshot::Sender<Answer>>>,
     sessions: RefCell<HashMap<Number, Told>>,
+    tidings: RefCell<HashMap<Number, UnboundedSender<Tiding>>>,
+    holds: Holds,
     channel: Arc<Channel>,
     catalogs: Catalogs,
     clock: Clock,
@@ -97,6 +118,7 @@ pub(super) fn work(
     channel: Arc<Channel>,
     catalogs: Catalogs,
     clock: Clock,
+    holds: Holds,
     mut tasks: UnboundedReceiver<Task>,
 ) -> io::Result<()> {
     let judging = rules.judging(channel.clone(), catalogs.clone()).map_err(io::Error::other)?;
@@ -106,6 +128,8 @@ pub(super) fn work(
         lobby: Lobby::new(clock.clone()),
         waiting: RefCell::default(),
         sessions: RefCell::default(),
+        tidings: RefCell::default(),
+        holds,
         channel,
         catalogs,
         clock,
@@ -118,6 +142,7 @@ pub(super) fn work(
         while let Some(task) = tasks.recv().await {
             match task {
                 Task::Rules(rules) => worker.replace(rules),
+                Task::Approval { number, answer } => worker.approval(number, answer),
                 Task::Ledger { down } => worker.judging.borrow_mut().ledger_is_down(down),
                 Task::Client { number, server, socket } => {
                     spawn_local(worker.clone().client(number, server, socket));
@@ -136,6 +161,12 @@ pub(super) fn work(
 }
 
 impl Worker {
+    fn approval(&self, number: Number, answer: approval::Answer) {
+        let session = self.tidings.borrow().get(&number).cloned();
+        // It may have left meanwhile.
+        let _ = session.map(|session| session.send(Tiding::Answer(answer)));
+    }
+
     fn replace(&self, rules: Arc<Rulebook>) {
         match rules.principals() {
             Ok(principals) => {
@@ -164,6 +195,7 @@ impl Worker {
         let mut session = Session::new(rand::random());
         let broken = self.serve(number, server, socket, &mut session).await;
         self.sessions.borrow_mut().remove(&number);
+        self.tidings.borrow_mut().remove(&number);
         let counts = session.counts();
         let is_whole = counts.took_leave && broken.is_ok();
         let sent = Sent { bytes: counts.sent_bytes, is_whole, sum: session.sum() };
@@ -194,6 +226,11 @@ impl Worker {
             Ok(Ok(arrival)) => arrival,
         };
         let Arrival { mut stream, wants, packet } = arrival;
+        if wants == Wants::Cancel && self.holds.cancel(&packet) {
+            // Nothing of it is at the server.
+            let _ = self.clock.timeout(FAREWELL, stream.shutdown()).await;
+            return Ok(());
+        }
         let (admission, upstream) = match self.ask(number, wants.clone()).await {
             Answer::Admitted(admission, upstream) => (admission, upstream),
             Answer::Refused(refusal) => {
@@ -215,7 +252,8 @@ impl Worker {
                 let is_asked = rules.accounts.get(server).is_some_and(Option::is_some);
                 let watched = is_asked.then(|| self.catalogs.database(server, database)).flatten();
                 let judging = self.judging.clone();
-                let mut court = ClientCourt::new(profile, judging, needs_ledger, watched.clone());
+                let mut court =
+                    ClientCourt::new(profile, judging, number, needs_ledger, watched.clone());
                 if let Err(denial) = court.judge_startup(&packet) {
                     say(&mut stream, &denial.encode(Severity::Fatal), &self.clock).await;
                     return Err(format!("it may not start so: {}", denial.detail));
@@ -256,7 +294,10 @@ impl Worker {
             return Ok(());
         };
         court.summed_so_far(session.counts().sent_bytes, session.sum());
-        match relay(&mut stream, &mut upstream, session, court).await {
+        let (tell, tidings) = unbounded_channel();
+        self.tidings.borrow_mut().insert(number, tell.clone());
+        let outside = Outside::new(tell, tidings, self.holds.clone());
+        match relay(&mut stream, &mut upstream, session, court, outside).await {
             // A client may go without a word.
             End::Closed | End::Client => Ok(()),
             End::Server(error) => Err(format!("the server: {error}")),

@@ -84,6 +84,9 @@ impl Encoder {
                 (&episode.origin, TextHalf::of_finding(episode), episode.time)
             }
             Entry::Outbound(outbound) => (&outbound.origin, None, outbound.time),
+            Entry::Approval(approval) => {
+                (&approval.origin, TextHalf::of_approval(approval, self.literals), approval.time)
+            }
         };
         let origin = self.origin(origin)?;
         let facts = half.map_or(Ok(NO_FACTS), |half| self.facts(half))?;

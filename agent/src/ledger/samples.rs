@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use crate::event::{
-    Access, Analysis, Certainty, ClaimTag, Claims, ConnectionId, Destination, Effect, Effects,
-    Engine, Entry, Episode, EpisodeAction, Facts, Finding, Judgement, Lane, LoginStrength,
-    Occurrence, OccurrenceKind, Origin, Outbound, Parameter, Parent, PrincipalKind, Record, Remote,
-    Severity, StatementKind, TableAccess, Trace, Transport, Verdict, WallTime,
+    Access, Analysis, Approval, ApprovalAction, Certainty, ClaimTag, Claims, ConnectionId,
+    Destination, Effect, Effects, Engine, Entry, Episode, EpisodeAction, Facts, Finding, Judgement,
+    Lane, LoginStrength, Occurrence, OccurrenceKind, Origin, Outbound, Parameter, Parent,
+    PrincipalKind, Record, Remote, Severity, StatementKind, TableAccess, Trace, Transport, Verdict,
+    WallTime,
 };
 
 pub fn full_origin() -> Origin {
@@ -107,6 +108,7 @@ pub fn full_record() -> Record {
         redacted_error: Some("key (id)=(?) is still referenced".to_owned()),
         transaction: Some("failed"),
         judgement: None,
+        approval: None,
         truncated_bytes: 1,
         lost_bytes: 2,
         joined_midstream: true,
@@ -171,6 +173,7 @@ pub fn empty_record() -> Record {
         redacted_error: None,
         transaction: None,
         judgement: None,
+        approval: None,
         truncated_bytes: 0,
         lost_bytes: 0,
         joined_midstream: false,
@@ -229,6 +232,24 @@ pub fn outbound() -> Outbound {
         }),
         judgement: Some(Arc::new(judgement())),
         connections: Some(3),
+    }
+}
+
+pub fn approval() -> Approval {
+    Approval {
+        time: WallTime(1_764_000_000_000_005),
+        action: ApprovalAction::Executed,
+        id: "apr-4f0x7k2m".into(),
+        origin: Arc::new(Origin { host: "db-1".into(), ..Origin::default() }),
+        rule: "hold-deletes".into(),
+        verdict: Verdict::Hold,
+        facts: full_record().facts,
+        text: Some("naïve".into()),
+        message: "the statement has failed: 40001".to_owned(),
+        counts: vec![("needed".into(), 2)],
+        rows: Some(7),
+        duration_us: Some(1_500),
+        error_code: Some("40001".to_owned()),
     }
 }
 
@@ -296,6 +317,7 @@ impl Entries {
             redacted_error: self.maybe(Self::string),
             transaction: transactions[self.below(4)],
             judgement: self.maybe(|this| Arc::new(this.judgement())),
+            approval: self.text(),
             truncated_bytes: self.draw(),
             lost_bytes: self.draw(),
             joined_midstream: self.below(2) == 0,

@@ -51,7 +51,7 @@ use Group::{Facts as F, Origin as O, Row as R};
 
 /// In the order of the file.
 pub const COLUMNS: &[Column] = &[
-    // `statement`, `finding`, `destination`, or an `OccurrenceKind`.
+    // `statement`, `finding`, `destination`, `approval`, or an `OccurrenceKind`.
     column("record", R, Kind::Text),
     column("time", R, Kind::Time),
     column("duration_us", R, Kind::U64),

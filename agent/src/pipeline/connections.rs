@@ -262,7 +262,7 @@ impl Connections {
     }
 
     fn open_guarded(&mut self, opened: &Opened, server: Rc<ServerFacts>, guarded: Identified) {
-        let Identified { connection, client, remote, is_judged } = guarded;
+        let Identified { connection, client, remote, is_judged, .. } = guarded;
         let socket = server.is_verified.then(|| server_socket(opened));
         let local = opened.local.clone();
         let profile = Profile::new(connection, server, local, remote, client, socket);

@@ -88,7 +88,7 @@ impl Enforcing {
                 ..
             }) => self.look(*time, origin, told),
             Entry::Outbound(outbound) => self.outbound(outbound, told),
-            Entry::Occurrence(_) | Entry::Finding(_) => {}
+            Entry::Occurrence(_) | Entry::Finding(_) | Entry::Approval(_) => {}
         }
     }
 

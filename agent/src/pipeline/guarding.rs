@@ -6,10 +6,12 @@ use super::{
     connections::Connections, now, profile::Profile, record::connection_row, servers::ServerFacts,
 };
 use crate::{
+    approval::Desk,
     capture::Ends,
     enforce::Quarantine,
     event::{
         BootTime, Client, Endpoint, Entry, Finding, Judgement, Lane, Record, Severity, Verdict,
+        WallTime,
     },
     gate::{Asked, BrokenOff, Came, Gate, Identified},
     guard::{
@@ -58,7 +60,8 @@ fn who(
     let shared = &mut connections.shared;
     let connection = shared.new_id(now());
     let Wants::Session { user, database, application, encrypted } = &asked.wants else {
-        return Ok(Identified { connection, client, remote, is_judged: true });
+        let origin = Arc::default();
+        return Ok(Identified { connection, client, remote, is_judged: true, origin });
     };
     // Whoever has come to the guard's own address wants to be guarded; nobody else could come to its socket.
     let is_choice = !asked.is_led && matches!(asked.came, Came::Tcp(_));
@@ -75,7 +78,7 @@ fn who(
     }
     let origin = profile.origin(&shared.host, &shared.rules);
     match quarantine.holds(&origin, shared.clock.wall(now())) {
-        None => Ok(Identified { connection, client, remote, is_judged }),
+        None => Ok(Identified { connection, client, remote, is_judged, origin }),
         Some(held) => Err(Refusal {
             code: "28000".to_owned(),
             message: format!("dbwarden: {} is in quarantine until {}", held.who, held.until),
@@ -144,6 +147,16 @@ pub fn break_off(
     }
 }
 
+/// A statement that an approval has let pass.
+pub fn approved(desk: &Desk, record: &mut Record, now: WallTime) -> Option<Arc<Judgement>> {
+    if record.origin.lane != Some(Lane::Guarded) {
+        return None;
+    }
+    let (id, judgement) = desk.ran(record, now)?;
+    record.approval = Some(id);
+    Some(judgement)
+}
+
 /// A statement that the guard has denied, in the place of what the server got for it.
 pub fn unveil(gate: &Gate, record: &mut Record) -> Option<Arc<Judgement>> {
     let text = record.text.as_deref().filter(|text| text.starts_with(POISON))?;
@@ -157,12 +170,15 @@ pub fn unveil(gate: &Gate, record: &mut Record) -> Option<Arc<Judgement>> {
         record.error_code = Some(denial.code.to_string());
         record.error_message = Some(denial.message.to_string());
     }
+    let link = denial.approval.as_ref();
+    record.approval = link.map(|link| link.id.clone());
+    let verdict = link.map_or(Verdict::Deny, |link| link.verdict);
     Some(Arc::new(Judgement {
-        verdict: Verdict::Deny,
+        verdict,
         rule: Some(denial.rule.clone()),
         findings: vec![Finding {
             rule: denial.rule.clone(),
-            verdict: Verdict::Deny,
+            verdict,
             severity: Severity::High,
             message: denial.message.clone(),
             dry_run: false,

@@ -134,7 +134,7 @@ pub fn run(
     let webhooks = posting.as_ref().map(Posting::shared);
     let is_wanted = keeping.is_some() || feed.is_some() || posting.is_some();
     let (mut outbox, inbox) = outbox(live.clone(), is_wanted);
-    let (gate, gate_threads) = Gate::open(settings)?.unzip();
+    let (gate, gate_threads) = Gate::open(settings, service.desk.clone())?.unzip();
     let policing = match settings.policy.enabled {
         true => {
             let (reload, time) = (service.reload.clone(), clock().wall(now()));
@@ -153,7 +153,8 @@ pub fn run(
         })
         .transpose()
         .context("can't start the thread that ends connections")?;
-    let judges = Judges { policing, enforcing, gate: gate.clone() };
+    let desk = service.desk.clone();
+    let judges = Judges { policing, enforcing, gate: gate.clone(), desk };
     let recorder = Recorder::new(live.clone(), host.clone(), keeping, judges, feed, posting);
     let recording = recorder.start(inbox)?;
     let quarantine = service.quarantine.clone();

@@ -85,7 +85,9 @@ impl Outbox {
     }
 
     pub fn push(&mut self, entry: Entry) {
-        if !self.keeps && matches!(entry, Entry::Occurrence(_) | Entry::Outbound(_)) {
+        if !self.keeps
+            && matches!(entry, Entry::Occurrence(_) | Entry::Outbound(_) | Entry::Approval(_))
+        {
             return;
         }
         let bytes = weight(&entry);
@@ -140,7 +142,7 @@ fn weight(entry: &Entry) -> usize {
                 + occurrence.counts.len() * size_of::<(Arc<str>, u64)>()
         }
         Entry::Finding(episode) => episode.counts.len() * size_of::<(Arc<str>, u64)>(),
-        Entry::Outbound(_) => OUTBOUND_BYTES,
+        Entry::Outbound(_) | Entry::Approval(_) => OUTBOUND_BYTES,
     };
     size_of::<Entry>() + held
 }

@@ -129,7 +129,7 @@ impl Policing {
         match entry {
             Entry::Statement(record) => self.statement(record, denied, told),
             Entry::Outbound(outbound) => self.outbound(outbound, told),
-            Entry::Occurrence(_) | Entry::Finding(_) => {}
+            Entry::Occurrence(_) | Entry::Finding(_) | Entry::Approval(_) => {}
         }
     }
 

@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     config, control,
-    event::{Episode, Occurrence, OccurrenceKind, Origin, WallTime},
+    event::{Approval, Episode, Occurrence, OccurrenceKind, Origin, WallTime},
     telemetry::{Label, Metric},
     webhook::{Feed, Pace, WebhookStatus, Webhooks},
 };
@@ -42,6 +42,10 @@ impl Posting {
 
     pub fn finding(&self, episode: &Episode) {
         self.feed.finding(episode);
+    }
+
+    pub fn approval(&self, approval: &Approval) {
+        self.feed.approval(approval);
     }
 
     /// To be called often: rows about what has been lost since the last ones.

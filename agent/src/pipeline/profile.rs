@@ -156,6 +156,10 @@ impl Profile {
         self.changed();
     }
 
+    pub fn database(&self) -> Option<&str> {
+        self.database.as_deref()
+    }
+
     pub fn application(&self) -> Option<&str> {
         self.application.as_deref()
     }

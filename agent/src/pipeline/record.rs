@@ -57,6 +57,7 @@ pub fn record(
             TransactionStatus::Failed => "failed",
         }),
         judgement: None,
+        approval: None,
 
         truncated_bytes: statement.truncated_bytes,
         lost_bytes: statement.lost_bytes,

@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     analyst::{Analyst, Bounds},
+    approval::Desk,
     control::{Hub, LedgerStatus, Notice},
     event::{
         Effect, Effects, Entry, Episode, EpisodeAction, Facts, Finding, LOST_ROWS, Occurrence,
@@ -46,6 +47,7 @@ pub struct Recorder {
     telemetry: Option<Feed>,
     posting: Option<Posting>,
     gate: Option<Arc<Gate>>,
+    desk: Arc<Desk>,
     status: Arc<Mutex<Option<LedgerStatus>>>,
     next_look: Instant,
 }
@@ -56,6 +58,8 @@ pub struct Judges {
     pub enforcing: Option<Enforcing>,
     /// Where servers are guarded.
     pub gate: Option<Arc<Gate>>,
+    /// Where statements wait for people.
+    pub desk: Arc<Desk>,
 }
 
 /// What the pipeline's thread holds of it.
@@ -85,7 +89,7 @@ impl Recorder {
         telemetry: Option<Feed>,
         posting: Option<Posting>,
     ) -> Self {
-        let Judges { policing, enforcing, gate } = judges;
+        let Judges { policing, enforcing, gate, desk } = judges;
         let status = keeping.as_ref().map(Keeping::status);
         let status = Arc::new(Mutex::new(status));
         Self {
@@ -98,6 +102,7 @@ impl Recorder {
             telemetry,
             posting,
             gate,
+            desk,
             status,
             next_look: Instant::now(),
         }
@@ -129,6 +134,9 @@ impl Recorder {
                         if let Entry::Statement(record) = &mut entry {
                             let gate = self.gate.as_deref();
                             denied = gate.and_then(|gate| guarding::unveil(gate, record));
+                            if denied.is_none() {
+                                denied = guarding::approved(&self.desk, record, now);
+                            }
                             self.analyse(record, &mut analyst);
                         }
                         if let Some(policing) = &mut self.policing {
@@ -164,6 +172,7 @@ impl Recorder {
                 self.record_all(&mut told, now);
             }
             let now = wall_time();
+            self.approvals(now);
             self.destinations.tick(now, &mut told);
             self.record_all(&mut told, now);
             self.tick();
@@ -174,6 +183,7 @@ impl Recorder {
             policing.end(&mut told);
             self.record_all(&mut told, wall_time());
         }
+        self.approvals(wall_time());
         if let Some(posting) = self.posting.take() {
             let now = wall_time();
             posting.close(now).into_iter().for_each(|row| self.not_notified(row, now));
@@ -225,6 +235,16 @@ impl Recorder {
         }
     }
 
+    /// Steps that approvals have taken.
+    fn approvals(&mut self, now: WallTime) {
+        self.desk.tick(now);
+        let (mut rows, lost) = self.desk.take_rows();
+        if lost > 0 {
+            self.record(self.gap(Lost { entries: lost, from: now, to: now }), now);
+        }
+        self.record_all(&mut rows, now);
+    }
+
     fn record_all(&mut self, entries: &mut Vec<Entry>, now: WallTime) {
         entries.drain(..).for_each(|entry| self.record(entry, now));
     }
@@ -243,6 +263,14 @@ impl Recorder {
             (Entry::Statement(record), None) => self.live.publish(|| Arc::new(record)),
             (Entry::Occurrence(occurrence), Some(telemetry)) => telemetry.occurrence(&occurrence),
             (Entry::Outbound(outbound), Some(telemetry)) => telemetry.outbound(&outbound),
+            (Entry::Approval(approval), telemetry) => {
+                if let Some(telemetry) = telemetry {
+                    telemetry.approval(&approval);
+                }
+                if let Some(posting) = &self.posting {
+                    posting.approval(&approval);
+                }
+            }
             (Entry::Occurrence(_) | Entry::Outbound(_), None) => {}
             (Entry::Finding(episode), telemetry) => {
                 if let Some(telemetry) = telemetry {

@@ -16,10 +16,15 @@ pub fn whois(
     connections: &mut Connections,
     processes: &mut ProcessTable,
 ) -> Whois {
+    if let Question::Process { pid, uid } = question {
+        let peer = Peer { pid, key: 0, at: now(), uid: Some(uid) };
+        return Whois { found: unconnected(peer, connections, processes), more: 0 };
+    }
     let (profiles, shared) = connections.profiles();
     let mut meant: Vec<_> = profiles
         .filter(|profile| match question {
             Question::Pid(pid) => matches!(profile.client(), Client::Local(p) if p.pid == pid),
+            Question::Process { .. } => false,
             Question::Connection(id) => profile.id == id,
             Question::Address { address, port } => matches!(profile.remote,
                 Endpoint::Ip { address: from, port: at }
@@ -39,14 +44,23 @@ pub fn whois(
         .collect();
     if let (true, Question::Pid(pid)) = (found.is_empty(), question) {
         let peer = Peer { pid, key: 0, at: now(), uid: None };
-        let process = processes.resolve(peer, shared.clock);
-        let found = process.map(|process| {
-            let client = Client::Local(process.clone());
-            let principal = shared.rules.decide(&Subject::of_client(&client));
-            let origin = profile::unconnected(&shared.host, &process, &principal);
-            Identified::new(origin.into(), principal)
-        });
-        return Whois { found: found.into_iter().collect(), more: 0 };
+        return Whois { found: unconnected(peer, connections, processes), more: 0 };
     }
     Whois { found, more }
+}
+
+fn unconnected(
+    peer: Peer,
+    connections: &mut Connections,
+    processes: &mut ProcessTable,
+) -> Vec<Identified> {
+    let shared = &connections.shared;
+    let process = processes.resolve(peer, shared.clock);
+    let found = process.map(|process| {
+        let client = Client::Local(process.clone());
+        let principal = shared.rules.decide(&Subject::of_client(&client));
+        let origin = profile::unconnected(&shared.host, &process, &principal);
+        Identified::new(origin.into(), principal)
+    });
+    found.into_iter().collect()
 }

@@ -34,7 +34,7 @@ pub use label::{Label, NoPattern, Pattern, RESIDENCY};
 pub use nearly::{Near, Part};
 pub use question::{Case, Circumstances, Estimate, Subject, Unaskable};
 pub use region::{Region, wider};
-pub use rule::{BUILTIN, Does, Rule};
+pub use rule::{Approvers, BUILTIN, Does, Rule};
 pub use schema::SCHEMA;
 pub use set::{GUARDED_PACK, STARTER_PACK, Set};
 pub use world::{Whereabouts, World};

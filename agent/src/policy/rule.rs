@@ -1,6 +1,6 @@
 //! What a rule says about itself in its annotations.
 
-use std::{ops::Range, sync::Arc};
+use std::{ops::Range, sync::Arc, time::Duration};
 
 use cedar_policy::{Effect, Policy, PolicyId};
 
@@ -31,21 +31,44 @@ pub enum Does {
         verdict: Verdict,
         /// It only says what would have happened.
         dry_run: bool,
-        /// Groups, of which somebody may approve.
-        approvers: Vec<Arc<str>>,
+        /// Who may approve.
+        approvers: Approvers,
     },
     /// `permit`: these rules don't apply where it does.
     Silence(Vec<Arc<str>>),
 }
 
+/// Whose approval a rule wants, of how many of them, and for how long it waits for that.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Approvers {
+    pub groups: Vec<Arc<str>>,
+    /// 1 where the rule doesn't say.
+    pub approvals: u32,
+    /// `None`: as the configuration says.
+    pub ttl: Option<Duration>,
+}
+
 /// Ids of what dbwarden brings along begin with one of these, and only they do.
 pub const BUILTIN: [&str; 2] = ["builtin:", "guard:"];
 
-const OF_FORBID: [&str; 9] =
-    ["id", "verdict", "severity", "message", "why", "silence", "mode", "approvers", "owner"];
+const OF_FORBID: [&str; 11] = [
+    "id",
+    "verdict",
+    "severity",
+    "message",
+    "why",
+    "silence",
+    "mode",
+    "approvers",
+    "approvals",
+    "ttl",
+    "owner",
+];
 const OF_PERMIT: [&str; 4] = ["id", "silences", "message", "owner"];
 const MODES: [&str; 2] = ["enforce", "dry-run"];
 const ID_BYTES: usize = 100;
+const MAX_APPROVALS: u32 = 20;
+const MAX_TTL: Duration = Duration::from_secs(7 * 86_400);
 
 fn is_builtin(id: &str) -> bool {
     BUILTIN.iter().any(|family| id.starts_with(family))
@@ -102,13 +125,13 @@ impl Rule {
                 let verdict = reader.verdict();
                 let severity = reader.one_of("severity", Severity::ALL, |one| one.name());
                 let mode = reader.one_of("mode", &MODES, |one| one);
-                let approvers = reader.list("approvers");
+                let approvers = reader.approvers(verdict);
                 if message.is_none() {
                     let help = "what people read who run into it: @message(\"ask the DBA first\")";
                     reader.complain("id", "this rule has no @message".into(), Some(help.into()));
                 }
                 if let Some(verdict @ (Verdict::Hold | Verdict::Ticket)) = verdict
-                    && approvers.is_empty()
+                    && approvers.groups.is_empty()
                 {
                     let message =
                         format!("verdict {} needs somebody who may approve", verdict.name());
@@ -249,6 +272,41 @@ impl Reader<'_> {
             );
         }
         found
+    }
+
+    fn approvers(&mut self, verdict: Option<Verdict>) -> Approvers {
+        let groups = self.list("approvers");
+        let wants = matches!(verdict, Some(Verdict::Hold | Verdict::Ticket));
+        for name in ["approvals", "ttl"] {
+            if !wants && verdict.is_some() && self.policy.annotation(name).is_some() {
+                let message = format!("@{name} is for verdicts that wait: hold and ticket");
+                self.complain(name, message, None);
+            }
+        }
+        let mut approvals = 1;
+        if let Some(text) = self.text("approvals") {
+            match text.parse() {
+                Ok(n @ 1..=MAX_APPROVALS) => approvals = n,
+                _ => {
+                    let message =
+                        format!("@approvals({text:?}): a number from 1 to {MAX_APPROVALS}");
+                    self.complain("approvals", message, None);
+                }
+            }
+        }
+        let mut ttl = None;
+        if let Some(text) = self.text("ttl") {
+            match humantime::parse_duration(&text) {
+                Ok(span) if !span.is_zero() && span <= MAX_TTL => ttl = Some(span),
+                _ => {
+                    let message = format!(
+                        "@ttl({text:?}): a time as in \"15m\" or \"2h\", of at most 7 days"
+                    );
+                    self.complain("ttl", message, None);
+                }
+            }
+        }
+        Approvers { groups, approvals, ttl }
     }
 
     /// Names between commas.

@@ -19,6 +19,7 @@ use super::{
     schema::{Names, schema},
     volatile::{Unbounded, Volatile},
 };
+use crate::event::Verdict;
 
 /// The rules that dbwarden brings along.
 pub const STARTER_PACK: &str = include_str!("builtin.cedar");
@@ -93,6 +94,17 @@ impl Set {
 
     pub fn rule(&self, id: &str) -> Option<&Rule> {
         self.rules.get(id)
+    }
+
+    /// Whether some statements need an approval.
+    pub fn asks(&self) -> bool {
+        let mut rules = self.rules.values();
+        rules.any(|rule| match rule.does {
+            Does::Judge { verdict, dry_run, .. } => {
+                matches!(verdict, Verdict::Hold | Verdict::Ticket) && !dry_run
+            }
+            Does::Silence(_) => false,
+        })
     }
 
     /// What it was loaded from, the starter packs first.
@@ -286,7 +298,7 @@ impl Loading {
             };
             match &rule.does {
                 Does::Judge { approvers, .. } => {
-                    for group in approvers {
+                    for group in &approvers.groups {
                         check("group", group, &world.groups, GROUPS);
                     }
                 }

@@ -393,6 +393,22 @@ fn what_is_wrong_is_said_with_its_place_and_what_to_do() {
         (forbid("@verdict(\"hold\")", ""), "t.cedar:2: verdict hold needs somebody who may approve"),
         (forbid("@verdict(\"hold\") @approvers(\"boss\")", ""), "t.cedar:1: there is no group \"boss\""),
         (forbid("@verdict(\"hold\") @approvers(\"dba, etl\")", ""), "nothing"),
+        (
+            forbid("@verdict(\"hold\") @approvers(\"dba\") @approvals(\"2\") @ttl(\"15m\")", ""),
+            "nothing",
+        ),
+        (
+            forbid("@verdict(\"hold\") @approvers(\"dba\") @approvals(\"many\")", ""),
+            "t.cedar:2: @approvals(\"many\"): a number from 1 to 20",
+        ),
+        (
+            forbid("@verdict(\"ticket\") @approvers(\"dba\") @ttl(\"soon\")", ""),
+            "t.cedar:2: @ttl(\"soon\"): a time as in \"15m\" or \"2h\", of at most 7 days",
+        ),
+        (
+            forbid("@verdict(\"deny\") @ttl(\"15m\")", ""),
+            "t.cedar:2: @ttl is for verdicts that wait: hold and ticket",
+        ),
         // Not every action has every attribute.
         (when("context.effects.contains(\"read\")"), "say action in Action::\"statement\""),
         (when("context has program && context.program == \"/usr/bin/curl\""), "nothing"),

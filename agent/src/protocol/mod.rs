@@ -27,6 +27,8 @@ pub struct Limits {
     pub portals: usize,
     /// Requests that wait for an answer.
     pub in_flight: usize,
+    /// Whether what cancels a session's statements is kept; it is a secret.
+    pub cancel_keys: bool,
 }
 
 impl Default for Limits {
@@ -38,6 +40,7 @@ impl Default for Limits {
             prepared_bytes: 8 << 20,
             portals: 64,
             in_flight: 4096,
+            cancel_keys: false,
         }
     }
 }

@@ -20,7 +20,8 @@ pub struct Filter {
     pub since: Option<WallTime>,
     /// The first moment that doesn't.
     pub until: Option<WallTime>,
-    /// Each of them must stand somewhere in the statement's text, in any case.
+    /// Each of them must stand somewhere in the statement's text, in any case; but for the id of an approval, which
+    /// the statement has needed.
     pub text: Vec<String>,
     /// Part of who is verified to have sent it, in any case.
     pub who: Option<String>,
@@ -115,7 +116,10 @@ impl Filter {
             let entry = format!("{column}={}", hash(column, value));
             all.push(has_any("keys", vec![entry]));
         }
-        all.extend(self.text.iter().map(|part| has_text("text", part)));
+        all.extend(self.text.iter().map(|part| match is_approval(part) {
+            true => ident("approval").eq(lit(part.as_str())),
+            false => has_text("text", part),
+        }));
         Ok(all)
     }
 
@@ -160,6 +164,12 @@ pub(super) fn who() -> Expr {
     let columns =
         ["principal", "login_user", "os_user", "unit", "container", "client_address"].map(ident);
     coalesce(columns.into_iter().chain([lit("?")]).collect())
+}
+
+/// Whether it is what approvals are called by, as in `apr-4f0x7k2m`.
+fn is_approval(word: &str) -> bool {
+    let digits = word.strip_prefix("apr-").unwrap_or_default();
+    digits.len() == 8 && digits.chars().all(|c| c.is_ascii_digit() || c.is_ascii_lowercase())
 }
 
 impl EffectWord {

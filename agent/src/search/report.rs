@@ -75,8 +75,19 @@ const STATEMENT: [&str; 43] = [
     "joined_midstream",
     "masked",
 ];
-const OCCURRENCE: [&str; 8] =
-    ["time", "host", "server", "record", "action", "connection", "message", "counts"];
+const OCCURRENCE: [&str; 11] = [
+    "time",
+    "host",
+    "server",
+    "record",
+    "action",
+    "connection",
+    "message",
+    "counts",
+    "approval",
+    "principal",
+    "rule",
+];
 /// A name that no column has.
 const WANTED: &str = "@wanted";
 /// Of the rows before the period: what was last said is what counts.

@@ -8,8 +8,8 @@ use super::{
     span::nanos,
 };
 use crate::event::{
-    self, Destination, Episode, EpisodeAction, Occurrence, OccurrenceKind, Origin, Outbound,
-    WallTime,
+    self, Approval, ApprovalAction, Destination, Episode, EpisodeAction, Occurrence,
+    OccurrenceKind, Origin, Outbound, WallTime,
 };
 
 /// Something that an operator should hear of.
@@ -51,6 +51,25 @@ pub fn outbound(outbound: &Outbound) -> LogRecord {
     a.int("dbwarden.connections", *connections);
     let name = format!("dbwarden.destination.{}", action.name());
     record(*time, Severity::Info, &name, &outbound.message(), attributes)
+}
+
+/// A step of an approval, with what its statement does.
+pub fn approval(approval: &Approval) -> LogRecord {
+    let Approval { time, action, id, origin, rule, verdict, facts, message, .. } = approval;
+    let mut attributes = Attributes::default();
+    let a = &mut attributes;
+    identity::describe(a, origin);
+    a.text("dbwarden.approval", Some(id));
+    a.text("dbwarden.verdict", Some(verdict.name()));
+    a.text("dbwarden.rule", Some(rule));
+    a.text("db.query.summary", facts.as_ref().map(|facts| &*facts.summary));
+    a.text("db.response.status_code", approval.error_code.as_deref());
+    a.int("db.response.returned_rows", approval.rows);
+    let severity = match action {
+        ApprovalAction::Refused => Severity::Warn,
+        _ => Severity::Info,
+    };
+    record(*time, severity, &format!("dbwarden.approval.{}", action.name()), message, attributes)
 }
 
 fn describe(attributes: &mut Attributes, destination: &Destination) {

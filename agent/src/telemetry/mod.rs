@@ -47,7 +47,7 @@ pub use self::{
 use crate::{
     config::{self, Signal},
     delivery::Limits,
-    event::{Episode, Occurrence, OccurrenceKind, Origin, Outbound, Record, WallTime},
+    event::{Approval, Episode, Occurrence, OccurrenceKind, Origin, Outbound, Record, WallTime},
 };
 
 /// A few seconds of a busy host; sent in messages that every receiver takes.
@@ -203,6 +203,11 @@ impl Feed {
     /// Each end of a burst of connections that a database opens.
     pub fn outbound(&mut self, outbound: &Outbound) {
         self.log(|| log::outbound(outbound));
+    }
+
+    /// Each step of an approval.
+    pub fn approval(&mut self, approval: &Approval) {
+        self.log(|| log::approval(approval));
     }
 
     /// Each end of an episode.

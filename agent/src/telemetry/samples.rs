@@ -67,6 +67,7 @@ pub fn record(start: i64, duration_us: u64, facts: Option<Arc<Facts>>) -> Record
         sequence: 3,
         claims: None,
         judgement: None,
+        approval: None,
         text: Some("SELECT 'a literal'".into()),
         standard_conforming_strings: Some(true),
         parameters: Vec::new(),

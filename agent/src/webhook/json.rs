@@ -8,8 +8,8 @@ use super::message::{Content, Message};
 use crate::{
     delivery::cut,
     event::{
-        Analysis, Destination, Effects, Episode, Facts, Origin, Severity, TableAccess, Verdict,
-        WallTime,
+        Analysis, Approval, ApprovalAction, Destination, Effects, Episode, Facts, Origin, Severity,
+        TableAccess, Verdict, WallTime,
     },
 };
 
@@ -63,6 +63,58 @@ struct Finding<'a> {
     counts: Option<BTreeMap<&'a str, u64>>,
 }
 
+/// A row of the ledger's approvals, with what to do about it.
+#[derive(Serialize)]
+struct Asked<'a> {
+    record: &'static str,
+    approval: &'a str,
+    action: &'static str,
+    time: WallTime,
+    verdict: Verdict,
+    rule: &'a str,
+    message: &'a str,
+    /// What an approver types on the server's host; null once it is decided.
+    approve: Option<String>,
+    #[serde(flatten)]
+    origin: &'a Origin,
+    /// Never with literals.
+    text: Option<Cow<'a, str>>,
+    fingerprint: Option<String>,
+    summary: Option<&'a str>,
+    effects: Option<Effects>,
+    tables: Option<&'a [TableAccess]>,
+    counts: BTreeMap<&'a str, u64>,
+}
+
+impl<'a> Asked<'a> {
+    fn of(row: &'a Approval) -> Self {
+        let facts = row.facts.as_deref();
+        Self {
+            record: "approval",
+            approval: &row.id,
+            action: row.action.name(),
+            time: row.time,
+            verdict: row.verdict,
+            rule: &row.rule,
+            message: &row.message,
+            approve: command(row),
+            origin: &row.origin,
+            text: facts.map(|facts| cut(&facts.text, TEXT_BYTES)),
+            fingerprint: facts.map(Facts::fingerprint_text),
+            summary: facts.map(|facts| &*facts.summary),
+            effects: facts.map(|facts| facts.effects),
+            tables: facts.map(|facts| first(&facts.tables)),
+            counts: row.counts.iter().map(|(name, n)| (&**name, *n)).collect(),
+        }
+    }
+}
+
+/// What an approver types, as long as it waits for one.
+pub(super) fn command(row: &Approval) -> Option<String> {
+    (row.action == ApprovalAction::Requested)
+        .then(|| format!("dbwarden approvals approve {}", row.id))
+}
+
 #[derive(Serialize)]
 struct Test<'a> {
     host: &'a str,
@@ -78,6 +130,11 @@ pub fn body(message: &Message) -> Vec<u8> {
             kind: format!("finding.{}", episode.action.name()),
             timestamp: episode.time,
             data: Finding::of(&message.episode, episode),
+        }),
+        Content::Approval(approval) => serde_json::to_vec(&Envelope {
+            kind: format!("approval.{}", approval.action.name()),
+            timestamp: approval.time,
+            data: Asked::of(approval),
         }),
         Content::Test { host, time } => serde_json::to_vec(&Envelope {
             kind: "test".to_owned(),

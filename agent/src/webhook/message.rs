@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Instant};
 
 use sha2::{Digest, Sha256};
 
-use crate::event::{Episode, WallTime};
+use crate::event::{Approval, Episode, WallTime};
 
 /// Made once; an attempt more changes nothing in it.
 #[derive(Clone, Debug)]
@@ -20,6 +20,7 @@ pub struct Message {
 #[derive(Clone, Debug)]
 pub enum Content {
     Finding(Arc<Episode>),
+    Approval(Arc<Approval>),
     /// Somebody wants to know whether messages arrive.
     Test {
         host: Arc<str>,
@@ -41,6 +42,17 @@ impl Message {
         }
     }
 
+    pub fn approval(approval: &Approval, since: Instant) -> Self {
+        let Approval { id, action, time, .. } = approval;
+        Self {
+            // Several may approve it.
+            id: format!("{id}-{}-{}", action.name(), time.0).into(),
+            content: Content::Approval(Arc::new(approval.clone())),
+            episode: "".into(),
+            since,
+        }
+    }
+
     pub fn test(host: &str, time: WallTime, since: Instant) -> Self {
         let id: u128 = rand::random();
         Self {
@@ -55,6 +67,9 @@ impl Message {
     pub fn weight(&self) -> usize {
         let text = match &self.content {
             Content::Finding(episode) => episode.facts.as_ref().map_or(0, |facts| facts.text.len()),
+            Content::Approval(approval) => {
+                approval.facts.as_ref().map_or(0, |facts| facts.text.len())
+            }
             Content::Test { .. } => 0,
         };
         WEIGHT + text

@@ -31,7 +31,7 @@ pub use self::{
 use crate::{
     config,
     delivery::{Ending, Limits, Queue},
-    event::Episode,
+    event::{Approval, ApprovalAction, Episode},
     principal::Pattern,
 };
 
@@ -145,6 +145,21 @@ impl Feed {
         }
     }
 
+    /// What is asked of people, and what they have decided.
+    pub fn approval(&self, approval: &Approval) {
+        let is_news = !matches!(
+            approval.action,
+            ApprovalAction::Used | ApprovalAction::Executed | ApprovalAction::Refused
+        );
+        let mut message = None;
+        let wants = |webhook: &&Webhook| is_news && webhook.wants_approval(approval);
+        for webhook in self.shared.0.iter().filter(wants) {
+            let message =
+                message.get_or_insert_with(|| Message::approval(approval, Instant::now()));
+            webhook.queue.push(message.clone(), message.weight());
+        }
+    }
+
     /// Posts what is left, for a few seconds at most; the rest is lost.
     pub fn close(self) -> Vec<WebhookStatus> {
         let _ = self.ending.send(true);
@@ -171,6 +186,11 @@ impl Webhook {
         finding.severity >= self.settings.min_severity
             && (self.settings.dry_run || !finding.dry_run)
             && (self.rules.is_empty() || self.rules.iter().any(|rule| rule.matches(&finding.rule)))
+    }
+
+    fn wants_approval(&self, approval: &Approval) -> bool {
+        self.settings.approvals
+            && (self.rules.is_empty() || self.rules.iter().any(|rule| rule.matches(&approval.rule)))
     }
 
     /// Nobody posts any more.

@@ -3,10 +3,10 @@
 use serde_json::{Value, json};
 
 use super::{
-    json::TEST,
+    json::{TEST, command},
     message::{Content, Message},
 };
-use crate::event::{Episode, EpisodeAction, Origin};
+use crate::event::{Approval, Episode, EpisodeAction, Origin};
 
 /// Slack refuses longer ones: 150 in a header, 2000 in a field, 3000 in a section.
 const HEADER_CHARS: usize = 140;
@@ -16,6 +16,7 @@ const TEXT_CHARS: usize = 1_000;
 pub fn body(message: &Message) -> Vec<u8> {
     let value = match &message.content {
         Content::Finding(episode) => finding(episode, &message.episode),
+        Content::Approval(approval) => self::approval(approval),
         Content::Test { host, .. } => {
             let text = format!("dbwarden on {}: {TEST}", plain(host, FIELD_CHARS));
             json!({ "text": text, "mrkdwn": false, "blocks": [section(&text)] })
@@ -59,6 +60,36 @@ fn finding(episode: &Episode, id: &str) -> Value {
         blocks.push(section(&format!("in all: {counts}")));
     }
     let context = [element(&format!("episode {id}"))];
+    blocks.push(json!({ "type": "context", "elements": context }));
+    json!({ "text": text, "mrkdwn": false, "blocks": blocks })
+}
+
+fn approval(row: &Approval) -> Value {
+    let Approval { action, id, origin, rule, facts, message, .. } = row;
+    let head = plain(&format!("approval {}: {rule}", action.name()), HEADER_CHARS);
+    let why = plain(message, TEXT_CHARS);
+    let (who, place) = (plain(&who(origin), FIELD_CHARS), plain(&place(origin), FIELD_CHARS));
+    let mut text = format!("{head}: {why} ({who}, {place})");
+    let mut blocks = vec![
+        json!({ "type": "header", "text": element(&head) }),
+        section(&why),
+        json!({
+            "type": "section",
+            "fields": [element(&format!("who: {who}")), element(&format!("where: {place}"))],
+        }),
+    ];
+    if let Some(facts) = facts {
+        let statement = plain(&facts.text, TEXT_CHARS);
+        text = format!("{text}: {statement}");
+        blocks.push(section(&format!("statement: {statement}")));
+    }
+    if let Some(command) = command(row) {
+        let host = plain(&origin.host, FIELD_CHARS);
+        let how = format!("on {host}: {command}");
+        text = format!("{text}. {how}");
+        blocks.push(section(&how));
+    }
+    let context = [element(&format!("approval {id}"))];
     blocks.push(json!({ "type": "context", "elements": context }));
     json!({ "text": text, "mrkdwn": false, "blocks": blocks })
 }

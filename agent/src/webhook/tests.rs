@@ -14,8 +14,8 @@ use super::{Feed, Pace, WebhookStatus, Webhooks};
 use crate::{
     config::{Span, Webhook, WebhookFormat, WebhookTarget},
     event::{
-        ConnectionId, Episode, EpisodeAction, Finding, Origin, PrincipalKind, Severity, Verdict,
-        WallTime,
+        Approval, ApprovalAction, ConnectionId, Episode, EpisodeAction, Finding, Origin,
+        PrincipalKind, Severity, Verdict, WallTime,
     },
 };
 
@@ -45,6 +45,7 @@ fn webhook(url: String, secret_file: Option<PathBuf>) -> Webhook {
         min_severity: Severity::Low,
         rules: Vec::new(),
         dry_run: false,
+        approvals: true,
         timeout: Span(Duration::from_millis(300)),
         give_up: Span(Duration::from_secs(60)),
         certificate: None,
@@ -85,6 +86,26 @@ fn episode(n: u64) -> Episode {
         facts: Some(facts.whole),
         destination: None,
         counts: Vec::new(),
+    }
+}
+
+/// Somebody asks for the same statement.
+fn approval() -> Approval {
+    let Episode { time, origin, facts, .. } = episode(1);
+    Approval {
+        time,
+        action: ApprovalAction::Requested,
+        id: "apr-4f0x7k2m".into(),
+        origin,
+        rule: "hold-deletes".into(),
+        verdict: Verdict::Hold,
+        facts,
+        text: Some("DELETE FROM visits WHERE note = 'Wiedikon-4711' OR true".into()),
+        message: "ana (human) waits for the approval of a member of dba: look first".to_owned(),
+        counts: vec![("ttl_seconds".into(), 120)],
+        rows: None,
+        duration_us: None,
+        error_code: None,
     }
 }
 

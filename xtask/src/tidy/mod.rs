@@ -34,7 +34,9 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     // Its book is replaced as a whole, as the ledger's own files are.
     ("enforce", &["event", "ledger", "netlink"]),
     ("netlink", &[]),
-    ("control", &["event", "config", "enforce"]),
+    // What is asked of people is replaced on disk as a whole, as the ledger's own files are.
+    ("approval", &["event", "ledger"]),
+    ("control", &["event", "approval", "config", "enforce"]),
     // Queues, patience and HTTP, of whatever leaves the host.
     ("delivery", &["event"]),
     ("telemetry", &["event", "config", "delivery"]),
@@ -49,6 +51,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
         &[
             "event",
             "analyst",
+            "approval",
             "config",
             "confine",
             "pipeline",
@@ -60,7 +63,20 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ),
     ("confine", &[]),
     // Hands the guard what it needs of the host.
-    ("gate", &["event", "capture", "config", "control", "discovery", "guard", "netlink", "policy"]),
+    (
+        "gate",
+        &[
+            "event",
+            "approval",
+            "capture",
+            "config",
+            "control",
+            "discovery",
+            "guard",
+            "netlink",
+            "policy",
+        ],
+    ),
     ("pipeline", ALL),
     ("cli", ALL),
     ("main", ALL),

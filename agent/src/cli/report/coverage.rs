@@ -22,6 +22,9 @@ pub(super) struct Occurrence {
     pub action: Option<String>,
     pub message: Option<String>,
     pub counts: Option<BTreeMap<String, Option<u64>>>,
+    pub approval: Option<String>,
+    pub principal: Option<String>,
+    pub rule: Option<String>,
 }
 
 /// A start that no stop had come before, and the last row before it.
@@ -270,6 +273,7 @@ mod tests {
             action: Some(action.into()),
             message: Some("It is so.".into()),
             counts: Some(counts.iter().map(|(name, n)| ((*name).into(), Some(*n))).collect()),
+            ..Occurrence::default()
         }
     }
 

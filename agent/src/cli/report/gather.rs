@@ -5,6 +5,7 @@ use serde::de::DeserializeOwned;
 
 use super::{
     Kind,
+    approvals::Approvals,
     coverage::{Coverage, Gap, LastSeen, Occurrence},
     document::Rows,
     head::Period,
@@ -29,6 +30,7 @@ const MAX_APPLIED: usize = 10_000;
 pub(super) struct Gathered {
     pub counts: Counts,
     pub coverage: Coverage,
+    pub approvals: Approvals,
     /// Which configuration applied from when on.
     pub applied: Vec<Applied>,
     pub totals: Totals,
@@ -88,6 +90,9 @@ impl Gathered {
                 let row: Occurrence = parsed(row)?;
                 if self.applied.len() < MAX_APPLIED {
                     self.applied.extend(Applied::of_row(&row));
+                }
+                if matches!(part, Part::Occurrences) {
+                    self.approvals.occurrence(&row);
                 }
                 self.coverage.occurrence(&row);
             }

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::{
     Kind,
+    approvals::Approvals,
     coverage::{Gap, Server},
     labels::Labels,
     proof::{Proof, Verdict},
@@ -41,6 +42,8 @@ pub(super) struct Head {
     /// What is known to be missing.
     pub unobserved: Vec<Gap>,
     pub servers: Vec<Server>,
+    #[serde(skip_serializing_if = "Approvals::is_empty")]
+    pub approvals: Approvals,
     /// What else bears on how much the report can say.
     pub notes: Vec<String>,
     /// Reads that stayed in the region of their label: statements and rows.

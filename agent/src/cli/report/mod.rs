@@ -1,5 +1,6 @@
 //! `dbwarden report`: evidence for auditors, of which every row and every lack is accounted for.
 
+mod approvals;
 mod coverage;
 mod document;
 mod gather;
@@ -260,6 +261,7 @@ impl<'a> Making<'a> {
             labels,
             unobserved,
             servers: gathered.coverage.servers(),
+            approvals: gathered.approvals,
             notes,
             in_region,
             totals: gathered.totals,

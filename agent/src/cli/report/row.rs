@@ -60,7 +60,7 @@ row! {
     transaction: Option<String>,
     verdict: Option<String>,
     rule: Option<String>,
-    /// Nobody approves statements yet.
+    /// What the steps of an approval have in common with it.
     approval: Option<String>,
     masked: Option<Vec<String>>,
     truncated_bytes: Option<u64>,

@@ -131,6 +131,9 @@ fn hear(
         {
             shared.prepared.clear();
         }
+        backend::BACKEND_KEY_DATA if message.is_whole() => {
+            shared.cancel_key = Some(message.body.into());
+        }
         backend::COPY_IN_RESPONSE => shared.progress.copy_in(),
         backend::ERROR_RESPONSE => {
             shared.progress.error();

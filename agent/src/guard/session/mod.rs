@@ -6,6 +6,9 @@
 //! were given.
 
 mod answers;
+mod appeal;
+mod approval;
+mod context;
 mod names;
 mod poison;
 mod progress;
@@ -13,6 +16,7 @@ mod requests;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod waiting;
 
 use super::{
     court::{Court, Moment},
@@ -27,8 +31,10 @@ use crate::{
     statement::MAX_TEXT_BYTES,
 };
 use answers::Answers;
+use approval::{Approvals, Stage};
 pub use poison::WORD as POISON;
 use requests::Requests;
+pub use waiting::Tiding;
 
 /// What is to be sent.
 #[derive(Debug, Default)]
@@ -94,6 +100,11 @@ struct Shared {
     counts: Counts,
     /// Of all that was sent to the server.
     sums: Sums,
+    approvals: Approvals,
+    /// For the client, as soon as no answer is half told.
+    notice: Option<Vec<u8>>,
+    /// `BackendKeyData`
+    cancel_key: Option<Box<[u8]>>,
 }
 
 impl Shared {
@@ -130,6 +141,7 @@ const LIMITS: Limits = Limits {
     prepared_bytes: 0,
     portals: 0,
     in_flight: 0,
+    cancel_keys: true,
 };
 
 impl Session {
@@ -147,6 +159,9 @@ impl Session {
                 transaction: None,
                 counts: Counts::default(),
                 sums: Sums::default(),
+                approvals: Approvals::default(),
+                notice: None,
+                cancel_key: None,
             },
         }
     }
@@ -172,6 +187,10 @@ impl Session {
         let n_passed = passed.as_ref().map_or(0, |passed| passed.len());
         self.shared.counts.sent_bytes += (out.to_server.len() - before + n_passed) as u64;
         court.summed_so_far(self.shared.counts.sent_bytes, self.shared.sums.current());
+        if self.waits() {
+            // Nothing passes, but for what asks the server.
+            self.advance(court, out)?;
+        }
         passed
     }
 
@@ -185,7 +204,22 @@ impl Session {
         court: &mut dyn Court,
         out: &mut Output,
     ) -> Result<&'b [u8], Broken> {
-        self.answers.bytes(bytes, &mut self.shared, court, &mut out.to_client)
+        let mut bytes = bytes;
+        if matches!(self.shared.approvals.stage, Stage::Context(..)) {
+            bytes = self.take_context(bytes, court, out)?;
+            if bytes.is_empty() {
+                return Ok(bytes);
+            }
+        }
+        let passed = self.answers.bytes(bytes, &mut self.shared, court, &mut out.to_client)?;
+        if !self.waits() {
+            return Ok(passed);
+        }
+        // Whatever is told now comes after it.
+        out.to_client.extend_from_slice(passed);
+        self.tell_notice(out);
+        self.advance(court, out)?;
+        Ok(&[])
     }
 
     /// [`Self::take_client_bytes`], with all of it in `out`.

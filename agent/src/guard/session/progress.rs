@@ -20,6 +20,9 @@ pub(super) struct Progress {
     marks: VecDeque<Mark>,
     /// Parts of a segment were sent, and its end was not.
     is_open: bool,
+    /// Some of them are at the server, and some of those name portals.
+    has_passed: bool,
+    is_bound: bool,
     /// The server reads copy data, and ignores `Sync`.
     copy_in: bool,
     /// An error came since everything was last answered.
@@ -44,6 +47,25 @@ impl Progress {
         self.marks.is_empty() && !self.is_open
     }
 
+    /// A part is at the server.
+    pub(super) fn passes(&mut self, is_binding: bool) {
+        // Sent with the end of its segment, it is over with that.
+        self.has_passed |= self.is_open;
+        self.is_bound |= self.is_open && is_binding;
+    }
+
+    /// A portal of this segment is at the server: its end would be the portal's.
+    pub(super) fn is_bound(&self) -> bool {
+        self.is_bound
+    }
+
+    /// What of the segment has not been sent will be sent later; whether some of it has been.
+    pub(super) fn take_back(&mut self) -> bool {
+        self.is_open = false;
+        self.is_bound = false;
+        std::mem::take(&mut self.has_passed)
+    }
+
     pub(super) fn request(&mut self) -> Result<(), TooMany> {
         self.mark(Mark::Request)
     }
@@ -64,7 +86,7 @@ impl Progress {
     }
 
     fn mark(&mut self, mark: Mark) -> Result<(), TooMany> {
-        self.is_open = false;
+        self.take_back();
         self.segment += 1;
         self.push(mark)
     }

@@ -3,14 +3,17 @@
 use std::sync::Arc;
 
 use super::{
-    Broken, LIMITS, SPARE_BYTES, Shared, between, is_passed_on,
+    Broken, LIMITS, SPARE_BYTES, Shared,
+    appeal::{Stop, appeal, begins, gated, part},
+    approval::{Appeal, Subject},
+    between, is_passed_on,
     names::{Found, Meaning},
     poison,
     progress::TooMany,
 };
 use crate::{
     event::{BootTime, SyncLoss},
-    guard::court::{Argument, Court, Denial, Moment, Reading},
+    guard::court::{Argument, Court, Denial, Gated, Moment, Reading},
     protocol::postgres::{
         deframer::{Deframer, Message, Side, State, Step},
         frontend::{self, Arguments, Bind, Execute, Parse, Target},
@@ -28,10 +31,14 @@ pub(super) struct Requests {
 
 /// What becomes of a message.
 #[derive(Debug, PartialEq, Eq)]
-enum Fate {
+pub(super) enum Fate {
     Passes,
     /// Something else is sent for it.
     Replaced(Vec<u8>),
+    /// It goes with what follows it.
+    Kept,
+    /// It waits, and all that comes after it.
+    Waits,
 }
 
 impl Requests {
@@ -50,6 +57,10 @@ impl Requests {
         court: &mut dyn Court,
         out: &mut Vec<u8>,
     ) -> Result<&'b [u8], Broken> {
+        if shared.approvals.waits() {
+            shared.approvals.held.extend_from_slice(bytes);
+            return Ok(&[]);
+        }
         let mut rest = bytes;
         // Where what hasn't been passed on begins.
         let mut from = bytes;
@@ -65,14 +76,36 @@ impl Requests {
                     match fate {
                         // Only the first message of these bytes can have begun before them.
                         Ok(Fate::Passes) => {
+                            release(place, shared, court, out);
+                            passes(message.tag, shared);
                             out.append(&mut self.waiting);
                             let end = place.after(out) + between(from, rest).len() as u64;
                             let summed = shared.sums.add(end, &message);
                             summed.into_iter().for_each(|sum| court.summed(sum));
                             continue;
                         }
+                        Ok(Fate::Kept) => {
+                            out.extend_from_slice(between(from, at));
+                            from = rest;
+                            shared.approvals.kept.append(&mut self.waiting);
+                            shared.approvals.kept.extend_from_slice(between(at, rest));
+                            continue;
+                        }
+                        Ok(Fate::Waits) => {
+                            out.extend_from_slice(between(from, at));
+                            let approvals = &mut shared.approvals;
+                            approvals.held.append(&mut approvals.kept);
+                            approvals.held.append(&mut self.waiting);
+                            approvals.held.extend_from_slice(at);
+                            approvals.kept_readings.clear();
+                            if shared.progress.take_back() {
+                                approvals.comes_after_parts();
+                            }
+                            return Ok(&[]);
+                        }
                         Ok(Fate::Replaced(other)) => {
                             out.extend_from_slice(between(from, at));
+                            release(place, shared, court, out);
                             replace(&other, place, shared, court, out);
                             from = rest;
                             self.waiting.clear();
@@ -119,12 +152,16 @@ impl Requests {
                 _ => None,
             };
             match judged {
-                Some(Ok(Fate::Passes)) => {
+                // Neither is the fate of a message that isn't there as a whole.
+                Some(Ok(Fate::Passes | Fate::Kept | Fate::Waits)) => {
+                    release(place, shared, court, out);
+                    self.deframer.tag_under_way().into_iter().for_each(|tag| passes(tag, shared));
                     out.append(&mut self.waiting);
                     self.fate = Some(Fate::Passes);
                 }
                 Some(Ok(Fate::Replaced(other))) => {
                     out.extend_from_slice(whole);
+                    release(place, shared, court, out);
                     replace(&other, place, shared, court, out);
                     self.waiting.clear();
                     self.fate = Some(Fate::Replaced(Vec::new()));
@@ -172,6 +209,36 @@ fn replace(
     summed.into_iter().for_each(|sum| court.summed(sum));
 }
 
+/// A message goes to the server.
+fn passes(tag: u8, shared: &mut Shared) {
+    match tag {
+        frontend::BIND | frontend::EXECUTE => shared.progress.passes(true),
+        frontend::PARSE | frontend::DESCRIBE | frontend::CLOSE => shared.progress.passes(false),
+        _ => {}
+    }
+}
+
+/// Sends what has waited for the message that comes now.
+fn release(place: Place, shared: &mut Shared, court: &mut dyn Court, out: &mut Vec<u8>) {
+    if shared.approvals.kept.is_empty() {
+        return;
+    }
+    let kept = std::mem::take(&mut shared.approvals.kept);
+    let mut rest = &kept[..];
+    while let Some((header, _)) = rest.split_first_chunk::<5>() {
+        let [_, len @ ..] = *header;
+        let len = u32::from_be_bytes(len) as usize + 1;
+        let Some((message, after)) = rest.split_at_checked(len) else { break };
+        passes(header[0], shared);
+        replace(message, place, shared, court, out);
+        rest = after;
+    }
+    for reading in std::mem::take(&mut shared.approvals.kept_readings) {
+        shared.counts.passed += 1;
+        sent(&reading, shared, court);
+    }
+}
+
 fn kept(tag: u8) -> usize {
     frontend::keep(tag, &LIMITS).unwrap_or_default()
 }
@@ -187,7 +254,6 @@ fn judge(
     let too_many = |TooMany| Broken::TooMany;
     match tag {
         frontend::QUERY => {
-            shared.progress.request().map_err(too_many)?;
             let body = message.body;
             let text = match body.split_last() {
                 Some((0, text)) if message.is_whole() && !text.contains(&0) => Some(text),
@@ -196,26 +262,36 @@ fn judge(
                 _ => None,
             };
             let reading = read(text, state, shared, court);
-            Ok(match pass(&reading, shared, court) {
-                Ok(()) => {
-                    shared.counts.passed += 1;
-                    Fate::Passes
-                }
-                Err(denial) => {
+            let subject = || Subject::of(reading.text.as_deref(), &reading.types, &[]);
+            let judged = judge_reading(&reading, court);
+            let fate = match appeal(judged, subject, shared) {
+                Ok(()) => pass_on(&reading, shared, court),
+                Err(Stop::Waits) => return Ok(Fate::Waits),
+                Err(Stop::Denied(denial)) => {
                     let text = deny(denial, reading.text.as_deref(), shared, court);
                     Fate::Replaced(poison::query(&text))
                 }
-            })
+            };
+            shared.progress.request().map_err(too_many)?;
+            Ok(fate)
         }
         frontend::PARSE => {
+            let begins = begins(shared);
             let segment = shared.progress.part();
             let parse = Parse::read(message).ok_or_else(malformed)?;
             if !parse.whole && message.is_whole() {
                 return Err(malformed());
             }
             let reading = read(parse.whole.then_some(parse.text), state, shared, court);
-            let reading = typed(reading, parse.types);
-            let judged = judge_reading(&reading, court).and_then(|()| {
+            let mut reading = typed(reading, parse.types, court);
+            let mut judged = judge_reading(&reading, court);
+            if judged.as_ref().is_err_and(|denial| denial.needs.is_some()) {
+                // Nothing of it is run before it is executed.
+                judged = Ok(());
+                reading = Arc::new(Reading { approval: Gated::Needed, ..Reading::clone(&reading) });
+            }
+            let waits = reading.is_gated() || reading.only_begins();
+            let judged = judged.and_then(|()| {
                 let meaning = Arc::new([reading.clone()]);
                 let defined = shared.prepared.define(parse.name, meaning, segment);
                 defined.map_err(|_| too_much("prepared statements"))?;
@@ -225,7 +301,7 @@ fn judge(
                 Ok(())
             });
             Ok(match judged {
-                Ok(()) => Fate::Passes,
+                Ok(()) => part(message, waits && begins, shared, court),
                 Err(denial) => {
                     let text = deny(denial, reading.text.as_deref(), shared, court);
                     Fate::Replaced(poison::parse(parse.name, &text))
@@ -233,47 +309,92 @@ fn judge(
             })
         }
         frontend::BIND => {
+            let begins = begins(shared);
             let segment = shared.progress.part();
             let bind = Bind::read(message).ok_or_else(malformed)?;
             let found = shared.prepared.find(bind.statement, segment);
             let make = || values(&bind.arguments, shared);
             let values = Values { count: bind.arguments.count, make: &make };
-            let found = judge_found(found, Some(values), state, court);
+            let mut found = judge_found(found, Some(values), state, court);
+            if found.as_ref().is_err_and(|(denial, _)| denial.needs.is_some()) {
+                let unbound = shared.prepared.find(bind.statement, segment);
+                found = gated(unbound, values, state, court).map_or(found, Ok);
+            }
+            let waits = found.as_ref().is_ok_and(|readings| {
+                readings.iter().any(|reading| reading.is_gated() || reading.only_begins())
+            });
             let judged = found.and_then(|readings| {
                 let defined = shared.portals.define(bind.portal, readings, segment);
                 defined.map_err(|_| (too_much("portals"), None))
             });
-            Ok(settle(judged, shared, court))
+            match judged {
+                Ok(()) => Ok(part(message, waits && begins, shared, court)),
+                denied @ Err(_) => Ok(settle(denied, shared, court)),
+            }
         }
         frontend::EXECUTE => {
+            let begins = begins(shared);
             let segment = shared.progress.part();
             let execute = Execute::read(message).ok_or_else(malformed)?;
             let found = shared.portals.find(execute.portal, segment);
-            let judged = judge_found(found, None, state, court).map(|readings| {
-                shared.counts.passed += 1;
-                readings.iter().for_each(|reading| sent(reading, shared, court));
-            });
-            Ok(settle(judged, shared, court))
+            let (denial, text) = match judge_found(found, None, state, court) {
+                Ok(readings) if begins && readings.iter().all(|reading| reading.only_begins()) => {
+                    let fate = part(message, !readings.is_empty(), shared, court);
+                    match fate {
+                        Fate::Kept => {
+                            shared.approvals.kept_readings.extend(readings.iter().cloned())
+                        }
+                        _ => run(&readings, shared, court),
+                    }
+                    return Ok(fate);
+                }
+                Ok(readings) => {
+                    run(&readings, shared, court);
+                    return Ok(Fate::Passes);
+                }
+                Err(denied) => denied,
+            };
+            let bound = match shared.portals.find(execute.portal, segment) {
+                Found::Readings(readings) => readings,
+                Found::Nothing | Found::Anything => Arc::new([]),
+            };
+            match shared.approvals.appeal(denial, Subject::of_readings(&bound), begins) {
+                Appeal::Waits => Ok(Fate::Waits),
+                Appeal::Denied(denial) => Ok(settle(Err((denial, text)), shared, court)),
+                Appeal::Passes => {
+                    run(&bound, shared, court);
+                    // What is left of it may be fetched piece by piece.
+                    let given = |reading: &Arc<Reading>| {
+                        Arc::new(Reading { approval: Gated::Given, ..Reading::clone(reading) })
+                    };
+                    let meaning = bound.iter().map(given).collect();
+                    // It was there before.
+                    let _ = shared.portals.define(execute.portal, meaning, segment);
+                    Ok(Fate::Passes)
+                }
+            }
         }
         frontend::FUNCTION_CALL => {
-            shared.progress.request().map_err(too_many)?;
             let (oid, arguments) = match frontend::function_call(message) {
                 Some((oid, arguments)) => (Some(oid), values(&arguments, shared)),
                 None if message.is_whole() => return Err(malformed()),
                 None => (None, Vec::new()),
             };
+            let asked = if court.asks() { arguments.clone() } else { Vec::new() };
             let reading = court.read_call(oid, arguments, state);
-            Ok(match pass(&reading, shared, court) {
-                Ok(()) => {
-                    shared.counts.passed += 1;
-                    Fate::Passes
-                }
-                Err(denial) => {
+            let subject = || Subject::of(reading.text.as_deref(), &reading.types, &asked);
+            let judged = judge_reading(&reading, court);
+            let fate = match appeal(judged, subject, shared) {
+                Ok(()) => pass_on(&reading, shared, court),
+                Err(Stop::Waits) => return Ok(Fate::Waits),
+                Err(Stop::Denied(denial)) => {
                     // The text is not the client's.
                     let text = deny(denial, None, shared, court);
                     Fate::Replaced(poison::query(&text))
                 }
-            })
+            };
+            shared.progress.request().map_err(too_many)?;
+            Ok(fate)
         }
         frontend::CLOSE | frontend::DESCRIBE => {
             shared.progress.part();
@@ -283,7 +404,7 @@ fn judge(
                 Target::Portal(name) if tag == frontend::CLOSE => shared.portals.close(name),
                 Target::Statement(_) | Target::Portal(_) => {}
             }
-            Ok(Fate::Passes)
+            Ok(part(message, false, shared, court))
         }
         frontend::SYNC => {
             shared.progress.sync().map_err(too_many)?;
@@ -314,8 +435,8 @@ fn read(
 }
 
 /// With the types that its `Parse` gives its parameters, where they matter.
-fn typed(reading: Arc<Reading>, types: &[u8]) -> Arc<Reading> {
-    if types.is_empty() || !reading.is_estimable() {
+fn typed(reading: Arc<Reading>, types: &[u8], court: &dyn Court) -> Arc<Reading> {
+    if types.is_empty() || !(reading.is_estimable() || court.asks()) {
         return reading;
     }
     let (types, _) = types.as_chunks::<4>();
@@ -339,13 +460,18 @@ fn values(arguments: &Arguments<'_>, shared: &Shared) -> Vec<Argument> {
 
 /// Those of a `Bind`, made where somebody wants them.
 #[derive(Clone, Copy)]
-struct Values<'a> {
+pub(super) struct Values<'a> {
     count: u16,
-    make: &'a dyn Fn() -> Vec<Argument>,
+    pub(super) make: &'a dyn Fn() -> Vec<Argument>,
 }
 
 fn judge_reading(reading: &Reading, court: &mut dyn Court) -> Result<(), Denial> {
-    court.judge(reading).map(|_permit| ())
+    match court.judge(reading) {
+        Ok(_permit) => Ok(()),
+        // It runs already.
+        Err(denial) if denial.needs.is_some() && reading.approval == Gated::Given => Ok(()),
+        Err(denial) => Err(denial),
+    }
 }
 
 /// A denial, and the text that it is about.
@@ -390,10 +516,15 @@ fn judge_found(
     Ok(readings)
 }
 
-fn pass(reading: &Reading, shared: &mut Shared, court: &mut dyn Court) -> Result<(), Denial> {
-    judge_reading(reading, court)?;
+fn run(readings: &[Arc<Reading>], shared: &mut Shared, court: &mut dyn Court) {
+    shared.counts.passed += 1;
+    readings.iter().for_each(|reading| sent(reading, shared, court));
+}
+
+fn pass_on(reading: &Reading, shared: &mut Shared, court: &mut dyn Court) -> Fate {
+    shared.counts.passed += 1;
     sent(reading, shared, court);
-    Ok(())
+    Fate::Passes
 }
 
 fn sent(reading: &Reading, shared: &mut Shared, court: &mut dyn Court) {

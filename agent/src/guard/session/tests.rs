@@ -1,5 +1,7 @@
 //! Sessions as tables: what either side says, and what the other one gets.
 
+mod approvals;
+
 use std::{borrow::Cow, sync::Arc};
 
 use super::{Broken, Output};
@@ -28,6 +30,8 @@ fn denial() -> Denial {
         message: "no DROP".into(),
         detail: "rule test:drop".into(),
         hint: Cow::Borrowed("Don't."),
+        approval: None,
+        needs: None,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{fmt::Write as _, sync::Arc};
 
 use crate::event::{
-    Claims, Destination, Effect, Effects, Entry, Episode, Facts, Finding, LoginStrength,
+    Approval, Claims, Destination, Effect, Effects, Entry, Episode, Facts, Finding, LoginStrength,
     Occurrence, Origin, Outbound, Parameter, Parent, Record, StatementKind, TableAccess,
 };
 use crate::ledger::schema::COLUMNS;
@@ -37,6 +37,13 @@ impl<'a> TextHalf<'a> {
             replicates: record.facts.is_none() && record.kind == StatementKind::Replication,
         };
         (half.facts.is_some() || half.text.is_some() || half.replicates).then_some(half)
+    }
+
+    /// Of the statement that an approval is about.
+    pub fn of_approval(approval: &'a Approval, literals: Literals) -> Option<Self> {
+        let facts = Some(approval.facts.as_ref()?);
+        let text = approval.text.as_ref().filter(|_| literals == Literals::Kept);
+        Some(Self { facts, text, replicates: false })
     }
 
     /// Of the statement that an episode began with; never its literals.
@@ -116,6 +123,7 @@ pub fn encode_row(entry: &Entry, literals: Literals, out: &mut Vec<u8>) {
         Entry::Occurrence(occurrence) => self::occurrence(occurrence, out),
         Entry::Finding(episode) => finding(episode, out),
         Entry::Outbound(outbound) => self::outbound(outbound, out),
+        Entry::Approval(approval) => self::approval(approval, out),
     }
 }
 
@@ -151,9 +159,25 @@ fn statement(record: &Record, literals: Literals, out: &mut Vec<u8>) {
         put.text(VERDICT, Some(judgement.verdict.name()));
         put.text(RULE, judgement.rule.as_deref());
     }
+    put.text(APPROVAL, record.approval.as_deref());
     put.u64(TRUNCATED_BYTES, Some(record.truncated_bytes));
     put.u64(LOST_BYTES, Some(record.lost_bytes));
     put.bool(JOINED_MIDSTREAM, Some(record.joined_midstream));
+}
+
+fn approval(approval: &Approval, out: &mut Vec<u8>) {
+    let mut put = Writer(out);
+    put.text(RECORD, Some("approval"));
+    put.time(TIME, Some(approval.time.0));
+    put.u64(DURATION_US, approval.duration_us);
+    put.u64(ROWS, approval.rows);
+    put.text(ERROR_CODE, approval.error_code.as_deref());
+    put.text(VERDICT, Some(approval.verdict.name()));
+    put.text(RULE, Some(&approval.rule));
+    put.text(APPROVAL, Some(&approval.id));
+    put.text(ACTION, Some(approval.action.name()));
+    put.text(MESSAGE, Some(&approval.message));
+    put.counts(COUNTS, &approval.counts);
 }
 
 fn occurrence(occurrence: &Occurrence, out: &mut Vec<u8>) {
@@ -254,7 +278,8 @@ columns! {
     ERROR_MESSAGE = "error_message", TRANSACTION = "transaction",
     TRUNCATED_BYTES = "truncated_bytes", LOST_BYTES = "lost_bytes",
     JOINED_MIDSTREAM = "joined_midstream", ACTION = "action", MESSAGE = "message",
-    COUNTS = "counts", VERDICT = "verdict", RULE = "rule", SEVERITY = "severity",
+    COUNTS = "counts", VERDICT = "verdict", RULE = "rule", APPROVAL = "approval",
+    SEVERITY = "severity",
     POOLER = "pooler", CLIENT_CERTAINTY = "client_certainty",
     DESTINATION_ADDRESS = "destination_address", DESTINATION_PORT = "destination_port",
     DESTINATION_REGION = "destination_region", DESTINATION_SERVER = "destination_server",

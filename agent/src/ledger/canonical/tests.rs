@@ -30,6 +30,12 @@ pub fn groups(entry: &Entry, literals: Literals) -> Groups {
             &episode.origin
         }
         Entry::Outbound(outbound) => &outbound.origin,
+        Entry::Approval(approval) => {
+            if let Some(half) = TextHalf::of_approval(approval, literals) {
+                encode_facts(half, &mut groups.facts);
+            }
+            &approval.origin
+        }
     };
     encode_origin(origin, &mut groups.origin);
     encode_row(entry, literals, &mut groups.row);
@@ -66,7 +72,9 @@ fn golden_bytes() {
         Episode { destination: Some(samples::outbound().destination), ..samples::finding() };
     let reaching = groups(&Entry::Finding(found), Literals::Kept);
     let outbound = groups(&Entry::Outbound(samples::outbound()), Literals::Kept);
-    let cases: [(&str, Vec<u8>); 20] = [
+    let approval = groups(&Entry::Approval(samples::approval()), Literals::Redacted);
+    let approved = Record { approval: Some("apr-4f0x7k2m".into()), ..samples::empty_record() };
+    let cases: [(&str, Vec<u8>); 22] = [
         ("fullest origin", full.origin.clone()),
         ("fullest facts", full.facts.clone()),
         ("fullest row", full.row.clone()),
@@ -87,6 +95,8 @@ fn golden_bytes() {
         ("origin behind a pooler", statement(pooled).origin),
         ("destination's row", outbound.row),
         ("row of a finding about a destination", reaching.row),
+        ("approval's row", approval.row),
+        ("row with an approval", statement(approved).row),
     ];
     let found: String =
         cases.iter().map(|(name, bytes)| format!("{name}: {}\n", hex(bytes))).collect();

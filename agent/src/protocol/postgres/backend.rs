@@ -3,6 +3,7 @@
 use crate::event::{Tag, TransactionStatus};
 
 use super::reader::Reader;
+use crate::protocol::Limits;
 
 pub(crate) const AUTHENTICATION: u8 = b'R';
 pub(crate) const BACKEND_KEY_DATA: u8 = b'K';
@@ -29,8 +30,11 @@ pub(crate) const PORTAL_SUSPENDED: u8 = b's';
 pub(crate) const READY_FOR_QUERY: u8 = b'Z';
 pub(crate) const ROW_DESCRIPTION: u8 = b'T';
 
+/// Of a secret key, from protocol 3.2 on; four bytes before.
+const MAX_KEY: usize = 256;
+
 /// How much of a message's body its reader wants; `None` for a type that does not exist.
-pub(crate) fn keep(tag: u8) -> Option<usize> {
+pub(crate) fn keep(tag: u8, limits: &Limits) -> Option<usize> {
     match tag {
         DATA_ROW
         | COPY_DATA
@@ -49,6 +53,7 @@ pub(crate) fn keep(tag: u8) -> Option<usize> {
         | NOTIFICATION_RESPONSE
         | PORTAL_SUSPENDED => Some(0),
         READY_FOR_QUERY => Some(1),
+        BACKEND_KEY_DATA if limits.cancel_keys => Some(4 + MAX_KEY),
         // The process id, not the secret key behind it.
         BACKEND_KEY_DATA => Some(4),
         COMMAND_COMPLETE | AUTHENTICATION => Some(64),

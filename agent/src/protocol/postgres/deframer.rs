@@ -291,7 +291,7 @@ impl Deframer {
                 Some(startup::MAX_LEN)
             }
             (Side::Frontend, _) => frontend::keep(tag, limits),
-            (Side::Backend, _) => backend::keep(tag),
+            (Side::Backend, _) => backend::keep(tag, limits),
         };
         let Some(keep) = keep else { return Err(SyncLoss::UnknownMessage(tag)) };
         if !(4..=MAX_LEN).contains(&len) {

@@ -4,11 +4,11 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use super::{KEY, await_that, episode, private, start, status, webhook};
+use super::{KEY, approval, await_that, episode, private, start, status, webhook};
 use crate::{
     config::{Webhook, WebhookTarget},
     delivery::receiver::{Receiver, Reply, Request},
-    event::{EpisodeAction, Severity, Shown, WallTime},
+    event::{Approval, ApprovalAction, EpisodeAction, Severity, Shown, WallTime},
     ledger::schema::COLUMNS,
 };
 
@@ -90,6 +90,47 @@ fn json_is_signed_and_speaks_the_vocabulary() {
         .output()
         .unwrap();
     assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stderr));
+}
+
+/// What is asked carries the command to run, and nothing that only approvers may see.
+#[test]
+fn a_request_says_what_to_do_about_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let receiver = Receiver::start(|_| Reply::ok());
+    let key = private(folder.path(), "key", KEY);
+    let row = approval();
+    let quiet = Webhook { approvals: false, ..webhook(receiver.url("/quiet"), Some(key.clone())) };
+    let json = webhook(receiver.url("/json"), Some(key));
+    for webhook in [&json, &webhook(receiver.url("/slack"), None), &quiet] {
+        let feed = start(webhook);
+        feed.approval(&row);
+        feed.approval(&Approval { action: ApprovalAction::Approved, ..row.clone() });
+        // The ledger tells of these.
+        feed.approval(&Approval { action: ApprovalAction::Used, ..row.clone() });
+        let n = if webhook.approvals { 2 } else { 0 };
+        await_that("both", || status(&feed).sent == n);
+        feed.close();
+    }
+    let requests = receiver.requests();
+    assert_eq!(requests.len(), 4);
+    let command = "dbwarden approvals approve apr-4f0x7k2m";
+    let asked: Value = serde_json::from_slice(&requests[0].body).unwrap();
+    assert_eq!(asked["type"], "approval.requested");
+    assert_eq!(asked["data"]["approve"], command);
+    assert_eq!(asked["data"]["approval"], "apr-4f0x7k2m");
+    assert_eq!(asked["data"]["text"], "DELETE FROM visits WHERE note = ? OR true");
+    let decided: Value = serde_json::from_slice(&requests[1].body).unwrap();
+    assert_eq!(
+        (&decided["type"], &decided["data"]["approve"]),
+        (&"approval.approved".into(), &Value::Null)
+    );
+    let chat = |at: usize| String::from_utf8(requests[at].body.clone()).unwrap();
+    assert!(chat(2).contains(&format!("on db1: {command}")), "{}", chat(2));
+    assert!(!chat(3).contains(command), "{}", chat(3));
+    for request in &requests {
+        let all = String::from_utf8_lossy(&request.body);
+        assert!(!all.contains("4711"), "{all}");
+    }
 }
 
 #[test]

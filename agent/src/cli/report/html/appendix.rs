@@ -27,7 +27,11 @@ const COLUMNS: &[(&str, &str)] = &[
          dbwarden search --connection shows how it went on",
     ),
     ("Verdict, rule", "what policy made of it when it was seen, and the rule that decided"),
-    ("Approval", "who approved it; nobody approves statements yet, so it is empty"),
+    (
+        "Approval",
+        "the approval that it has needed: one that was denied then, or has passed with it. Who was asked and who has \
+         decided stands under Approvals",
+    ),
     (
         "Proof",
         "SEGMENT:ROW in the ledger, and the first checkpoint that covers it (by its number of entries). A row \

@@ -3,6 +3,7 @@
 use std::fmt::{self, Write};
 
 use super::{
+    approvals,
     escape::escaped,
     sums::{self, number},
 };
@@ -32,6 +33,7 @@ pub(super) fn write(html: &mut String, head: &Head) -> fmt::Result {
     unobserved(html, head)?;
     sums::reconciliation(html, head)?;
     sums::servers(html, head)?;
+    approvals::write(html, head)?;
     sums::totals(html, head)
 }
 

@@ -1,6 +1,7 @@
 //! The report as one HTML file that stands alone: no script, nothing to load, made to be printed on A4.
 
 mod appendix;
+mod approvals;
 mod escape;
 mod first_page;
 pub(super) mod rows;
