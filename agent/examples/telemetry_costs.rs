@@ -228,6 +228,7 @@ fn records() -> Vec<Arc<Record>> {
             redacted_error: None,
             transaction: Some("idle"),
             judgement: None,
+            masked: Arc::default(),
             truncated_bytes: 0,
             lost_bytes: 0,
             joined_midstream: false,

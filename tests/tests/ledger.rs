@@ -121,6 +121,7 @@ fn statement(sequence: u64, origin: &Arc<Origin>) -> Entry {
         redacted_error: None,
         transaction: Some("idle"),
         judgement: None,
+        masked: Arc::default(),
         truncated_bytes: 0,
         lost_bytes: 0,
         joined_midstream: false,

@@ -36,6 +36,7 @@ pub(super) fn record() -> Record {
         redacted_error: None,
         transaction: None,
         judgement: None,
+        masked: Arc::default(),
         truncated_bytes: 0,
         lost_bytes: 0,
         joined_midstream: false,

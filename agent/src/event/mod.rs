@@ -2,7 +2,9 @@
 
 mod claims;
 mod connection;
+mod copy_form;
 mod destination;
+mod detector;
 mod facts;
 mod in_full;
 mod judgement;
@@ -20,7 +22,9 @@ mod time;
 
 pub use claims::{Claims, Tag as ClaimTag, Trace};
 pub use connection::{Client, ConnectionId, Endpoint, SocketId};
+pub use copy_form::{CopyForm, CopyFormat};
 pub use destination::{Destination, Outbound, Remote};
+pub use detector::Detector;
 pub use facts::{
     Access, Analysis, Effect, Effects, Facts, KeyPredicate, KeyValue, TableAccess, Trait,
 };

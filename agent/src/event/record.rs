@@ -51,6 +51,8 @@ pub struct Record {
 
     /// What policy makes of it; `None` until it has been judged.
     pub judgement: Option<Arc<Judgement>>,
+    /// What the client saw masked of the answer, each as `schema.table.column:mask`.
+    pub masked: Arc<[Arc<str>]>,
 
     pub truncated_bytes: u64,
     pub lost_bytes: u64,

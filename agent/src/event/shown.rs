@@ -53,6 +53,8 @@ struct Line<'a> {
     rule: Option<&'a str>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     findings: &'a [Finding],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    masked: &'a [Arc<str>],
 
     truncated_bytes: u64,
     lost_bytes: u64,
@@ -118,6 +120,7 @@ impl Serialize for Shown<'_> {
             verdict: judgement.map(|judgement| judgement.verdict),
             rule: judgement.and_then(|judgement| judgement.rule.as_deref()),
             findings: judgement.map_or(&[], |judgement| &judgement.findings),
+            masked: &self.record.masked,
             truncated_bytes: self.record.truncated_bytes,
             lost_bytes: self.record.lost_bytes,
             joined_midstream: self.record.joined_midstream,

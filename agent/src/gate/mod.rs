@@ -11,6 +11,7 @@ mod client_certificates;
 mod endings;
 mod files;
 mod listeners;
+mod masked;
 mod process;
 mod return_way;
 mod server_settings;
@@ -43,8 +44,12 @@ use crate::{
     config::{OnLedgerDown, Settings},
     control::{GuardStatus, GuardedServer},
     event::{Client, ConnectionId, Endpoint, in_full},
-    guard::wire::{
-        CatalogRights, CatalogState, Channel, Denied, Number, Refusal, Sent, Summed, Ticket, Wants,
+    guard::{
+        masking::TextPrint,
+        wire::{
+            self, CatalogRights, CatalogState, Channel, Denied, MaskKey, Number, Refusal, Sent,
+            Summed, Ticket, Wants,
+        },
     },
     policy::Set,
 };
@@ -176,6 +181,7 @@ pub struct Identified {
 pub struct Gate {
     /// What the guard is given of the settings.
     settings: String,
+    mask_key: MaskKey,
     steer: bool,
     servers: Vec<crate::config::Server>,
     /// By the server's place in the settings.
@@ -186,6 +192,7 @@ pub struct Gate {
     /// Inode of the network namespace that the service is in.
     netns: u32,
     was_denied: Condvar,
+    masked: masked::Masked,
     was_known: Condvar,
     asked: Mutex<Vec<Asked>>,
     endings: Endings,
@@ -345,14 +352,19 @@ pub enum GateError {
     Returns(#[source] io::Error),
     #[error("can't write the settings for the guard")]
     Settings(#[from] toml::ser::Error),
+    #[error("can't get at what masks are made with")]
+    MaskKey(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
 impl Gate {
-    /// `None` where no server is guarded.
+    /// `None` where no server is guarded; `mask_key` is asked where one is.
     ///
     /// # Errors
     /// An address that can't be listened on, or what the host refuses.
-    pub fn open(settings: &Settings) -> Result<Option<(Arc<Self>, Threads)>, GateError> {
+    pub fn open<E: std::error::Error + Send + Sync + 'static>(
+        settings: &Settings,
+        mask_key: impl FnOnce() -> Result<[u8; 32], E>,
+    ) -> Result<Option<(Arc<Self>, Threads)>, GateError> {
         let guarded = |server: &crate::config::Server| !server.lane.is_observe();
         let is_guarded = settings.servers.iter().any(guarded);
         if !(is_guarded && settings.guard.steer)
@@ -370,11 +382,13 @@ impl Gate {
             let failed = |source| GateError::Listen { address: *address, source };
             listeners::bound(*address).map_err(failed)?;
         }
+        let mask_key = mask_key().map_err(|error| GateError::MaskKey(Box::new(error)))?;
         // The service's own, beside its control socket.
         let folder = settings.control.socket.parent().unwrap_or(Path::new("/"));
         let (jobs, inbox) = channel();
         let gate = Arc::new(Self {
             settings: toml::to_string(&settings.of_guard())?,
+            mask_key: MaskKey(mask_key),
             steer: settings.guard.steer,
             servers: settings.servers.clone(),
             listen,
@@ -382,6 +396,7 @@ impl Gate {
             denied: Mutex::new(LruCache::new(MAX_DENIED)),
             netns: own_netns(),
             was_denied: Condvar::new(),
+            masked: masked::Masked::default(),
             was_known: Condvar::new(),
             asked: Mutex::default(),
             endings: Endings::default(),
@@ -603,6 +618,29 @@ impl Gate {
             let waited = self.was_denied.wait_timeout(denied, left);
             denied = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
+    }
+
+    /// Whether values are masked for this client.
+    pub fn is_veiled(&self, connection: ConnectionId) -> bool {
+        self.masked.is_veiled(connection)
+    }
+
+    /// What was masked in the answer to a text; where it is `awaited`, as soon as that is known.
+    pub fn masked(
+        &self,
+        connection: ConnectionId,
+        text: TextPrint,
+        awaited: bool,
+    ) -> Arc<[Arc<str>]> {
+        self.masked.of(connection, text, awaited)
+    }
+
+    fn veil(&self, connection: ConnectionId) {
+        self.masked.veil(connection);
+    }
+
+    fn mask(&self, told: wire::Masked) {
+        self.masked.put(told);
     }
 
     fn deny(&self, told: Denied) {

@@ -104,6 +104,8 @@ fn listen(gate: &Arc<Gate>, channel: &Arc<Channel>) -> io::Result<()> {
                 gate.figures.denied.fetch_add(1, Ordering::Relaxed);
                 gate.deny(*denied);
             }
+            Word::Veiled(connection) => gate.veil(connection),
+            Word::Masked(masked) => gate.mask(*masked),
             Word::Summed(summed) => gate.summed.push(&summed),
             Word::CatalogSocket { ticket, server } => gate.wanted(ticket, server),
             Word::Catalog { server, state } => gate.catalog(server, state),

@@ -17,7 +17,8 @@ use super::{
     catalog::{self, Catalogs, Database, PATIENCE, Question, Snapshot, Value},
     court::{Argument, Court, DENIED, Denial, Moment, Permit, Reading},
     estimating::{self, Asked, Bulk},
-    wire::{Channel, Denied, Summed, Word},
+    masking::{Hiding, TextPrint},
+    wire::{Channel, Denied, Masked, Summed, Word},
 };
 use crate::{
     analyst::{Analyst, Bounds},
@@ -43,6 +44,7 @@ pub(super) struct Judging {
     /// By a database's server and name.
     behind: LruCache<(usize, Arc<str>), Behind>,
     bulk: Bulk,
+    hiding: Arc<Hiding>,
 }
 
 /// Databases whose code a worker remembers.
@@ -56,6 +58,7 @@ impl Judging {
         channel: Arc<Channel>,
         catalogs: Catalogs,
         bulk: Bulk,
+        hiding: Arc<Hiding>,
     ) -> Self {
         let bounds = Bounds { text_bytes: MAX_TEXT_BYTES, ..Bounds::default() };
         let (analyst, judge) = (Analyst::new(bounds), Judge::new(set));
@@ -73,6 +76,7 @@ impl Judging {
             catalogs,
             behind,
             bulk,
+            hiding,
         }
     }
 
@@ -87,8 +91,10 @@ impl Judging {
         host: Arc<Origin>,
         principals: principal::Rules,
         bulk: Bulk,
+        hiding: Arc<Hiding>,
     ) {
         self.judge.replace(set);
+        self.hiding = hiding;
         self.host = host;
         self.principals = principals;
         self.bulk = bulk;
@@ -232,6 +238,13 @@ impl ClientCourt {
     fn forget_oldest(&mut self) {
         let surplus = self.said.prepared.len().saturating_sub(MAX_PREPARED);
         self.said.prepared.drain(..surplus);
+    }
+
+    /// Without the service, which has started this process, there is nobody to tell, and its end is near.
+    fn tell(&self, word: &Word) {
+        if let Err(error) = self.judging.borrow().channel.send(word, None) {
+            tracing::error!(%error, "the service can't be told");
+        }
     }
 
     /// Whether a session may start with these settings.
@@ -399,23 +412,29 @@ impl Court for ClientCourt {
             text: text.map(str::to_owned),
             denial: denial.clone(),
         };
-        // Without the service, which has started this process, there is nobody to tell, and its end is near.
-        if let Err(error) =
-            self.judging.borrow().channel.send(&Word::Denied(Box::new(denied)), None)
-        {
-            tracing::error!(%error, "a denied statement can't be told to the service");
-        }
+        self.tell(&Word::Denied(Box::new(denied)));
     }
 
     fn summed(&mut self, sum: RequestSum) {
         let summed = Summed { connection: self.profile.id, bytes: None, sum };
-        if let Err(error) = self.judging.borrow().channel.send(&Word::Summed(vec![summed]), None) {
-            tracing::error!(%error, "what a server was asked can't be told to the service");
-        }
+        self.tell(&Word::Summed(vec![summed]));
     }
 
     fn summed_so_far(&mut self, bytes: u64, sum: RequestSum) {
         self.so_far.set(SoFar { bytes, sum });
+    }
+
+    fn hiding(&self) -> Arc<Hiding> {
+        self.judging.borrow().hiding.clone()
+    }
+
+    fn veiled(&mut self) {
+        self.tell(&Word::Veiled(self.profile.id));
+    }
+
+    fn masked(&mut self, text: TextPrint, columns: &[Arc<str>]) {
+        let (connection, columns) = (self.profile.id, columns.into());
+        self.tell(&Word::Masked(Box::new(Masked { connection, text, columns })));
     }
 
     fn authenticated(&mut self, method: &'static str) {

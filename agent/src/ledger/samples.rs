@@ -77,6 +77,7 @@ pub fn full_facts() -> Facts {
         settings: Vec::new(),
         keys: Vec::new(),
         restricted: Some(true),
+        copy: None,
         analysis: Analysis::Complete,
     }
 }
@@ -107,6 +108,7 @@ pub fn full_record() -> Record {
         redacted_error: Some("key (id)=(?) is still referenced".to_owned()),
         transaction: Some("failed"),
         judgement: None,
+        masked: Arc::default(),
         truncated_bytes: 1,
         lost_bytes: 2,
         joined_midstream: true,
@@ -171,6 +173,7 @@ pub fn empty_record() -> Record {
         redacted_error: None,
         transaction: None,
         judgement: None,
+        masked: Arc::default(),
         truncated_bytes: 0,
         lost_bytes: 0,
         joined_midstream: false,
@@ -296,6 +299,7 @@ impl Entries {
             redacted_error: self.maybe(Self::string),
             transaction: transactions[self.below(4)],
             judgement: self.maybe(|this| Arc::new(this.judgement())),
+            masked: Arc::default(),
             truncated_bytes: self.draw(),
             lost_bytes: self.draw(),
             joined_midstream: self.below(2) == 0,
@@ -433,6 +437,7 @@ impl Entries {
             settings: Vec::new(),
             keys: Vec::new(),
             restricted: self.maybe(|this| this.below(2) == 0),
+            copy: None,
             analysis: Analysis::ALL[self.below(8)],
         }
     }

@@ -13,6 +13,7 @@ use crate::{
     },
     gate::{Asked, BrokenOff, Came, Gate, Identified},
     guard::{
+        masking::TextPrint,
         session::POISON,
         wire::{Refusal, Wants},
     },
@@ -141,6 +142,18 @@ pub fn break_off(
             row.counts.push(("others".into(), uncounted));
         }
         shared.outbox.push(Entry::Occurrence(row));
+    }
+}
+
+/// What the guard has masked in the answer to a statement.
+pub fn masked(gate: &Gate, record: &mut Record) {
+    let Some(connection) = record.origin.connection else { return };
+    if record.origin.lane != Some(Lane::Guarded) || !gate.is_veiled(connection) {
+        return;
+    }
+    if let Some(text) = record.text.as_deref() {
+        let has_answer = record.rows.is_some_and(|rows| rows > 0);
+        record.masked = gate.masked(connection, TextPrint::of(text), has_answer);
     }
 }
 

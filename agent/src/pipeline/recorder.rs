@@ -129,6 +129,9 @@ impl Recorder {
                         if let Entry::Statement(record) = &mut entry {
                             let gate = self.gate.as_deref();
                             denied = gate.and_then(|gate| guarding::unveil(gate, record));
+                            if let Some(gate) = gate.filter(|_| denied.is_none()) {
+                                guarding::masked(gate, record);
+                            }
                             self.analyse(record, &mut analyst);
                         }
                         if let Some(policing) = &mut self.policing {

@@ -5,7 +5,7 @@ use std::{ops::Range, sync::Arc};
 use cedar_policy::{Effect, Policy, PolicyId};
 
 use super::complaint::{Complaint, Source, did_you_mean};
-use crate::event::{Severity, Verdict};
+use crate::event::{MASKS, Mask, NoMask, Severity, Verdict};
 
 /// One policy with its annotations understood.
 #[derive(Clone, Debug)]
@@ -33,6 +33,8 @@ pub enum Does {
         dry_run: bool,
         /// Groups, of which somebody may approve.
         approvers: Vec<Arc<str>>,
+        /// Of the verdict `mask`.
+        mask: Option<Mask>,
     },
     /// `permit`: these rules don't apply where it does.
     Silence(Vec<Arc<str>>),
@@ -41,8 +43,18 @@ pub enum Does {
 /// Ids of what dbwarden brings along begin with one of these, and only they do.
 pub const BUILTIN: [&str; 2] = ["builtin:", "guard:"];
 
-const OF_FORBID: [&str; 9] =
-    ["id", "verdict", "severity", "message", "why", "silence", "mode", "approvers", "owner"];
+const OF_FORBID: [&str; 10] = [
+    "id",
+    "verdict",
+    "severity",
+    "message",
+    "why",
+    "silence",
+    "mode",
+    "approvers",
+    "owner",
+    "mask",
+];
 const OF_PERMIT: [&str; 4] = ["id", "silences", "message", "owner"];
 const MODES: [&str; 2] = ["enforce", "dry-run"];
 const ID_BYTES: usize = 100;
@@ -115,8 +127,9 @@ impl Rule {
                     let help = "name groups that [[principal]] gives: @approvers(\"dba\")";
                     reader.complain("verdict", message, Some(help.into()));
                 }
+                let mask = reader.mask(verdict);
                 let dry_run = mode.is_some_and(|mode| mode == "dry-run");
-                let does = verdict.map(|verdict| Does::Judge { verdict, dry_run, approvers });
+                let does = verdict.map(|verdict| Does::Judge { verdict, dry_run, approvers, mask });
                 (severity.unwrap_or(Severity::Medium), does)
             }
             Effect::Permit => {
@@ -156,6 +169,14 @@ impl Rule {
     /// Whether it is about connections that clients make.
     pub(super) fn guards(&self) -> bool {
         matches!(self.does, Does::Judge { verdict: Verdict::Guard, .. })
+    }
+
+    /// What it has values hidden by.
+    pub fn mask(&self) -> Option<&Mask> {
+        match &self.does {
+            Does::Judge { mask, .. } => mask.as_ref(),
+            Does::Silence(_) => None,
+        }
     }
 
     pub fn dry_run(&self) -> bool {
@@ -228,6 +249,37 @@ impl Reader<'_> {
             return None;
         }
         self.one_of("verdict", verdicts, |verdict| verdict.name())
+    }
+
+    /// Which the verdict `mask` needs, and no other has a use for.
+    fn mask(&mut self, verdict: Option<Verdict>) -> Option<Mask> {
+        let given = self.policy.annotation("mask").map(str::to_owned);
+        let help = || format!("one of {}", MASKS.map(|mask| format!("@mask({mask:?})")).join(", "));
+        match (verdict?, given) {
+            (Verdict::Mask, None) => {
+                let message = "verdict mask needs a mask".to_owned();
+                self.complain("verdict", message, Some(help()));
+                None
+            }
+            (Verdict::Mask, Some(given)) => match given.parse() {
+                Ok(mask) => Some(mask),
+                Err(error) => {
+                    let hint = match error {
+                        NoMask::Unknown(_) => did_you_mean(&given, MASKS.iter().copied()),
+                        NoMask::Unfit => String::new(),
+                    };
+                    self.complain("mask", format!("@mask({given:?}): {error}{hint}"), Some(help()));
+                    None
+                }
+            },
+            (_, None) => None,
+            (other, Some(_)) => {
+                let message = format!("@mask is of no use to the verdict {}", other.name());
+                let help = "say @verdict(\"mask\"), or take it out";
+                self.complain("mask", message, Some(help.into()));
+                None
+            }
+        }
     }
 
     fn one_of<T: Copy>(

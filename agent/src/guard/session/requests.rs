@@ -7,10 +7,14 @@ use super::{
     names::{Found, Meaning},
     poison,
     progress::TooMany,
+    veil::{Copies, Run},
 };
 use crate::{
-    event::{BootTime, SyncLoss},
-    guard::court::{Argument, Court, Denial, Moment, Reading},
+    event::{BootTime, Effect, SyncLoss},
+    guard::{
+        court::{Argument, Court, Denial, Moment, Permit, Reading},
+        masking::CopyColumn,
+    },
     protocol::postgres::{
         deframer::{Deframer, Message, Side, State, Step},
         frontend::{self, Arguments, Bind, Execute, Parse, Target},
@@ -30,6 +34,8 @@ pub(super) struct Requests {
 #[derive(Debug, PartialEq, Eq)]
 enum Fate {
     Passes,
+    /// It passes after something else.
+    Preceded(Vec<u8>),
     /// Something else is sent for it.
     Replaced(Vec<u8>),
 }
@@ -62,6 +68,15 @@ impl Requests {
                         Some(fate) => Ok(fate),
                         None => judge(&message, shared, court),
                     };
+                    let fate = fate.map(|fate| match fate {
+                        Fate::Preceded(mut other) => {
+                            out.extend_from_slice(between(from, at));
+                            out.append(&mut other);
+                            from = at;
+                            Fate::Passes
+                        }
+                        other => other,
+                    });
                     match fate {
                         // Only the first message of these bytes can have begun before them.
                         Ok(Fate::Passes) => {
@@ -71,7 +86,7 @@ impl Requests {
                             summed.into_iter().for_each(|sum| court.summed(sum));
                             continue;
                         }
-                        Ok(Fate::Replaced(other)) => {
+                        Ok(Fate::Preceded(other) | Fate::Replaced(other)) => {
                             out.extend_from_slice(between(from, at));
                             replace(&other, place, shared, court, out);
                             from = rest;
@@ -123,7 +138,8 @@ impl Requests {
                     out.append(&mut self.waiting);
                     self.fate = Some(Fate::Passes);
                 }
-                Some(Ok(Fate::Replaced(other))) => {
+                // What is described before it runs is short.
+                Some(Ok(Fate::Preceded(other) | Fate::Replaced(other))) => {
                     out.extend_from_slice(whole);
                     replace(&other, place, shared, court, out);
                     self.waiting.clear();
@@ -185,8 +201,13 @@ fn judge(
     let state = shared.state();
     let malformed = || Broken::Malformed(tag);
     let too_many = |TooMany| Broken::TooMany;
+    let was_settled = shared.progress.is_settled();
+    if !matches!(tag, frontend::DESCRIBE | frontend::EXECUTE | frontend::FLUSH) {
+        shared.veil.turns();
+    }
     match tag {
         frontend::QUERY => {
+            let segment = shared.progress.segment();
             shared.progress.request().map_err(too_many)?;
             let body = message.body;
             let text = match body.split_last() {
@@ -196,8 +217,15 @@ fn judge(
                 _ => None,
             };
             let reading = read(text, state, shared, court);
-            Ok(match pass(&reading, shared, court) {
-                Ok(()) => {
+            let passed = pass(&reading, was_settled, shared, court).and_then(|permit| {
+                let readings = Arc::new([reading.clone()]);
+                let run = run(readings, permit.copy, shared)?;
+                sent(&reading, shared, court);
+                Ok(run)
+            });
+            Ok(match passed {
+                Ok(run) => {
+                    shared.veil.queries(run, segment).map_err(too_many)?;
                     shared.counts.passed += 1;
                     Fate::Passes
                 }
@@ -215,7 +243,7 @@ fn judge(
             }
             let reading = read(parse.whole.then_some(parse.text), state, shared, court);
             let reading = typed(reading, parse.types);
-            let judged = judge_reading(&reading, court).and_then(|()| {
+            let judged = pass(&reading, was_settled, shared, court).and_then(|_permit| {
                 let meaning = Arc::new([reading.clone()]);
                 let defined = shared.prepared.define(parse.name, meaning, segment);
                 defined.map_err(|_| too_much("prepared statements"))?;
@@ -239,7 +267,8 @@ fn judge(
             let make = || values(&bind.arguments, shared);
             let values = Values { count: bind.arguments.count, make: &make };
             let found = judge_found(found, Some(values), state, court);
-            let judged = found.and_then(|readings| {
+            let judged = found.and_then(|(readings, _copy)| {
+                shared.veil.follow(was_settled, court);
                 let defined = shared.portals.define(bind.portal, readings, segment);
                 defined.map_err(|_| (too_much("portals"), None))
             });
@@ -249,11 +278,22 @@ fn judge(
             let segment = shared.progress.part();
             let execute = Execute::read(message).ok_or_else(malformed)?;
             let found = shared.portals.find(execute.portal, segment);
-            let judged = judge_found(found, None, state, court).map(|readings| {
+            let judged = judge_found(found, None, state, court).and_then(|(readings, copy)| {
+                shared.veil.follow(was_settled, court);
+                let run = run(readings.clone(), copy, shared);
+                let run = run.map_err(|denial| (denial, None))?;
                 shared.counts.passed += 1;
                 readings.iter().for_each(|reading| sent(reading, shared, court));
+                Ok(run)
             });
-            Ok(settle(judged, shared, court))
+            match judged {
+                Ok(run) => {
+                    let first = shared.veil.executes(execute.portal, run, segment);
+                    let first = first.map_err(too_many)?;
+                    Ok(if first.is_empty() { Fate::Passes } else { Fate::Preceded(first) })
+                }
+                Err(denied) => Ok(settle(Err(denied), shared, court)),
+            }
         }
         frontend::FUNCTION_CALL => {
             shared.progress.request().map_err(too_many)?;
@@ -263,8 +303,10 @@ fn judge(
                 None => (None, Vec::new()),
             };
             let reading = court.read_call(oid, arguments, state);
-            Ok(match pass(&reading, shared, court) {
-                Ok(()) => {
+            let passed = pass(&reading, was_settled, shared, court);
+            Ok(match passed {
+                Ok(_permit) => {
+                    sent(&reading, shared, court);
                     shared.counts.passed += 1;
                     Fate::Passes
                 }
@@ -276,8 +318,15 @@ fn judge(
             })
         }
         frontend::CLOSE | frontend::DESCRIBE => {
-            shared.progress.part();
+            let segment = shared.progress.part();
             let target = Target::read(message).ok_or_else(malformed)?;
+            if tag == frontend::DESCRIBE {
+                let portal = match target {
+                    Target::Portal(name) => Some(name),
+                    Target::Statement(_) => None,
+                };
+                shared.veil.describes(portal, segment).map_err(too_many)?;
+            }
             match target {
                 Target::Statement(name) if tag == frontend::CLOSE => shared.prepared.close(name),
                 Target::Portal(name) if tag == frontend::CLOSE => shared.portals.close(name),
@@ -344,9 +393,8 @@ struct Values<'a> {
     make: &'a dyn Fn() -> Vec<Argument>,
 }
 
-fn judge_reading(reading: &Reading, court: &mut dyn Court) -> Result<(), Denial> {
-    court.judge(reading).map(|_permit| ())
-}
+/// Of a COPY to the client: which of its columns are masked.
+type Copied = Option<Arc<[Option<CopyColumn>]>>;
 
 /// A denial, and the text that it is about.
 type Denied = (Denial, Option<String>);
@@ -358,9 +406,9 @@ fn judge_found(
     values: Option<Values<'_>>,
     state: Moment,
     court: &mut dyn Court,
-) -> Result<Meaning, Denied> {
+) -> Result<(Meaning, Copied), Denied> {
     let readings = match found {
-        Found::Nothing => return Ok(Arc::new([])),
+        Found::Nothing => return Ok((Arc::new([]), None)),
         Found::Readings(readings) => readings,
         Found::Anything => {
             let message = "dbwarden: it can't be told which statement this name stands for";
@@ -384,16 +432,46 @@ fn judge_found(
             })
             .collect(),
     };
+    let mut copy = None;
     for reading in readings.iter() {
-        judge_reading(reading, court).map_err(|denial| (denial, reading.text.clone()))?;
+        let judged = court.judge(reading);
+        let permit = judged.map_err(|denial| (denial, reading.text.clone()))?;
+        copy = copy.or(permit.copy);
     }
-    Ok(readings)
+    Ok((readings, copy))
 }
 
-fn pass(reading: &Reading, shared: &mut Shared, court: &mut dyn Court) -> Result<(), Denial> {
-    judge_reading(reading, court)?;
-    sent(reading, shared, court);
-    Ok(())
+/// It is judged, and what is masked from now on is known.
+fn pass(
+    reading: &Reading,
+    was_settled: bool,
+    shared: &mut Shared,
+    court: &mut dyn Court,
+) -> Result<Permit, Denial> {
+    let permit = court.judge(reading)?;
+    // Not before: what it was judged by is masked.
+    shared.veil.follow(was_settled, court);
+    Ok(permit)
+}
+
+/// What a masked client is about to run; `None` for others.
+fn run(readings: Meaning, copy: Copied, shared: &Shared) -> Result<Option<Run>, Denial> {
+    if !shared.veil.is_on() {
+        return Ok(None);
+    }
+    let mut wholes = readings.iter().map(|reading| &reading.analysed.whole);
+    let copies = match copy {
+        Some(columns) => {
+            let is_followed = matches!(&*readings, [only] if only.copy_form().is_some());
+            if !is_followed || !shared.settings.is_ascii_safe() {
+                return Err(Denial::unmaskable(&columns));
+            }
+            Copies::Masked(columns)
+        }
+        None if wholes.any(|facts| facts.effects.contains(Effect::CopyOut)) => Copies::Plain,
+        None => Copies::Nothing,
+    };
+    Ok(Some(Run { readings, copies }))
 }
 
 fn sent(reading: &Reading, shared: &mut Shared, court: &mut dyn Court) {

@@ -7,6 +7,7 @@ use crate::{
     event::RequestSum,
     guard::{
         court::{Argument, Court, Denial, Moment, Permit, Reading},
+        masking::Hiding,
         report::Severity,
         session,
     },
@@ -77,6 +78,10 @@ impl Court for Stern {
     }
 
     fn renamed(&mut self, _application: &str) {}
+
+    fn hiding(&self) -> Arc<Hiding> {
+        Arc::default()
+    }
 
     fn summed(&mut self, _sum: RequestSum) {}
 

@@ -3,6 +3,7 @@
 mod behind;
 mod calls;
 mod carriers;
+mod copy_form;
 mod definitions;
 mod depth;
 mod findings;
@@ -115,6 +116,7 @@ fn unknown_facts(redacted: String, fingerprint: u64, verb: Option<&str>, why: An
         settings: Vec::new(),
         keys: Vec::new(),
         restricted: None,
+        copy: None,
         analysis: why,
     }
 }
