@@ -15,6 +15,8 @@ mod copy;
 mod flight;
 mod reports;
 mod rows;
+#[cfg(test)]
+mod tests;
 
 use std::{num::NonZeroUsize, sync::Arc};
 
