@@ -6,6 +6,7 @@ mod destination;
 mod facts;
 mod in_full;
 mod judgement;
+mod mask;
 mod origin;
 mod principal;
 mod process;
@@ -25,6 +26,7 @@ pub use facts::{
 };
 pub use in_full::in_full;
 pub use judgement::{Episode, EpisodeAction, Finding, Judgement, Severity, Verdict};
+pub use mask::{MASKS, Mask, NoMask};
 pub use origin::{Certainty, Engine, Lane, Origin, Transport};
 pub use principal::{Evidence, Principal, PrincipalKind, Strength};
 pub use process::{LoginStrength, Parent, Process, ProcessEvent, Program};
