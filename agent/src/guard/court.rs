@@ -4,7 +4,10 @@ use std::{borrow::Cow, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use super::report::{Report, Severity};
+use super::{
+    masking::{CopyColumn, Masks},
+    report::{Report, Severity},
+};
 use crate::{
     event::{Claims, RequestSum},
     statement::{Analysed, Parameter},
@@ -29,6 +32,14 @@ pub trait Court {
 
     /// Whether it may go to the server. Whoever has no permit can't send it.
     fn judge(&mut self, reading: &Reading) -> Result<Permit, Denial>;
+
+    /// What is hidden from the client in the answers to what was judged last; `None` where nothing is.
+    fn masks(&mut self) -> Option<Arc<Masks>> {
+        None
+    }
+
+    /// All that was sent is answered, and no transaction is open: what it has defined is there for everybody.
+    fn settled(&mut self) {}
 
     /// It goes to the server: what it says holds for what comes after it.
     fn sent(&mut self, reading: &Reading);
@@ -152,11 +163,20 @@ impl Reading {
 
 /// Shows that somebody has judged.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Permit(());
+pub struct Permit {
+    /// Of a `COPY … TO STDOUT` to a client from whom something is hidden: its columns in their order, and which of
+    /// them are. `None` of what is no such statement, or has nothing to hide.
+    pub(super) copy: Option<Arc<[Option<CopyColumn>]>>,
+    judged: (),
+}
 
 impl Permit {
     pub(super) fn given() -> Self {
-        Self(())
+        Self::copying(None)
+    }
+
+    pub(super) fn copying(copy: Option<Arc<[Option<CopyColumn>]>>) -> Self {
+        Self { copy, judged: () }
     }
 }
 

@@ -14,6 +14,7 @@ mod estimating;
 mod hostile;
 mod judging;
 mod lobby;
+pub mod masking;
 mod relay;
 mod report;
 mod rulebook;

@@ -150,6 +150,7 @@ fn hear(
                 if status == Some(TransactionStatus::Idle) {
                     // A portal ends with its transaction.
                     shared.portals.clear();
+                    court.settled();
                 }
             }
         }
