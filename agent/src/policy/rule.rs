@@ -5,7 +5,7 @@ use std::{ops::Range, sync::Arc};
 use cedar_policy::{Effect, Policy, PolicyId};
 
 use super::complaint::{Complaint, Source, did_you_mean};
-use crate::event::{Severity, Verdict};
+use crate::event::{Mask, Severity, Verdict};
 
 /// One policy with its annotations understood.
 #[derive(Clone, Debug)]
@@ -41,8 +41,18 @@ pub enum Does {
 /// Ids of what dbwarden brings along begin with one of these, and only they do.
 pub const BUILTIN: [&str; 2] = ["builtin:", "guard:"];
 
-const OF_FORBID: [&str; 9] =
-    ["id", "verdict", "severity", "message", "why", "silence", "mode", "approvers", "owner"];
+const OF_FORBID: [&str; 10] = [
+    "id",
+    "verdict",
+    "severity",
+    "message",
+    "why",
+    "silence",
+    "mode",
+    "approvers",
+    "owner",
+    "mask",
+];
 const OF_PERMIT: [&str; 4] = ["id", "silences", "message", "owner"];
 const MODES: [&str; 2] = ["enforce", "dry-run"];
 const ID_BYTES: usize = 100;
@@ -156,6 +166,16 @@ impl Rule {
     /// Whether it is about connections that clients make.
     pub(super) fn guards(&self) -> bool {
         matches!(self.does, Does::Judge { verdict: Verdict::Guard, .. })
+    }
+
+    /// Whether it hides something from somebody.
+    pub(super) fn hides(&self) -> bool {
+        matches!(self.does, Does::Judge { verdict: Verdict::Mask, dry_run: false, .. })
+    }
+
+    /// What it hides values by.
+    pub fn mask(&self) -> Option<Mask> {
+        self.policy.annotation("mask")?.parse().ok()
     }
 
     pub fn dry_run(&self) -> bool {

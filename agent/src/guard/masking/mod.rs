@@ -67,10 +67,8 @@ mod tests {
     fn what_nobody_has_seen_is_unknown() {
         let masked =
             Masked { mask: Mask::Null, rule: "r".into(), column: "public.customers.ssn".into() };
-        let masks = Masks {
-            columns: [((20_000, 2), masked.clone())].into(),
-            relations: [20_000].into(),
-        };
+        let masks =
+            Masks { columns: [((20_000, 2), masked.clone())].into(), relations: [20_000].into() };
         for (relation, place, expected) in [
             (20_000, 2, Treatment::Masked(&masked)),
             (20_000, 1, Treatment::Passes),
