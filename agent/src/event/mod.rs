@@ -19,6 +19,7 @@ mod shown;
 mod statement;
 mod stream;
 mod time;
+mod uses;
 
 pub use claims::{Claims, Tag as ClaimTag, Trace};
 pub use connection::{Client, ConnectionId, Endpoint, SocketId};
@@ -41,3 +42,7 @@ pub use shown::Shown;
 pub use statement::{Outcome, Parameter, Statement, StatementKind, Tag, TransactionStatus};
 pub use stream::{Chunk, Direction, Extent, Layer, Piece, Reach};
 pub use time::{BootTime, Clock, WallTime};
+pub use uses::{
+    By, ByOutput, Change, Cte, Inner, Merge, Mix, Of, Output, Query, Reference, Rows, Sink, Source,
+    Uses,
+};

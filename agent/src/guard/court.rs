@@ -33,6 +33,14 @@ pub trait Court {
     /// Whether it may go to the server. Whoever has no permit can't send it.
     fn judge(&mut self, reading: &Reading) -> Result<Permit, Denial>;
 
+    /// What is hidden from the client in the answers to what was judged last; `None` where nothing is.
+    fn masks(&mut self) -> Option<Arc<Masks>> {
+        None
+    }
+
+    /// All that was sent is answered, and no transaction is open: what it has defined is there for everybody.
+    fn settled(&mut self) {}
+
     /// It goes to the server: what it says holds for what comes after it.
     fn sent(&mut self, reading: &Reading);
 
@@ -53,11 +61,6 @@ pub trait Court {
 
     /// The client calls itself so from now on.
     fn renamed(&mut self, application: &str);
-
-    /// What is hidden from the client in the answers to what was judged last; `None` where nothing is.
-    fn masks(&mut self) -> Option<Arc<Masks>> {
-        None
-    }
 
     /// What masks are made with.
     fn hiding(&self) -> Arc<Hiding>;

@@ -17,7 +17,8 @@ use super::{
     catalog::{self, Catalogs, Database, PATIENCE, Question, Snapshot, Value},
     court::{Argument, Court, DENIED, Denial, Moment, Permit, Reading},
     estimating::{self, Asked, Bulk},
-    masking::{Hiding, TextPrint},
+    masking::{Hiding, Masks, TextPrint},
+    veil::{Veil, Veils},
     wire::{Channel, Denied, Masked, Summed, Word},
 };
 use crate::{
@@ -32,17 +33,18 @@ use crate::{
 
 /// Of one worker, for all of its sessions.
 pub(super) struct Judging {
-    analyst: Analyst,
-    judge: Judge,
+    pub(super) analyst: Analyst,
+    pub(super) judge: Judge,
     host: Arc<Origin>,
     principals: principal::Rules,
     channel: Arc<Channel>,
     last: Arc<Reading>,
     /// Why nothing can be recorded.
     ledger_down: Option<Arc<str>>,
-    catalogs: Catalogs,
+    pub(super) catalogs: Catalogs,
     /// By a database's server and name.
-    behind: LruCache<(usize, Arc<str>), Behind>,
+    pub(super) behind: LruCache<(usize, Arc<str>), Behind>,
+    pub(super) veils: Veils,
     bulk: Bulk,
     hiding: Arc<Hiding>,
 }
@@ -75,6 +77,7 @@ impl Judging {
             ledger_down,
             catalogs,
             behind,
+            veils: Veils::default(),
             bulk,
             hiding,
         }
@@ -95,6 +98,7 @@ impl Judging {
     ) {
         self.judge.replace(set);
         self.hiding = hiding;
+        self.veils = Veils::default();
         self.host = host;
         self.principals = principals;
         self.bulk = bulk;
@@ -121,13 +125,15 @@ pub(super) struct ClientCourt {
     /// What can't be recorded is refused.
     needs_ledger: bool,
     /// What it has said so far.
-    said: statement::Session,
+    pub(super) said: statement::Session,
     /// Where the server can be asked itself.
-    database: Option<Arc<Database>>,
+    pub(super) database: Option<Arc<Database>>,
     /// It has defined something that may not be committed yet.
     has_defined: bool,
     /// What `EXECUTE` runs, by name: types in brackets, or nothing, and the statement.
-    prepared: VecDeque<(String, String, String)>,
+    pub(super) prepared: VecDeque<(String, String, String)>,
+    /// What is hidden from it.
+    pub(super) veil: Veil,
     /// Whoever wants to tell the service of it finds it here.
     pub so_far: Rc<Cell<SoFar>>,
 }
@@ -160,6 +166,7 @@ impl ClientCourt {
             database,
             has_defined: false,
             prepared: VecDeque::new(),
+            veil: Veil::default(),
             so_far: Rc::default(),
         }
     }
@@ -253,14 +260,62 @@ impl ClientCourt {
         let pairs = parameters.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         let facts = Arc::new(statement::startup(pairs));
         let analysed = Analysed::of(facts);
-        self.judge(&Reading::of(None, Arc::new(analysed), None))
+        // It reads nothing.
+        self.judge_by_rules(&Reading::of(None, Arc::new(analysed), None)).map(|_| Permit::given())
+    }
+
+    fn defined(&mut self) {
+        self.has_defined = false;
+        if let Some(database) = &self.database {
+            database.has_news();
+            database.defined(self.profile.id);
+        }
+    }
+
+    /// The rule that wants something hidden, where one does.
+    fn judge_by_rules(&mut self, reading: &Reading) -> Result<Option<Arc<str>>, Denial> {
+        let claims = reading.claims.as_deref();
+        let origin = self.origin(reading);
+        let time = now();
+        let mut hiding = None;
+        for (place, said) in reading.analysed.statements.iter().enumerate() {
+            let (Revealed { facts, by }, estimate) = self.known(reading, place, said);
+            let circumstances = Circumstances {
+                time,
+                rows: None,
+                claims: claims.map_or(&[], |claims| &claims.tags),
+                estimate,
+            };
+            let judgement =
+                self.judging.borrow_mut().judge.judge(&origin, Some(&facts), circumstances);
+            match judgement.verdict {
+                Verdict::Mask => hiding = judgement.rule.clone(),
+                verdict if verdict > Verdict::Flag => {
+                    return Err(denial(&judgement, &facts, &by, estimate));
+                }
+                _ => {}
+            }
+        }
+        let judging = self.judging.borrow();
+        match judging.ledger_down.as_ref().filter(|_| self.needs_ledger) {
+            Some(why) if !reading.analysed.statements.iter().all(|facts| gives_up(facts)) => {
+                Err(Denial::unrecorded(why))
+            }
+            _ => Ok(hiding),
+        }
+    }
+
+    /// Who says it, with what they claim in it.
+    pub(super) fn origin(&mut self, reading: &Reading) -> Arc<Origin> {
+        let Self { profile, judging, .. } = self;
+        let Judging { host, principals, .. } = &mut *judging.borrow_mut();
+        profile.origin_claiming(host, principals, reading.claims.as_deref())
     }
 
     fn analyse(&mut self, text: &str, state: Moment, parameters: Parameters) -> Arc<Analysed> {
         if self.has_defined && !state.in_transaction {
-            self.has_defined = false;
             // It is committed now, if it went well.
-            self.database.iter().for_each(|database| database.has_news());
+            self.defined();
         }
         let Some(lexing) = statement::lexing(text, state.conforming_strings, false) else {
             return Arc::new(Analysed::ambiguous(text));
@@ -344,6 +399,7 @@ impl Court for ClientCourt {
                 self.has_defined = true;
             }
             self.has_defined |= is_code;
+            self.defines(whole, is_code);
         }
         let may_prepare = self.database.is_some() && !reading.analysed.says.is_empty();
         if let Some(text) = reading.text.as_deref().filter(|_| may_prepare) {
@@ -375,33 +431,18 @@ impl Court for ClientCourt {
     }
 
     fn judge(&mut self, reading: &Reading) -> Result<Permit, Denial> {
-        let claims = reading.claims.as_deref();
-        let origin = {
-            let Self { profile, judging, .. } = self;
-            let Judging { host, principals, .. } = &mut *judging.borrow_mut();
-            profile.origin_claiming(host, principals, claims)
-        };
-        let time = now();
-        for (place, said) in reading.analysed.statements.iter().enumerate() {
-            let (Revealed { facts, by }, estimate) = self.known(reading, place, said);
-            let circumstances = Circumstances {
-                time,
-                rows: None,
-                claims: claims.map_or(&[], |claims| &claims.tags),
-                estimate,
-            };
-            let judgement =
-                self.judging.borrow_mut().judge.judge(&origin, Some(&facts), circumstances);
-            if judgement.verdict > Verdict::Flag {
-                return Err(denial(&judgement, &facts, &by, estimate));
-            }
-        }
-        let judging = self.judging.borrow();
-        match judging.ledger_down.as_ref().filter(|_| self.needs_ledger) {
-            Some(why) if !reading.analysed.statements.iter().all(|facts| gives_up(facts)) => {
-                Err(Denial::unrecorded(why))
-            }
-            _ => Ok(Permit::given()),
+        let hiding = self.judge_by_rules(reading)?;
+        let copy = self.look_through(reading, hiding.as_ref())?;
+        Ok(Permit::copying(copy))
+    }
+
+    fn masks(&mut self) -> Option<Arc<Masks>> {
+        self.veil.masks.clone()
+    }
+
+    fn settled(&mut self) {
+        if self.has_defined {
+            self.defined();
         }
     }
 
@@ -446,6 +487,14 @@ impl Court for ClientCourt {
     }
 }
 
+impl Drop for ClientCourt {
+    fn drop(&mut self) {
+        if self.has_defined {
+            self.defined();
+        }
+    }
+}
+
 /// It only takes back what was begun: nobody should hold locks because nothing can be recorded.
 fn gives_up(facts: &Facts) -> bool {
     facts.analysis.is_complete() && matches!(&*facts.summary, "ROLLBACK" | "ROLLBACK TO")
@@ -482,7 +531,6 @@ fn denial(
         detail += &format!("; by code that is there already: {}", by.join("; "));
     }
     let hint = match judgement.verdict {
-        Verdict::Mask => "The rule wants values masked, which this guard can't do yet.",
         Verdict::Hold | Verdict::Ticket => {
             "The rule wants an approval, which this guard can't ask for yet."
         }
@@ -509,7 +557,7 @@ fn value(argument: &Argument) -> Option<Value> {
     })
 }
 
-fn now() -> WallTime {
+pub(super) fn now() -> WallTime {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     WallTime(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
 }

@@ -13,6 +13,7 @@ mod estimating;
 #[cfg(test)]
 mod hostile;
 mod judging;
+mod lineage;
 mod lobby;
 pub mod masking;
 mod relay;
@@ -22,6 +23,7 @@ mod serve;
 pub mod session;
 mod stream;
 mod tls;
+mod veil;
 pub mod wire;
 mod worker;
 

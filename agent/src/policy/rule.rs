@@ -171,7 +171,12 @@ impl Rule {
         matches!(self.does, Does::Judge { verdict: Verdict::Guard, .. })
     }
 
-    /// What it has values hidden by.
+    /// Whether it hides something from somebody.
+    pub(super) fn hides(&self) -> bool {
+        matches!(self.does, Does::Judge { verdict: Verdict::Mask, dry_run: false, .. })
+    }
+
+    /// What it hides values by.
     pub fn mask(&self) -> Option<&Mask> {
         match &self.does {
             Does::Judge { mask, .. } => mask.as_ref(),

@@ -13,7 +13,7 @@ mod question;
 mod snapshot;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     hash::{BuildHasher, RandomState},
     io,
     num::NonZeroUsize,
@@ -33,12 +33,13 @@ use super::{
     rulebook::Rulebook,
     wire::{Channel, Ticket},
 };
+use crate::event::ConnectionId;
 pub(super) use numbers::large_object;
 pub(super) use plan::Planned;
 pub(super) use question::{Question, Value};
-pub(super) use snapshot::{Code, Events, FIRST_OWN_OID, Kind, Snapshot, What};
+pub(super) use snapshot::{Code, Events, FIRST_OWN_OID, Kind, Relation, Snapshot, What};
 #[cfg(test)]
-pub(super) use snapshot::{Function, Relation, Rows};
+pub(super) use snapshot::{Column, Function, Rows};
 
 /// For an answer while a client waits.
 pub(super) const PATIENCE: Duration = Duration::from_millis(100);
@@ -57,6 +58,8 @@ const MAX_DATABASES: usize = 256;
 /// An estimate holds for the parts of one execution (`Parse`, `Bind`, `Execute`), and for the next few.
 const ESTIMATE_LIFE: Duration = Duration::from_secs(1);
 const MAX_ESTIMATES: NonZeroUsize = NonZeroUsize::new(1_024).unwrap();
+/// Names that one session defines at a time.
+const MAX_UNDER_WAY: usize = 10_000;
 const MAX_NAMES: NonZeroUsize = NonZeroUsize::new(1_024).unwrap();
 /// Between attempts to reach a database; doubles up to the longest.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(500);
@@ -105,6 +108,8 @@ pub(super) struct Database {
     hasher: RandomState,
     estimates: Mutex<Timed<u64, Option<Vec<Planned>>>>,
     names: Mutex<Timed<u32, Option<Named>>>,
+    /// What sessions have defined that isn't there for everybody yet, or is since a moment ago.
+    under_way: Mutex<HashMap<ConnectionId, HashSet<Arc<str>>>>,
 }
 
 #[derive(Default)]
@@ -117,6 +122,8 @@ struct Known {
     /// Counts what makes it untrue; as it was when the look began.
     changes: u64,
     seen_changes: u64,
+    /// Relations were defined then: a look that began earlier doesn't show them as they are.
+    redefined: Option<Instant>,
     is_looking: bool,
     /// After a failure.
     not_before: Option<Instant>,
@@ -187,6 +194,32 @@ impl Catalogs {
         }
     }
 
+    /// What there is, for who must not take anything for what it was before: `None` where nobody can say so now.
+    pub(super) fn current(
+        &self,
+        database: &Arc<Database>,
+        patience: Duration,
+    ) -> Option<Arc<Snapshot>> {
+        let until = Instant::now() + patience;
+        let mut known = lock(&database.known);
+        loop {
+            let now = Instant::now();
+            let age = known.age(now);
+            let is_true = age != Age::Spent && known.is_after_definitions();
+            if age == Age::Fresh && is_true {
+                return known.snapshot.clone();
+            }
+            self.look_anew(database, &mut known, now);
+            let left = until.checked_duration_since(now).filter(|left| !left.is_zero());
+            let is_hopeless = !known.is_looking || database.is_stuck.load(Ordering::Acquire);
+            let Some(left) = left.filter(|_| !is_hopeless) else {
+                return known.snapshot.clone().filter(|_| is_true);
+            };
+            known =
+                database.told.wait_timeout(known, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
     /// A first look, without keeping anybody else waiting.
     pub(super) async fn prepare(&self, database: &Arc<Database>) {
         let looked = async {
@@ -212,7 +245,13 @@ impl Catalogs {
 
     /// Has it looked at, unless that is under way, or failed a moment ago.
     fn look(&self, database: &Arc<Database>, known: &mut Known, now: Instant) {
-        if known.age(now) == Age::Fresh || known.is_looking || known.is_backing_off(now) {
+        if known.age(now) != Age::Fresh {
+            self.look_anew(database, known, now);
+        }
+    }
+
+    fn look_anew(&self, database: &Arc<Database>, known: &mut Known, now: Instant) {
+        if known.is_looking || known.is_backing_off(now) {
             return;
         }
         known.is_looking = true;
@@ -294,6 +333,10 @@ impl Known {
         }
     }
 
+    fn is_after_definitions(&self) -> bool {
+        self.redefined.is_none_or(|at| self.looked.is_some_and(|(began, _)| began > at))
+    }
+
     fn is_backing_off(&self, now: Instant) -> bool {
         self.not_before.is_some_and(|not_before| now < not_before)
     }
@@ -311,7 +354,33 @@ impl Database {
             hasher: RandomState::new(),
             estimates: Mutex::new(LruCache::new(MAX_ESTIMATES)),
             names: Mutex::new(LruCache::new(MAX_NAMES)),
+            under_way: Mutex::default(),
         }
+    }
+
+    /// A session defines these, and nobody else sees it so far.
+    pub(super) fn defining(&self, session: ConnectionId, names: impl Iterator<Item = Arc<str>>) {
+        let mut under_way = lock(&self.under_way);
+        let own = under_way.entry(session).or_default();
+        for name in names {
+            if own.len() < MAX_UNDER_WAY {
+                own.insert(name);
+            }
+        }
+    }
+
+    /// Whatever it has defined is there for everybody now, or never will be.
+    pub(super) fn defined(&self, session: ConnectionId) {
+        if lock(&self.under_way).remove(&session).is_some() {
+            lock(&self.known).redefined = Some(Instant::now());
+        }
+    }
+
+    /// What any session is defining; `None` where it is more than is kept.
+    pub(super) fn under_way(&self) -> Option<HashSet<Arc<str>>> {
+        let under_way = lock(&self.under_way);
+        let is_all = under_way.values().all(|names| names.len() < MAX_UNDER_WAY);
+        is_all.then(|| under_way.values().flatten().cloned().collect())
     }
 
     /// Code has changed, as far as anybody knows: what was seen doesn't hold any more.

@@ -27,6 +27,22 @@ pub(in crate::guard) struct Rows {
     pub children: Vec<(u32, u32)>,
     /// Columns of a key: no two rows have the same in all of them.
     pub keys: Vec<(u32, Vec<String>)>,
+    /// In the order of their relations and places; `None` where nobody wants them, or there are too many.
+    pub columns: Option<Vec<Column>>,
+    /// Views, and the relations that they name.
+    pub reads: Vec<(u32, u32)>,
+}
+
+/// `pg_attribute`, without what was dropped and what the system adds.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(in crate::guard) struct Column {
+    pub relation: u32,
+    pub place: i16,
+    pub name: Arc<str>,
+    /// Number of its type.
+    pub kind: u32,
+    /// COPY leaves it out where nobody names it.
+    pub is_generated: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -145,6 +161,7 @@ pub(in crate::guard) struct Snapshot {
     code: HashMap<u32, Vec<Code>>,
     children: HashMap<u32, Vec<u32>>,
     keys: HashMap<u32, Vec<Vec<String>>>,
+    reads: HashMap<u32, Vec<u32>>,
 }
 
 impl Snapshot {
@@ -168,6 +185,7 @@ impl Snapshot {
         let code = grouped(std::mem::take(&mut rows.code));
         let children = grouped(std::mem::take(&mut rows.children));
         let keys = grouped(std::mem::take(&mut rows.keys));
+        let reads = grouped(std::mem::take(&mut rows.reads));
         let mut operators: HashMap<Arc<str>, Vec<u32>> = HashMap::new();
         for (name, function) in std::mem::take(&mut rows.operators) {
             operators.entry(name.into()).or_default().push(function);
@@ -183,7 +201,34 @@ impl Snapshot {
             code,
             children,
             keys,
+            reads,
         }
+    }
+
+    pub(in crate::guard) fn database(&self) -> &str {
+        &self.database
+    }
+
+    pub(in crate::guard) fn all(&self) -> &[Relation] {
+        &self.rows.relations
+    }
+
+    /// Whether it is known which columns there are.
+    pub(in crate::guard) fn has_columns(&self) -> bool {
+        self.rows.columns.is_some()
+    }
+
+    pub(in crate::guard) fn columns(&self, relation: u32) -> &[Column] {
+        let all = self.rows.columns.as_deref().unwrap_or_default();
+        let from = all.partition_point(|column| column.relation < relation);
+        let rest = all.get(from..).unwrap_or_default();
+        let len = rest.partition_point(|column| column.relation == relation);
+        rest.get(..len).unwrap_or_default()
+    }
+
+    /// What a view names.
+    pub(in crate::guard) fn reads(&self, view: u32) -> &[u32] {
+        self.reads.get(&view).map(Vec::as_slice).unwrap_or_default()
     }
 
     /// All that a name may mean, as a statement writes it: without a schema, whatever has that name anywhere.
@@ -264,6 +309,7 @@ impl Rows {
         }
         (&self.functions, &self.operators, &self.ambient, &self.on_definition).hash(&mut hasher);
         (&self.code, &self.children, &self.keys).hash(&mut hasher);
+        (&self.columns, &self.reads).hash(&mut hasher);
         hasher.finish()
     }
 }

@@ -214,6 +214,7 @@ fn hear(
                 if status == Some(TransactionStatus::Idle) {
                     // A portal ends with its transaction.
                     shared.portals.clear();
+                    court.settled();
                 }
             }
         }

@@ -20,6 +20,7 @@ mod session;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod uses;
 mod utility;
 mod walk;
 
@@ -40,6 +41,7 @@ pub use grammar::{MAX_TEXT_BYTES, STACK_BYTES};
 pub use names::qualified;
 pub use session::{Parameter, Parameters, Prepared, Said, Session};
 pub use settings::startup;
+pub use uses::uses;
 use walk::Walk;
 
 /// The facts of a text, statement by statement and together.
