@@ -44,7 +44,7 @@ pub(super) fn push_email(value: &[u8], length: Length, pseudonyms: &Pseudonyms, 
     let from = out.len();
     let digest = pseudonyms.digest(Purpose::Name, address).half();
     push_hex(digest.get(..NAME_BYTES).unwrap_or_default(), out);
-    out.truncate(out.len().min(from + room));
+    out.truncate(out.len().min(from.saturating_add(room)));
     out.extend_from_slice(domain);
     fit(from, length, out);
 }
@@ -120,9 +120,9 @@ mod tests {
     };
 
     fn text(push: impl Fn(&mut Vec<u8>)) -> String {
-        let mut out = b"before ".to_vec();
+        let mut out = b"before this long word ".to_vec();
         push(&mut out);
-        String::from_utf8(out).unwrap().strip_prefix("before ").unwrap().to_owned()
+        String::from_utf8(out).unwrap().strip_prefix("before this long word ").unwrap().to_owned()
     }
 
     #[test]
