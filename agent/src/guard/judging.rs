@@ -399,7 +399,7 @@ impl Court for ClientCourt {
                 self.has_defined = true;
             }
             self.has_defined |= is_code;
-            self.defines(whole, is_code);
+            self.defines(whole);
         }
         let may_prepare = self.database.is_some() && !reading.analysed.says.is_empty();
         if let Some(text) = reading.text.as_deref().filter(|_| may_prepare) {

@@ -12,11 +12,11 @@ use super::{
     catalog::{Database, PATIENCE, Snapshot},
     court::{Denial, Reading},
     judging::{ClientCourt, Judging, now},
-    lineage::{self, ANY_CODE, Copy, Labelled, Why},
+    lineage::{self, Copy, Labelled, Why},
     masking::Masks,
 };
 use crate::{
-    event::{Access, Facts, Origin, Uses},
+    event::{Facts, Origin, Uses},
     policy::{Circumstances, Standing},
     statement::Lexing,
 };
@@ -113,17 +113,10 @@ impl ClientCourt {
     }
 
     /// It is about to define something, which others see when it is committed.
-    pub(super) fn defines(&self, facts: &Facts, is_code: bool) {
+    pub(super) fn defines(&self, facts: &Facts) {
         let Some(database) = &self.database else { return };
-        if !self.judging.borrow().judge.set().masks() {
-            return;
-        }
-        let tables = facts.tables.iter();
-        let defined = tables.filter(|table| matches!(table.access, Access::Define | Access::Drop));
-        let names = defined.map(|table| lineage::changing_name(&table.name));
-        let mut names: Vec<Arc<str>> = names.collect();
-        names.extend(is_code.then(|| ANY_CODE.into()));
-        if !names.is_empty() {
+        let names: Vec<Arc<str>> = lineage::defines(facts).collect();
+        if !names.is_empty() && self.judging.borrow().judge.set().masks() {
             database.defining(self.profile.id, names.into_iter());
         }
     }
@@ -145,14 +138,21 @@ impl Judging {
         database: Option<&Arc<Database>>,
         veil: &Veil,
     ) -> Result<Looked, Refused> {
-        let seen = database.and_then(|database| {
-            let snapshot = self.catalogs.current(database, PATIENCE)?;
-            Some((database, snapshot))
-        });
-        let Some((database, snapshot)) = seen else {
+        let Some(database) = database else {
             return self.look_blindly(asked, hiding, Why::Blind);
         };
         let key = (database.server, database.name.clone());
+        // Those from whom nothing is hidden wait for nobody.
+        let seen = self.catalogs.snapshot(database, PATIENCE).filter(|_| database.is_as_seen());
+        if let (Some(seen), None) = (seen, hiding)
+            && self.label(&key, &seen).is_ok()
+            && self.masks(&key, asked).is_none()
+        {
+            return Ok(Looked::default());
+        }
+        let Some(snapshot) = self.catalogs.current(database, PATIENCE) else {
+            return self.look_blindly(asked, hiding, Why::Blind);
+        };
         if let Err(why) = self.label(&key, &snapshot) {
             if why == Why::NoColumns {
                 // It is older than the rules that want them.
@@ -160,12 +160,11 @@ impl Judging {
             }
             return self.look_blindly(asked, hiding, why);
         }
-        let Self { judge, veils, analyst, behind, .. } = self;
-        let labelled = match veils.databases.get_mut(&key) {
-            Some(Seen::Labelled(labelled)) => labelled,
-            _ => return self.look_blindly(asked, hiding, Why::Blind),
+        let masks = self.masks(&key, asked);
+        let Self { veils, analyst, behind, .. } = self;
+        let Some(Seen::Labelled(labelled)) = veils.databases.get_mut(&key) else {
+            return self.look_blindly(asked, hiding, Why::Blind);
         };
-        let masks = labelled.masks(judge, asked.origin, asked.circumstances);
         let hides = |rule: &Arc<str>| {
             masks.iter().flat_map(|masks| masks.columns.values()).any(|it| it.rule == *rule)
         };
@@ -183,11 +182,16 @@ impl Judging {
             return Err(refused(Why::TooMuch));
         }
         changing.extend(veil.temporary.iter().cloned());
+        let statements = &asked.reading.analysed.statements;
+        if statements.len() > 1 {
+            // By the time that one of them runs, another may have.
+            statements.iter().for_each(|said| changing.extend(lineage::defines(said)));
+        }
         if behind.get(&key).is_none_or(|behind| !behind.is_of(&snapshot)) {
             behind.put(key.clone(), Behind::new(snapshot.clone()));
         }
         let Some(behind) = behind.get_mut(&key) else { return Err(refused(Why::Blind)) };
-        for said in &asked.reading.analysed.statements {
+        for said in statements {
             let all = behind.reveal(said, analyst).facts;
             let ran = behind.runs(said, analyst);
             labelled.check(&all, &ran, &masks, &changing).map_err(refused)?;
@@ -197,6 +201,11 @@ impl Judging {
             analyst.uses(text, asked.lexing).ok_or_else(|| refused(Why::Unanswered))
         };
         let uses = uses_of(text)?;
+        let temporary = uses.iter().flat_map(|uses| &uses.temporary);
+        let temporary: Vec<Arc<str>> = temporary.map(|name| lineage::own_name(name)).collect();
+        if statements.len() > 1 {
+            changing.extend(temporary.iter().cloned());
+        }
         let copy = labelled.follow(&uses, &masks, &changing).map_err(refused)?;
         for name in uses.iter().flat_map(|uses| &uses.executes) {
             let Some(text) = (asked.prepared)(name) else {
@@ -204,9 +213,17 @@ impl Judging {
             };
             labelled.follow(&uses_of(&text)?, &masks, &changing).map_err(refused)?;
         }
-        let temporary = uses.iter().flat_map(|uses| &uses.temporary);
-        let temporary = temporary.map(|name| lineage::own_name(name)).collect();
         Ok(Looked { masks: Some(masks), copy, temporary })
+    }
+
+    /// What is hidden from a client, where it is known what is labelled; `None` where nothing is.
+    fn masks(&mut self, key: &(usize, Arc<str>), asked: &Asked<'_>) -> Option<Arc<Masks>> {
+        match self.veils.databases.get_mut(key) {
+            Some(Seen::Labelled(labelled)) => {
+                labelled.masks(&mut self.judge, asked.origin, asked.circumstances)
+            }
+            _ => None,
+        }
     }
 
     /// Finds out what is labelled in a database, unless that is known.

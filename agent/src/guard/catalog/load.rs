@@ -117,8 +117,10 @@ const KEYS: &str = "
 const MAX_COLUMNS: usize = 300_000;
 
 const COLUMNS: &str = "
-    SELECT a.attrelid, a.attnum, a.attname::text, a.atttypid, a.attgenerated <> ''
+    SELECT a.attrelid, a.attnum, a.attname::text, a.atttypid,
+        CASE WHEN a.attgenerated <> '' THEN coalesce(pg_get_expr(d.adbin, d.adrelid), '') END
     FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
+    LEFT JOIN pg_attrdef d ON a.attgenerated <> '' AND d.adrelid = a.attrelid AND d.adnum = a.attnum
     WHERE a.attrelid >= 16384 AND a.attnum > 0 AND NOT a.attisdropped
         AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND c.relpersistence <> 't'
     ORDER BY a.attrelid, a.attnum LIMIT {limit}";
@@ -219,12 +221,13 @@ fn each<T>(rows: Vec<Row>, one: impl Fn(&Row) -> Result<T, Error>) -> Result<Vec
 
 fn column(row: &Row) -> Result<Column, Error> {
     let name: &str = row.try_get(2)?;
+    let made_by: Option<&str> = row.try_get(4)?;
     Ok(Column {
         relation: row.try_get(0)?,
         place: row.try_get(1)?,
         name: name.into(),
         kind: row.try_get(3)?,
-        is_generated: row.try_get(4)?,
+        made_by: made_by.map(Into::into),
     })
 }
 

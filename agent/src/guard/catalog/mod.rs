@@ -376,6 +376,11 @@ impl Database {
         }
     }
 
+    /// Whether nothing has been defined since what is known was seen.
+    pub(super) fn is_as_seen(&self) -> bool {
+        lock(&self.known).is_after_definitions()
+    }
+
     /// What any session is defining; `None` where it is more than is kept.
     pub(super) fn under_way(&self) -> Option<HashSet<Arc<str>>> {
         let under_way = lock(&self.under_way);

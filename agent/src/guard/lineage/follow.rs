@@ -217,14 +217,15 @@ impl<'a, G: Ground> Follow<'a, G> {
                 level.items.push(item);
             }
         }
-        if let Some(level) = self.scopes.0.last_mut() {
-            level.is_partial = false;
-        }
+        self.see(false);
         for merge in &query.merges {
             self.merge(merge)?;
         }
         for (sink, mix) in &query.flows {
-            let from = self.mix(mix, *sink)?;
+            // The condition of a join sees its own sides only.
+            self.see(*sink == Sink::Join);
+            let from = self.mix(mix)?;
+            self.see(false);
             self.flows(&from, *sink)?;
         }
         let mut columns = self.sides(place, query)?;
@@ -242,13 +243,20 @@ impl<'a, G: Ground> Follow<'a, G> {
         Ok(columns)
     }
 
+    /// From here on, all that the query names can be named, or only some of it.
+    fn see(&mut self, is_partial: bool) {
+        if let Some(level) = self.scopes.0.last_mut() {
+            level.is_partial = is_partial;
+        }
+    }
+
     fn item(&mut self, source: &'a Source) -> Result<Item, Stray> {
         let meanings = match &source.of {
             Of::Relation(name) => self.relation(name, For::Reading)?,
             Of::Lateral(place) => vec![self.query(*place)?],
             Of::Query(place) => vec![self.named_or_own(*place)?],
             Of::Computed(mix) => {
-                let from = self.mix(mix, Sink::Call)?;
+                let from = self.mix(mix)?;
                 self.flows(&from, Sink::Call)?;
                 let column = Column { name: None, from: derived(&from), kind: None };
                 vec![Columns { all: vec![column], is_exact: false, is_open: true }]
@@ -313,7 +321,7 @@ impl<'a, G: Ground> Follow<'a, G> {
                 return Err(Stray::Changing(name.clone()));
             }
             let shown = snapshot.columns(relation.oid).iter();
-            let shown = shown.filter(|it| !(wanted == For::Copying && it.is_generated));
+            let shown = shown.filter(|it| !(wanted == For::Copying && it.is_generated()));
             let all = shown.map(|column| {
                 let (relation, place) = (relation.oid, column.place);
                 let origin = Origin { relation, place, is_derived: false };
@@ -333,12 +341,12 @@ impl<'a, G: Ground> Follow<'a, G> {
     }
 
     /// Everything that goes into something.
-    fn mix(&mut self, mix: &'a Mix, sink: Sink) -> Result<Origins, Stray> {
+    fn mix(&mut self, mix: &'a Mix) -> Result<Origins, Stray> {
         self.step(mix.of.len())?;
         let mut from = Origins::new();
         for reference in &mix.of {
             let (of, column) = (reference.of.as_deref(), reference.column.as_deref());
-            let resolved = self.scopes.resolve(of, column, sink == Sink::Join);
+            let resolved = self.scopes.resolve(of, column);
             from.extend(resolved.from);
             from.extend(resolved.row);
         }
@@ -389,7 +397,7 @@ impl<'a, G: Ground> Follow<'a, G> {
             }
             Output::Plain { name, of } => {
                 let (alias, column) = (of.of.as_deref(), of.column.as_deref());
-                let resolved = self.scopes.resolve(alias, column, false);
+                let resolved = self.scopes.resolve(alias, column);
                 self.flows(&resolved.row, Sink::Row)?;
                 let mut from = resolved.from;
                 from.extend(derived(&resolved.row));
@@ -397,7 +405,7 @@ impl<'a, G: Ground> Follow<'a, G> {
                 columns.all.push(Column { name: Some(name.clone()), from, kind });
             }
             Output::Computed { name, of } => {
-                let from = self.mix(of, Sink::Expression)?;
+                let from = self.mix(of)?;
                 self.flows(&from, Sink::Expression)?;
                 columns.all.push(Column { name: name.clone(), from, kind: None });
             }
@@ -425,7 +433,7 @@ impl<'a, G: Ground> Follow<'a, G> {
                     named.iter().flat_map(|column| &column.from).copied().collect();
                 // GROUP BY means a column of the FROM first, the others a result.
                 if named.is_empty() || columns.is_open || sink == Sink::Grouping {
-                    let resolved = self.scopes.resolve(None, Some(name), false);
+                    let resolved = self.scopes.resolve(None, Some(name));
                     // By the name of a computed result, nothing is found, and the server finds that.
                     let is_made = columns.all.iter().any(|column| column.name.is_none());
                     from.extend(resolved.from);

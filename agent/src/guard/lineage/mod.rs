@@ -32,7 +32,7 @@ use super::{
 };
 use crate::{
     analyst::Analyst,
-    event::{Facts, Mask, Origin, Uses},
+    event::{Access, Facts, Mask, Origin, Trait, Uses},
     policy::{Circumstances, Judge, Standing},
     statement::{Lexing, qualified},
 };
@@ -170,7 +170,7 @@ impl Labelled {
 }
 
 /// Stands for all code, where some of it is being changed.
-pub(super) const ANY_CODE: &str = "()";
+const ANY_CODE: &str = "()";
 
 /// Whether a statement may run where nobody knows what there is in the database: it must name nothing of anybody's.
 ///
@@ -185,14 +185,17 @@ pub(super) fn blind(facts: &Facts) -> Result<(), Why> {
     }
 }
 
-/// The relations whose definition a statement changes, as [`Ground::is_changing`] is asked for them.
-pub(super) fn changing_name(name: &str) -> Arc<str> {
-    last_part(name).into()
+/// What a statement defines or drops, by the names that [`Ground::is_changing`] is asked for.
+pub(super) fn defines(facts: &Facts) -> impl Iterator<Item = Arc<str>> {
+    let tables = facts.tables.iter();
+    let tables = tables.filter(|table| matches!(table.access, Access::Define | Access::Drop));
+    let code = facts.traits.contains(&Trait::Code) || facts.traits.contains(&Trait::Extension);
+    tables.map(|table| last_part(&table.name).into()).chain(code.then(|| ANY_CODE.into()))
 }
 
-/// The same of a name as it is, and not as it is written.
+/// A relation that a statement names as `name`, in the same way.
 pub(super) fn own_name(name: &str) -> Arc<str> {
-    changing_name(&qualified([name].into_iter()))
+    last_part(&qualified([name].into_iter())).into()
 }
 
 struct Client<'a> {

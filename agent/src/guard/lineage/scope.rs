@@ -151,14 +151,8 @@ pub(super) struct Resolved {
 pub(super) struct Scopes(pub Vec<Level>);
 
 impl Scopes {
-    /// PostgreSQL looks from the inside out, and takes what it finds first. `is_anywhere`: what is found may not be
-    /// visible from there.
-    pub(super) fn resolve(
-        &self,
-        of: Option<&str>,
-        column: Option<&str>,
-        is_anywhere: bool,
-    ) -> Resolved {
+    /// PostgreSQL looks from the inside out, and takes what it finds first.
+    pub(super) fn resolve(&self, of: Option<&str>, column: Option<&str>) -> Resolved {
         let mut resolved = Resolved::default();
         let mut is_found = false;
         for level in self.0.iter().rev() {
@@ -171,7 +165,7 @@ impl Scopes {
                 }
             };
             is_found |= found;
-            if found && !level.is_partial && !is_anywhere {
+            if found && !level.is_partial {
                 return resolved;
             }
         }

@@ -54,6 +54,10 @@ impl Ground for All<'_> {
     }
 }
 
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
 impl Lineage {
     /// Of all that shows something of these relations.
     pub(super) fn of(
@@ -76,6 +80,7 @@ impl Lineage {
         let mut seen: HashSet<u32> = waiting.iter().copied().collect();
         let mut views: HashSet<u32> = HashSet::new();
         while let Some(oid) = waiting.pop() {
+            lineage.generates(snapshot, oid, analyst)?;
             let kin = parents.get(&oid).into_iter().flatten().chain(snapshot.children(oid));
             for other in kin {
                 lineage.inherits(snapshot, oid, *other)?;
@@ -116,6 +121,37 @@ impl Lineage {
             let same = snapshot.columns(other).iter().find(|it| it.name == column.name);
             if let Some(same) = same {
                 self.edge((one, column.place), (other, same.place), false)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Columns that are computed from others of their table.
+    fn generates(
+        &mut self,
+        snapshot: &Snapshot,
+        oid: u32,
+        analyst: &mut impl ReadsUses,
+    ) -> Result<(), Unknown> {
+        let Some(relation) = snapshot.relation(oid) else { return Ok(()) };
+        for column in snapshot.columns(oid) {
+            let Some(expression) = &column.made_by else { continue };
+            let table = [relation.schema.as_str(), &relation.name].map(quoted).join(".");
+            let text = format!("SELECT {expression} AS made FROM {table}");
+            let uses = analyst.read_uses(&text).ok_or(Unknown::Unanswered)?;
+            let ground = All(snapshot);
+            let made_of = match &*uses {
+                [only] => Follow::new(&ground, only).outputs().ok(),
+                _ => None,
+            };
+            let from: Vec<Place> = match made_of {
+                Some(columns) => {
+                    columns.union().iter().map(|from| (from.relation, from.place)).collect()
+                }
+                None => snapshot.columns(oid).iter().map(|it| (oid, it.place)).collect(),
+            };
+            for place in from.into_iter().filter(|place| *place != (oid, column.place)) {
+                self.edge(place, (oid, column.place), true)?;
             }
         }
         Ok(())

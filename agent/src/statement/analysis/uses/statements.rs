@@ -55,8 +55,11 @@ impl Gathering {
                 it.schema_elts.iter().for_each(|element| self.statement(element));
             }
             N::CreateStmt(it) => self.makes(it.relation.as_ref()),
-            // What it shows is followed when somebody reads it.
-            N::ViewStmt(it) => self.makes(it.view.as_ref()),
+            // What it shows is followed when somebody reads it; what it looks at is looked at by its author.
+            N::ViewStmt(it) => {
+                self.makes(it.view.as_ref());
+                self.inner(it.query.as_deref());
+            }
             N::AlterTableStmt(it) => {
                 for command in &it.cmds {
                     self.alter(it.relation.as_ref(), command);
@@ -84,9 +87,21 @@ impl Gathering {
             }
             // Their code sees whole rows.
             N::CreateTrigStmt(it) => self.change(it.relation.as_ref(), None),
-            N::RuleStmt(it) => self.change(it.relation.as_ref(), None),
-            N::CreatePolicyStmt(it) => self.change(it.table.as_ref(), None),
-            N::AlterPolicyStmt(it) => self.change(it.table.as_ref(), None),
+            N::RuleStmt(it) => {
+                self.change(it.relation.as_ref(), None);
+                self.alone(Sink::Predicate, &it.where_clause);
+                it.actions.iter().for_each(|action| self.statement(action));
+            }
+            N::CreatePolicyStmt(it) => {
+                self.change(it.table.as_ref(), None);
+                self.alone(Sink::Predicate, &it.qual);
+                self.alone(Sink::Predicate, &it.with_check);
+            }
+            N::AlterPolicyStmt(it) => {
+                self.change(it.table.as_ref(), None);
+                self.alone(Sink::Predicate, &it.qual);
+                self.alone(Sink::Predicate, &it.with_check);
+            }
             // No query of a client's is in them; what they do, and code that they run, the facts tell.
             _ => {}
         }
@@ -202,7 +217,13 @@ impl Named {
 impl Visitor for Named {
     fn node(&mut self, node: &NodeEnum) {
         match node {
+            // Names of types are none of columns.
             NodeEnum::TypeName(_) => {}
+            NodeEnum::TypeCast(cast) => cast.arg.visit(self),
+            NodeEnum::ColumnDef(column) => {
+                column.raw_default.visit(self);
+                column.constraints.visit(self);
+            }
             NodeEnum::String(name) => self.names.push(name.sval.as_str().into()),
             NodeEnum::ColumnRef(reference) => {
                 let names = strings(&reference.fields);

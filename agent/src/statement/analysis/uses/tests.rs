@@ -117,7 +117,7 @@ fn columns_go_where_the_text_says() {
     let mut lines = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
     while let (Some(text), Some(expected)) = (lines.next(), lines.next()) {
         let found = line(text);
-        if found != expected.trim() {
+        if found.trim() != expected.trim() {
             wrong.push_str(&format!("{text}\n    {found}\n"));
         }
     }
