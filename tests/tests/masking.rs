@@ -143,7 +143,7 @@ fn who_has_seen_what_masked_is_told() -> Result<()> {
         ensure!(got == expected, "{text}: {got}");
     }
     let shown = said(&mut guarded.agent.command(&["search", "ssn"]))?;
-    ensure!(shown.contains("masked public.people.ssn:hash"), "{shown}");
+    ensure!(shown.contains(r#""masked":["public.people.ssn:hash"]"#), "{shown}");
     Ok(())
 }
 
@@ -171,7 +171,8 @@ with psycopg.connect(sys.argv[1], autocommit=True) as c:
     );
     let mut python = dbwarden_tests::python()?;
     let mut child = python.args(["-c", &program]).arg(postgres.conninfo(Via::Guard)).spawn()?;
-    let none = "@id(\"none\") @verdict(\"flag\") @message(\"m\")\nforbid (principal, action, resource) when { false };";
+    let none = r#"@id("none") @verdict("deny") @message("m")
+        forbid (principal, action == Action::"drop", resource) when { context.lane == "observed" };"#;
     let turned = guarded.judge_by(none).and_then(|()| {
         await_until("what isn't masked", || Ok(flags[0].exists().then_some(())))?;
         guarded.judge_by(&rules())?;
@@ -198,5 +199,30 @@ fn what_no_label_says_is_found_where_that_is_wanted() -> Result<()> {
     ensure!(told.starts_with("CARD ****"), "{told}");
     let written = fs::read_to_string(postgres.output())?;
     ensure!(!written.contains("PANIC"), "{written}");
+    Ok(())
+}
+
+#[test]
+fn what_labels_and_masks_do_not_fit_is_told() -> Result<()> {
+    need_root!();
+    let labels = OF_PEOPLE.replace("people.born", "people.id")
+        + "[[label]]\nname = \"typo\"\non = [\"postgres.public.people.snn\"]\n";
+    let rules = rule("hash", "hash") + &rule("noise", "fixed:none");
+    let guarded = Guarded::start_asking(Postgres::builder(), PEOPLE, &rules, &labels, "")?;
+    let told = guarded
+        .postgres
+        .psql(Via::Guard, "SELECT id, ssn FROM people WHERE note IS NULL LIMIT 1")?;
+    ensure!(told.starts_with('|') && told.len() == 33, "{told}");
+    for (command, wanted) in [
+        ("status", "postgres: rule noise: the mask fixed:none makes no sense for public.people.id"),
+        ("doctor", "label typo: there is no postgres.public.people.snn"),
+    ] {
+        await_until(wanted, || {
+            let output = guarded.agent.command(&[command]).output()?;
+            let shown = String::from_utf8(output.stdout)?;
+            let shown: String = shown.split_whitespace().collect::<Vec<_>>().join(" ");
+            Ok(shown.contains(wanted).then_some(()))
+        })?;
+    }
     Ok(())
 }

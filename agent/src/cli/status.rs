@@ -243,6 +243,9 @@ fn guard(guard: &GuardStatus, fact: &mut impl FnMut(&str, Style, &str)) {
                     Some(Err(why)) => fact("", Style::Warning, &format!("its catalog: {why}")),
                     None => {}
                 }
+                for lack in &server.lacks {
+                    fact("", Style::Warning, lack);
+                }
             }
             Some(problem) => {
                 fact("guarded", Style::Bad, &format!("{}, not reached: {problem}", server.name));

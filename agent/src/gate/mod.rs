@@ -73,6 +73,8 @@ const KNOWN_PATIENCE: Duration = Duration::from_secs(5);
 const MAX_CLIENTS: usize = 20_000;
 /// Sockets to servers on which nobody has spoken yet.
 const MAX_EXPECTED: NonZeroUsize = NonZeroUsize::new(20_000).unwrap();
+/// Databases in which something is wrong with labels.
+const MAX_LACKING: NonZeroUsize = NonZeroUsize::new(256).unwrap();
 const MAX_OWN: NonZeroUsize = NonZeroUsize::new(1_000).unwrap();
 
 type End = (IpAddr, u16);
@@ -231,6 +233,8 @@ struct State {
     own: LruCache<Way, ()>,
     /// How these go, by the server's place in the settings.
     catalogs: HashMap<usize, CatalogState>,
+    /// What is wrong with labels and masks, by the server's place and database.
+    lacks: LruCache<(usize, String), Vec<String>>,
     /// Who the clients are that have been let in.
     admitted: HashMap<Number, Identified>,
     /// What sessions that are over have sent to their servers.
@@ -268,6 +272,7 @@ impl State {
             expected: LruCache::new(MAX_EXPECTED),
             own: LruCache::new(MAX_OWN),
             catalogs: HashMap::new(),
+            lacks: LruCache::new(MAX_LACKING),
             admitted: HashMap::new(),
             sent: LruCache::new(MAX_SENT),
             channel: None,
@@ -606,6 +611,13 @@ impl Gate {
         self.state().catalogs.insert(server, state);
     }
 
+    fn lacks(&self, server: usize, database: String, lacks: Vec<String>) {
+        for lack in &lacks {
+            tracing::warn!(database, "{lack}");
+        }
+        self.state().lacks.put((server, database), lacks);
+    }
+
     /// The statement that was denied where the server has got `token`.
     pub fn denied(&self, token: &str) -> Option<Arc<Denied>> {
         let until = Instant::now() + DENIED_PATIENCE;
@@ -669,6 +681,13 @@ impl Gate {
                 Err(why) => format!("clients of its unix socket go past the guard: {why}"),
             }),
             socket_problem: state.sockets.get(place).and_then(|open| open.clone()?.err()),
+            lacks: state.lacks.iter().filter(|((at, _), _)| *at == place).fold(
+                Vec::new(),
+                |mut all, ((_, database), lacks)| {
+                    all.extend(lacks.iter().map(|lack| format!("{database}: {lack}")));
+                    all
+                },
+            ),
             catalog: server.catalog.as_ref().map(|_| match state.catalogs.get(&place) {
                 Some(state) => told(state),
                 None => Err("it was not asked yet".to_owned()),

@@ -109,6 +109,7 @@ fn listen(gate: &Arc<Gate>, channel: &Arc<Channel>) -> io::Result<()> {
             Word::Summed(summed) => gate.summed.push(&summed),
             Word::CatalogSocket { ticket, server } => gate.wanted(ticket, server),
             Word::Catalog { server, state } => gate.catalog(server, state),
+            Word::Lacks { server, database, lacks } => gate.lacks(server, database, lacks),
             Word::Ended { number, passed, sent, broken } => {
                 gate.figures.passed.fetch_add(passed, Ordering::Relaxed);
                 gate.ended(number, sent, broken);

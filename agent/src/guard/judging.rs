@@ -37,7 +37,7 @@ pub(super) struct Judging {
     pub(super) judge: Judge,
     host: Arc<Origin>,
     principals: principal::Rules,
-    channel: Arc<Channel>,
+    pub(super) channel: Arc<Channel>,
     last: Arc<Reading>,
     /// Why nothing can be recorded.
     ledger_down: Option<Arc<str>>,

@@ -14,6 +14,7 @@ use super::{
     judging::{ClientCourt, Judging, now},
     lineage::{self, Copy, Labelled, Why},
     masking::Masks,
+    wire::Word,
 };
 use crate::{
     event::{Facts, Origin, Uses},
@@ -218,12 +219,16 @@ impl Judging {
 
     /// What is hidden from a client, where it is known what is labelled; `None` where nothing is.
     fn masks(&mut self, key: &(usize, Arc<str>), asked: &Asked<'_>) -> Option<Arc<Masks>> {
-        match self.veils.databases.get_mut(key) {
-            Some(Seen::Labelled(labelled)) => {
-                labelled.masks(&mut self.judge, asked.origin, asked.circumstances)
+        let Some(Seen::Labelled(labelled)) = self.veils.databases.get_mut(key) else { return None };
+        let masks = labelled.masks(&mut self.judge, asked.origin, asked.circumstances);
+        if let Some(lacks) = labelled.news() {
+            let (server, database) = (key.0, key.1.to_string());
+            let word = Word::Lacks { server, database, lacks: lacks.to_vec() };
+            if let Err(error) = self.channel.send(&word, None) {
+                tracing::error!(%error, "the service can't be told");
             }
-            _ => None,
         }
+        masks
     }
 
     /// Finds out what is labelled in a database, unless that is known.

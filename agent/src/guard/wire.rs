@@ -201,6 +201,12 @@ pub enum Word {
         server: usize,
         state: CatalogState,
     },
+    /// What is wrong with labels and masks in a database.
+    Lacks {
+        server: usize,
+        database: String,
+        lacks: Vec<String>,
+    },
 }
 
 /// What a server is asked in a stretch of a session's stream.

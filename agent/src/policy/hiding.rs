@@ -43,6 +43,21 @@ impl World {
         !self.labels_on(&table, &touched).is_empty()
     }
 
+    /// Patterns of labels that name a column of this database outright, and that `has` says isn't there.
+    pub fn absent(&self, database: &str, has: impl Fn(ColumnName<'_>) -> bool) -> Vec<String> {
+        let all = self.labels.iter().flat_map(|label| label.on.iter().map(move |on| (label, on)));
+        let absent = all.filter_map(|(label, pattern)| match pattern.parts() {
+            [Some(of), schema, Some(table), column @ Some(name)]
+                if of == database.to_lowercase() && !has(ColumnName { schema, table, column }) =>
+            {
+                let schema = schema.unwrap_or("*");
+                Some(format!("label {}: there is no {of}.{schema}.{table}.{name}", label.name))
+            }
+            _ => None,
+        });
+        absent.collect()
+    }
+
     /// One column for each pattern of a label that may mean something in this database, for whoever doesn't know what
     /// there is in it.
     fn samples(&self, database: Option<&str>) -> Vec<(Option<String>, String, Option<String>)> {

@@ -26,11 +26,12 @@ def types(guarded, direct):
                         continue
                     # A fixed one may be the same, and so may what has nothing to hide.
                     assert value != was or "fixed" in table or not was.strip(), (table, name, value)
+                    direct.pgconn.exec_(b"BEGIN")
                     back = direct.pgconn.exec_params(
                         f"INSERT INTO {table} ({name}) VALUES ($1)".encode(), [value],
                         [rows.ftype(column)], [format])
                     assert back.status == pq.ExecStatus.COMMAND_OK, (table, name, value, back.error_message)
-                    direct.rollback()
+                    direct.pgconn.exec_(b"ROLLBACK")
         assert all(one == other for one, other in seen.values()), (table, seen)
         both = [guarded.cursor(binary=binary).execute(f"SELECT * FROM {table}").fetchall() for binary in (False, True)]
         assert both[0] == both[1], (table, both)

@@ -7,7 +7,7 @@ use crate::{
     event::Mask,
     guard::{
         catalog::Snapshot,
-        masking::{Masked, Masks},
+        masking::{Cover, Form, Masked, Masks},
     },
     policy::{ColumnName, Hidden, World},
     statement::qualified,
@@ -38,6 +38,38 @@ pub(super) fn labelled(snapshot: &Snapshot, world: &World) -> Option<Vec<Place>>
         }
     }
     Some(places)
+}
+
+/// What labels name that isn't there.
+pub(super) fn absent(snapshot: &Snapshot, world: &World) -> Vec<String> {
+    let same =
+        |one: &str, other: Option<&str>| other.is_none_or(|other| other == one.to_lowercase());
+    world.absent(snapshot.database(), |name| {
+        let mut relations = snapshot.all().iter().filter(|relation| {
+            same(&relation.schema, name.schema) && same(&relation.name, Some(name.table))
+        });
+        relations.any(|relation| {
+            let columns = snapshot.columns(relation.oid);
+            columns.iter().any(|column| same(&column.name, name.column))
+        })
+    })
+}
+
+/// Columns whose masks make no sense for their types.
+pub(super) fn unfit(snapshot: &Snapshot, masks: &Masks) -> Vec<String> {
+    let unfit = masks.columns.iter().filter_map(|((relation, place), masked)| {
+        let columns = snapshot.columns(*relation);
+        let column = columns.iter().find(|column| column.place == *place)?;
+        let form = Form { kind: column.kind, modifier: -1, format: 0, is_utf8: true };
+        let is_unfit = masked.mask != Mask::Null && Cover::new(&masked.mask, form).is_null();
+        is_unfit.then(|| {
+            let Masked { mask, rule, column } = masked;
+            format!("rule {rule}: the mask {mask} makes no sense for {column}, which is NULL")
+        })
+    });
+    let mut unfit: Vec<String> = unfit.collect();
+    unfit.sort_unstable();
+    unfit
 }
 
 /// `schema`, `table` and `column` of each.

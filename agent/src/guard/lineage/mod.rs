@@ -57,6 +57,9 @@ impl ReadsUses for Analyst {
     }
 }
 
+/// Nobody reads more of them.
+const MAX_LACKS: usize = 20;
+
 /// Of a `COPY`: its columns.
 pub(super) type Copy = Option<Arc<[Option<CopyColumn>]>>;
 
@@ -64,6 +67,10 @@ pub(super) type Copy = Option<Arc<[Option<CopyColumn>]>>;
 pub(super) struct Labelled {
     snapshot: Arc<Snapshot>,
     places: Vec<Place>,
+    /// What is wrong with labels and masks, as far as it was seen.
+    lacks: Vec<String>,
+    /// So many of them were told of.
+    n_told: Option<usize>,
     lineage: Lineage,
     masks: LruCache<Standing, Option<Arc<Masks>>>,
     /// By the addresses of uses and masks; what stands there is held, so that nothing else can come to stand there.
@@ -97,11 +104,18 @@ impl Labelled {
             Err(Unknown::Unanswered) => return Err(Why::Unanswered),
         };
         let (masks, followed) = (LruCache::new(MAX_CLIENTS), LruCache::new(MAX_STATEMENTS));
-        Ok(Self { snapshot, places, lineage, masks, followed })
+        let lacks = columns::absent(&snapshot, world);
+        Ok(Self { snapshot, places, lacks, n_told: None, lineage, masks, followed })
     }
 
     pub(super) fn is_of(&self, snapshot: &Arc<Snapshot>) -> bool {
         Arc::ptr_eq(&self.snapshot, snapshot)
+    }
+
+    /// What is wrong with labels and masks, where more of it is known than before.
+    pub(super) fn news(&mut self) -> Option<&[String]> {
+        let before = self.n_told.replace(self.lacks.len());
+        (before != self.n_told).then_some(&self.lacks)
     }
 
     /// What is hidden from a client; `None` where nothing is.
@@ -123,6 +137,11 @@ impl Labelled {
         let hidden = self.places.iter().copied().zip(hidden);
         let hidden = hidden.filter_map(|(place, hidden)| Some((place, hidden?)));
         let masks = columns::masks(&self.snapshot, &self.lineage, hidden);
+        for lack in columns::unfit(&self.snapshot, &masks) {
+            if self.lacks.len() < MAX_LACKS && !self.lacks.contains(&lack) {
+                self.lacks.push(lack);
+            }
+        }
         let masks = (!masks.columns.is_empty()).then(|| Arc::new(masks));
         self.masks.put(standing, masks.clone());
         masks
