@@ -144,13 +144,16 @@ impl Judging {
         };
         let key = (database.server, database.name.clone());
         // Those from whom nothing is hidden wait for nobody.
-        let seen = self.catalogs.snapshot(database, PATIENCE).filter(|_| database.is_as_seen());
+        let is_as_seen = database.is_as_seen();
+        let seen = self.catalogs.snapshot(database, PATIENCE).filter(|_| is_as_seen);
         if let (Some(seen), None) = (seen, hiding)
             && self.label(&key, &seen).is_ok()
             && self.masks(&key, asked).is_none()
         {
             return Ok(Looked::default());
         }
+        // Before it is looked at: what is defined meanwhile may be seen, or not.
+        let changing = database.under_way();
         let Some(snapshot) = self.catalogs.current(database, PATIENCE) else {
             return self.look_blindly(asked, hiding, Why::Blind);
         };
@@ -176,9 +179,7 @@ impl Judging {
         let rule = masks.columns.values().next().map(|masked| masked.rule.clone());
         let rule = rule.unwrap_or_else(|| "?".into());
         let refused = |why| (hiding.unwrap_or(&rule).clone(), why);
-        let Some(mut changing) = database.under_way() else {
-            return Err(refused(Why::TooMuch));
-        };
+        let Some(mut changing) = changing else { return Err(refused(Why::TooMuch)) };
         if veil.temporary.len() > MAX_TEMPORARY {
             return Err(refused(Why::TooMuch));
         }

@@ -218,6 +218,7 @@ impl Office {
                     connected = None;
                     database.failed();
                 }
+                Ok(Err(unread)) if unread.is_held_up() => database.is_held_up(),
                 Ok(Err(unread)) => {
                     self.tell(key.0, CatalogState::Lacking(format!("{}: {unread}", key.1)));
                     database.failed();
@@ -341,7 +342,8 @@ async fn work(
     match job {
         Job::Look => {
             let began = (Instant::now(), database.begin());
-            let rows = load::rows(client, wants_columns).await?;
+            let mut rows = load::rows(client, wants_columns).await?;
+            database.mend(&mut rows);
             let print = rows.print();
             database.seen(Arc::new(Snapshot::new(&database.name, rows)), print, began);
         }

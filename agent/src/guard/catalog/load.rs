@@ -1,7 +1,7 @@
 //! Reads a [`Snapshot`](super::snapshot::Snapshot)'s rows from a database.
 
 use futures_util::future::try_join_all;
-use tokio_postgres::{Client, Error, Row};
+use tokio_postgres::{Client, Error, Row, error::SqlState};
 
 use super::snapshot::{Code, Column, Events, Function, Kind, Relation, Rows, What};
 use crate::event::Access;
@@ -17,12 +17,36 @@ pub(in crate::guard) enum Unread {
     TooMany(&'static str),
 }
 
+impl Unread {
+    /// A client's lock was in the way.
+    pub(super) fn is_held_up(&self) -> bool {
+        matches!(self, Self::Asking(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE))
+    }
+}
+
 /// Definitions that are longer are not read, and count as unknown code.
 const DEFINITION: &str = "65536";
 
+/// Stands for the definition of a view that somebody is changing, or what it is of: PostgreSQL would wait for them.
+pub(super) const TORN: &str = "?";
+
 const RELATIONS: &str = "
+    WITH held AS MATERIALIZED (
+        SELECT DISTINCT relation FROM pg_locks
+        WHERE granted AND mode = 'AccessExclusiveLock' AND relation >= 16384
+            AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    ), torn AS MATERIALIZED (
+        SELECT relation AS oid FROM held
+        UNION
+        SELECT r.ev_class FROM held
+        JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = held.relation
+            AND d.classid = 'pg_rewrite'::regclass
+        JOIN pg_rewrite r ON r.oid = d.objid
+    )
     SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.reltuples::float8,
-        CASE WHEN c.relkind IN ('v', 'm') AND e.objid IS NULL THEN left(pg_get_viewdef(c.oid), {definition}) END
+        CASE WHEN c.relkind NOT IN ('v', 'm') OR e.objid IS NOT NULL THEN NULL
+            WHEN EXISTS (SELECT FROM torn WHERE torn.oid = c.oid) THEN '?'
+            ELSE left(pg_get_viewdef(c.oid), {definition}) END
     FROM pg_class c
     JOIN pg_namespace n ON n.oid = c.relnamespace
     LEFT JOIN pg_depend e ON e.classid = 'pg_class'::regclass AND e.objid = c.oid AND e.objsubid = 0

@@ -37,9 +37,10 @@ use crate::event::ConnectionId;
 pub(super) use numbers::large_object;
 pub(super) use plan::Planned;
 pub(super) use question::{Question, Value};
+pub(super) use snapshot::Rows;
 pub(super) use snapshot::{Code, Events, FIRST_OWN_OID, Kind, Relation, Snapshot, What};
 #[cfg(test)]
-pub(super) use snapshot::{Column, Function, Rows};
+pub(super) use snapshot::{Column, Function};
 
 /// For an answer while a client waits.
 pub(super) const PATIENCE: Duration = Duration::from_millis(100);
@@ -60,10 +61,14 @@ const ESTIMATE_LIFE: Duration = Duration::from_secs(1);
 const MAX_ESTIMATES: NonZeroUsize = NonZeroUsize::new(1_024).unwrap();
 /// Names that one session defines at a time.
 const MAX_UNDER_WAY: usize = 10_000;
+/// Definitions that are told apart by when they were made.
+const MAX_UNSEEN: usize = 64;
 const MAX_NAMES: NonZeroUsize = NonZeroUsize::new(1_024).unwrap();
 /// Between attempts to reach a database; doubles up to the longest.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// Until a lock is gone on which an answer has waited.
+const HELD_UP: Duration = Duration::from_millis(200);
 
 /// Of one server by its place in the settings, and the database's name.
 type Key = (usize, Arc<str>);
@@ -122,8 +127,8 @@ struct Known {
     /// Counts what makes it untrue; as it was when the look began.
     changes: u64,
     seen_changes: u64,
-    /// Relations were defined then: a look that began earlier doesn't show them as they are.
-    redefined: Option<Instant>,
+    /// What was defined, and when it was there for everybody: a look that began earlier doesn't show it as it is.
+    unseen: Vec<(Instant, HashSet<Arc<str>>)>,
     is_looking: bool,
     /// After a failure.
     not_before: Option<Instant>,
@@ -194,7 +199,8 @@ impl Catalogs {
         }
     }
 
-    /// What there is, for who must not take anything for what it was before: `None` where nobody can say so now.
+    /// What there is, for who must not take anything for what it was long before: `None` where nobody can say so now.
+    /// What [`Database::under_way`] said earlier may be otherwise.
     pub(super) fn current(
         &self,
         database: &Arc<Database>,
@@ -205,15 +211,14 @@ impl Catalogs {
         loop {
             let now = Instant::now();
             let age = known.age(now);
-            let is_true = age != Age::Spent && known.is_after_definitions();
-            if age == Age::Fresh && is_true {
+            if age == Age::Fresh && known.unseen.is_empty() {
                 return known.snapshot.clone();
             }
             self.look_anew(database, &mut known, now);
             let left = until.checked_duration_since(now).filter(|left| !left.is_zero());
             let is_hopeless = !known.is_looking || database.is_stuck.load(Ordering::Acquire);
             let Some(left) = left.filter(|_| !is_hopeless) else {
-                return known.snapshot.clone().filter(|_| is_true);
+                return known.snapshot.clone().filter(|_| age != Age::Spent);
             };
             known =
                 database.told.wait_timeout(known, left).unwrap_or_else(PoisonError::into_inner).0;
@@ -333,8 +338,18 @@ impl Known {
         }
     }
 
-    fn is_after_definitions(&self) -> bool {
-        self.redefined.is_none_or(|at| self.looked.is_some_and(|(began, _)| began > at))
+    /// These are there for everybody now.
+    fn define(&mut self, names: HashSet<Arc<str>>) {
+        let now = Instant::now();
+        let is_long = self.unseen.len() >= MAX_UNSEEN;
+        match self.unseen.last_mut().filter(|_| is_long) {
+            Some((at, all)) => {
+                *at = now;
+                let room = MAX_UNDER_WAY.saturating_sub(all.len());
+                all.extend(names.into_iter().take(room));
+            }
+            None => self.unseen.push((now, names)),
+        }
     }
 
     fn is_backing_off(&self, now: Instant) -> bool {
@@ -371,21 +386,33 @@ impl Database {
 
     /// Whatever it has defined is there for everybody now, or never will be.
     pub(super) fn defined(&self, session: ConnectionId) {
-        if lock(&self.under_way).remove(&session).is_some() {
-            lock(&self.known).redefined = Some(Instant::now());
-        }
+        let mut under_way = lock(&self.under_way);
+        let Some(names) = under_way.get(&session).cloned() else { return };
+        // Nobody finds it in neither place.
+        lock(&self.known).define(names);
+        under_way.remove(&session);
     }
 
     /// Whether nothing has been defined since what is known was seen.
     pub(super) fn is_as_seen(&self) -> bool {
-        lock(&self.known).is_after_definitions()
+        lock(&self.known).unseen.is_empty()
     }
 
-    /// What any session is defining; `None` where it is more than is kept.
+    /// What any session is defining, or has defined since what is known was seen; `None` where it is more than is
+    /// kept.
     pub(super) fn under_way(&self) -> Option<HashSet<Arc<str>>> {
         let under_way = lock(&self.under_way);
-        let is_all = under_way.values().all(|names| names.len() < MAX_UNDER_WAY);
-        is_all.then(|| under_way.values().flatten().cloned().collect())
+        let known = lock(&self.known);
+        let unseen = known.unseen.iter().map(|(_, names)| names);
+        let all = under_way.values().chain(unseen);
+        let mut together = HashSet::new();
+        for names in all {
+            if names.len() + together.len() >= MAX_UNDER_WAY {
+                return None;
+            }
+            together.extend(names.iter().cloned());
+        }
+        Some(together)
     }
 
     /// Code has changed, as far as anybody knows: what was seen doesn't hold any more.
@@ -411,6 +438,19 @@ impl Database {
         lock(&self.known).changes
     }
 
+    /// A view that somebody is changing is what it was, to everybody else.
+    fn mend(&self, rows: &mut Rows) {
+        let known = lock(&self.known);
+        let Some(snapshot) = &known.snapshot else { return };
+        for relation in &mut rows.relations {
+            if relation.definition.as_deref() == Some(load::TORN)
+                && let Some(before) = snapshot.relation(relation.oid)
+            {
+                relation.definition.clone_from(&before.definition);
+            }
+        }
+    }
+
     fn seen(&self, snapshot: Arc<Snapshot>, print: u64, began: (Instant, u64)) {
         let (at, changes) = began;
         let mut known = lock(&self.known);
@@ -418,6 +458,7 @@ impl Database {
             (known.snapshot, known.print) = (Some(snapshot), print);
         }
         known.looked = Some((at, at.elapsed()));
+        known.unseen.retain(|(defined, _)| *defined >= at);
         known.seen_changes = changes;
         known.is_looking = false;
         (known.not_before, known.pause) = (None, Duration::ZERO);
@@ -429,6 +470,14 @@ impl Database {
         let mut known = lock(&self.known);
         known.pause = (known.pause * 2).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
         known.not_before = Some(Instant::now() + known.pause);
+        known.is_looking = false;
+        self.tell_all(known);
+    }
+
+    /// Somebody defines something, and the server shows nobody what it was so far.
+    fn is_held_up(&self) {
+        let mut known = lock(&self.known);
+        known.not_before = Some(Instant::now() + HELD_UP);
         known.is_looking = false;
         self.tell_all(known);
     }
