@@ -194,7 +194,10 @@ fn what_no_label_says_is_found_where_that_is_wanted() -> Result<()> {
     let told = postgres.psql(Via::Guard, "SELECT words, more FROM notes ORDER BY id")?;
     let expected = "card **** **** **** ****, ann@example.org|{\"iban\": \"**********************\"}\nnothing|{}";
     ensure!(told == expected, "{told}");
-    // Likewise in an expression, which has no origin.
+    // Likewise in a COPY.
+    let told = postgres.psql(Via::Guard, "COPY notes TO STDOUT WITH CSV")?;
+    ensure!(told.contains("card **** **** **** ****") && !told.contains("DE8937"), "{told}");
+    // And in an expression, which has no origin.
     let told = postgres.psql(Via::Guard, "SELECT upper(words) FROM notes WHERE id = 1")?;
     ensure!(told.starts_with("CARD ****"), "{told}");
     let written = fs::read_to_string(postgres.output())?;

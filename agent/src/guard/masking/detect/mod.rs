@@ -40,7 +40,12 @@ impl Detectors {
     }
 
     pub fn watch(&self, form: Form) -> Option<Watch> {
-        (!self.0.is_empty() && TEXTS.contains(&form.kind)).then_some(Watch(()))
+        self.watch_any().filter(|_| TEXTS.contains(&form.kind))
+    }
+
+    /// Of values of which nobody knows the type.
+    pub fn watch_any(&self) -> Option<Watch> {
+        (!self.0.is_empty()).then_some(Watch(()))
     }
 
     /// Writes a value with what was found in it hidden.

@@ -5,14 +5,16 @@
 use super::{super::Broken, rows::put_value};
 use crate::{
     event::{CopyForm, CopyFormat},
-    guard::masking::{CopyColumn, Cover, Form, Hiding},
+    guard::masking::{CopyColumn, Cover, Form, Hiding, Watch},
     protocol::postgres::{backend, reader::Reader},
 };
 
 /// A COPY under way.
 #[derive(Debug)]
 pub(super) struct Copying {
+    /// None where no label speaks of any.
     columns: Vec<Option<Cover>>,
+    watch: Option<Watch>,
     form: CopyForm,
     /// What is still to come before the first row.
     begins: bool,
@@ -27,6 +29,7 @@ impl Copying {
         response: &[u8],
         columns: &[Option<CopyColumn>],
         form: CopyForm,
+        watch: Option<Watch>,
         is_utf8: bool,
     ) -> Option<Self> {
         let mut reader = Reader::new(response);
@@ -41,7 +44,21 @@ impl Copying {
         };
         let columns = columns.iter().map(|column| column.as_ref().map(cover)).collect();
         let begins = is_binary || form.has_header;
-        Some(Self { columns, form, begins })
+        Some(Self { columns, watch, form, begins })
+    }
+
+    /// Of one in which no label says that anything is to be hidden.
+    pub(super) fn watching(watch: Watch) -> Self {
+        let (columns, form) = (Vec::new(), CopyForm::default());
+        Self { columns, watch: Some(watch), form, begins: false }
+    }
+
+    /// A field as it is written, with what is found in it hidden.
+    fn put_plain(&self, field: &[u8], hiding: &Hiding, out: &mut Vec<u8>) {
+        match self.watch {
+            Some(watch) => hiding.detectors.put(watch, field, out),
+            None => out.extend_from_slice(field),
+        }
     }
 
     /// Writes the `CopyData` that the client gets for one with this body.
@@ -54,6 +71,10 @@ impl Copying {
         let start = out.len();
         out.extend_from_slice(&[backend::COPY_DATA, 0, 0, 0, 0]);
         let put = match self.form.format {
+            _ if self.columns.is_empty() => {
+                self.put_plain(body, hiding, out);
+                Some(())
+            }
             CopyFormat::Binary => self.put_binary(body, hiding, out),
             // Names of columns.
             _ if std::mem::take(&mut self.begins) => {
@@ -103,7 +124,7 @@ impl Copying {
                 (None, _) => false,
                 (Some(value), Some(cover)) => cover.put(value, &hiding.pseudonyms, out),
                 (Some(value), None) => {
-                    out.extend_from_slice(value);
+                    self.put_plain(value, hiding, out);
                     true
                 }
             })?;
@@ -122,7 +143,7 @@ impl Copying {
                 false => after.strip_prefix(&[self.form.delimiter])?,
             };
             match cover {
-                None => out.extend_from_slice(field),
+                None => self.put_plain(field, hiding, out),
                 Some(_) if *field == *self.form.null => out.extend_from_slice(field),
                 Some(cover) => {
                     plain.clear();
@@ -155,7 +176,7 @@ impl Copying {
                 false => after.strip_prefix(&[delimiter])?,
             };
             match cover {
-                None => out.extend_from_slice(field),
+                None => self.put_plain(field, hiding, out),
                 Some(_) if *field == *self.form.null => out.extend_from_slice(field),
                 Some(cover) => {
                     masked.clear();
@@ -270,7 +291,7 @@ mod tests {
             .collect();
         let mut response = vec![u8::from(form.format == CopyFormat::Binary)];
         response.extend((columns.len() as u16).to_be_bytes());
-        Copying::begin(&response, &columns, form, true).unwrap()
+        Copying::begin(&response, &columns, form, None, true).unwrap()
     }
 
     fn check(form: CopyForm, masks: &[Option<&str>], rows: &[(&str, &str)]) {

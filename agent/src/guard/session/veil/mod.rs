@@ -238,15 +238,17 @@ impl Veil {
                     Running::Veiled(run) => run,
                     Running::Nothing => return Err(Broken::Copy),
                 };
+                let watch = self.hiding.detectors.watch_any();
                 let mut tags = Vec::new();
                 match &run.copies {
                     Copies::Nothing => return Err(Broken::Copy),
-                    Copies::Plain => {}
+                    Copies::Plain => self.copying = watch.map(Copying::watching),
                     Copies::Masked(columns) => {
                         let form = run.readings.first().and_then(|reading| reading.copy_form());
                         let is_utf8 = settings.is_utf8();
-                        let copying = form
-                            .and_then(|form| Copying::begin(body, columns, form.clone(), is_utf8));
+                        let copying = form.and_then(|form| {
+                            Copying::begin(body, columns, form.clone(), watch, is_utf8)
+                        });
                         self.copying = Some(copying.ok_or(Broken::Copy)?);
                         tags.extend(columns.iter().flatten().map(|column| column.masked.tag()));
                     }

@@ -472,3 +472,44 @@ fn what_can_not_be_masked_ends_the_session() {
         assert!(out.to_client.len() < 1_000);
     }
 }
+
+/// Whatever a server says, and wherever it breaks off.
+#[test]
+fn hostile_answers_end_the_session_or_pass() {
+    let answers = [
+        description(&[(TABLE, 1, INT4, 1), (TABLE, 2, TEXT, 0), (STRANGE, 1, TEXT, 1)]),
+        ada(),
+        ada(),
+        message(b'N', b"SNOTICE\0C00000\0Mx\0WPL\0\0"),
+        complete("SELECT 2"),
+        message(b'H', b"\0\0\x02\0\0\0\0"),
+        message(b'd', b"1\t123-45-6789\n"),
+        message(b'c', b""),
+        message(b'A', b"\0\0\0\x01news\0x\0"),
+        ready(),
+    ]
+    .concat();
+    let mut random = 0x5eed_u64;
+    let mut next = |below: usize| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (random >> 33) as usize % below
+    };
+    for _ in 0..4_000 {
+        let mut bytes = answers.clone();
+        for _ in 0..next(4) {
+            let at = next(bytes.len());
+            bytes[at] = next(256) as u8;
+        }
+        bytes.truncate(next(bytes.len()) + 1);
+        let (mut court, mut session) = (Masking::default(), Session::new(NONCE));
+        let mut out = Output::default();
+        session.server_bytes(&ready(), &mut court, &mut out).unwrap();
+        let asked = query("SELECT * FROM customers; COPY customers TO STDOUT");
+        session.client_bytes(&asked, &mut court, &mut out).ok();
+        for part in bytes.chunks(next(40) + 1) {
+            if session.server_bytes(part, &mut court, &mut out).is_err() {
+                break;
+            }
+        }
+    }
+}
