@@ -229,6 +229,7 @@ fn records() -> Vec<Arc<Record>> {
             transaction: Some("idle"),
             judgement: None,
             approval: None,
+            masked: Arc::default(),
             truncated_bytes: 0,
             lost_bytes: 0,
             joined_midstream: false,

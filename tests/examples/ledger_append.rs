@@ -192,6 +192,7 @@ fn script(
         settings: Vec::new(),
         keys: Vec::new(),
         restricted: None,
+        copy: None,
         analysis: Analysis::Complete,
     };
     Script {
@@ -322,6 +323,7 @@ fn entries(scripts: &[Script], in_turn: bool) -> Vec<Entry> {
             transaction: Some(script.transaction),
             judgement: None,
             approval: None,
+            masked: Arc::default(),
             truncated_bytes: 0,
             lost_bytes: 0,
             joined_midstream: false,

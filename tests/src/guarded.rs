@@ -96,7 +96,9 @@ impl Guarded {
         rules: &str,
         of_server: impl Fn(&Postgres) -> String,
     ) -> Result<Self> {
-        Self::start_as(agent, server, rules, "guard", "steer = false", of_server)
+        Self::start_as(agent, server, rules, "guard", "steer = false", |postgres| {
+            Ok(of_server(postgres))
+        })
     }
 
     fn led(guarded: Self) -> Result<Self> {
@@ -119,7 +121,8 @@ impl Guarded {
         on_guard_down: &str,
     ) -> Result<Self> {
         let in_front = |postgres: &Postgres| {
-            format!("on_guard_down = \"{on_guard_down}\"\nguard_socket = {:?}", postgres.front())
+            let front = postgres.front();
+            Ok(format!("on_guard_down = \"{on_guard_down}\"\nguard_socket = {front:?}"))
         };
         let agent = Agent::builder();
         let guarded = Self::start_as(agent, server, rules, "guard", "steer = false", in_front)?;
@@ -135,7 +138,7 @@ impl Guarded {
         of_guard: &str,
         of_server: &str,
     ) -> Result<Self> {
-        Self::start_as(agent, server, rules, lane, of_guard, |_| of_server.to_owned())
+        Self::start_as(agent, server, rules, lane, of_guard, |_| Ok(of_server.to_owned()))
     }
 
     fn start_as(
@@ -144,11 +147,11 @@ impl Guarded {
         rules: &str,
         lane: &str,
         of_guard: &str,
-        of_server: impl Fn(&Postgres) -> String,
+        of_server: impl Fn(&Postgres) -> Result<String>,
     ) -> Result<Self> {
         let pins = Bpffs::mount()?;
         let postgres = server.guarded().start()?;
-        let of_server = of_server(&postgres);
+        let of_server = of_server(&postgres)?;
         let policies = tempfile::tempdir()?;
         fs::write(policies.path().join("own.cedar"), rules)?;
         let agent = agent
@@ -165,6 +168,25 @@ impl Guarded {
         agent.await_server(postgres.port())?;
         agent.await_guard()?;
         Ok(Self { postgres, agent, policies, _pins: pins })
+    }
+
+    /// The guard asks the server itself, after `sql` has run there; `more` is what else is configured.
+    pub fn start_asking(
+        server: PostgresBuilder,
+        sql: &str,
+        rules: &str,
+        more: &str,
+        of_guard: &str,
+    ) -> Result<Self> {
+        let agent = Agent::builder().configuration(more);
+        let of_guard = format!("steer = false\n{of_guard}");
+        let asks = |postgres: &Postgres| {
+            postgres.psql(Via::Tcp, sql)?;
+            postgres.catalog_role(None)
+        };
+        let guarded = Self::start_as(agent, server, rules, "guard", &of_guard, asks)?;
+        guarded.agent.await_catalog()?;
+        Ok(guarded)
     }
 
     /// Everything passes.

@@ -122,6 +122,7 @@ fn statement(sequence: u64, origin: &Arc<Origin>) -> Entry {
         transaction: Some("idle"),
         judgement: None,
         approval: None,
+        masked: Arc::default(),
         truncated_bytes: 0,
         lost_bytes: 0,
         joined_midstream: false,

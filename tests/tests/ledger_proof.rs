@@ -149,6 +149,7 @@ fn facts() -> Facts {
         settings: Vec::new(),
         keys: Vec::new(),
         restricted: None,
+        copy: None,
         analysis: Analysis::Complete,
     }
 }
@@ -176,6 +177,7 @@ fn record(time: WallTime, sequence: u64, origin: &Arc<Origin>, facts: &Arc<Facts
         transaction: None,
         judgement: None,
         approval: None,
+        masked: Arc::default(),
         truncated_bytes: 0,
         lost_bytes: 0,
         joined_midstream: false,

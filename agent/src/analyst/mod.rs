@@ -16,7 +16,7 @@ use std::{
 };
 
 use crate::{
-    event::{Analysis, Facts},
+    event::{Analysis, Facts, Query, Uses},
     statement::{Analysed, Lexing, MAX_TEXT_BYTES, Parameters, Session, Template},
 };
 use cache::Cache;
@@ -86,6 +86,8 @@ pub struct Analyst {
     by_text: [Cache<Arc<Analysed>>; 2],
     /// Of definitions: what is behind them.
     behind: Cache<Arc<Facts>>,
+    /// By template, and by text where other literals could mean others.
+    uses: Cache<Arc<[Uses]>>,
     left_alone: Cache<(Instant, Arc<Analysed>)>,
     parser: Parser,
     template: Template,
@@ -101,6 +103,7 @@ impl Analyst {
             by_template: Cache::new(bounds.cache_entries / 2, bounds.cache_bytes / 2),
             by_text: [cache(4), cache(8)],
             behind: Cache::new(bounds.cache_entries / 8, bounds.cache_bytes / 8),
+            uses: Cache::new(bounds.cache_entries / 4, bounds.cache_bytes / 4),
             left_alone: Cache::new(bounds.cache_entries / 8, bounds.cache_bytes / 8),
             parser: Parser::new(bounds.program.clone(), bounds.time_limit),
             template: Template::default(),
@@ -194,6 +197,38 @@ impl Analyst {
         }
     }
 
+    /// Where the columns go that the statements of a text name; `None` where nobody can say so now.
+    pub fn uses(&mut self, text: &str, lexing: Lexing) -> Option<Arc<[Uses]>> {
+        if text.len() > self.bounds.text_bytes.min(MAX_TEXT_BYTES) {
+            return None;
+        }
+        // A text with a mark before it that no template has.
+        let own = format!("{}\0{text}", u8::from(lexing.standard_conforming_strings));
+        if let Some(known) = self.uses.find(&own) {
+            return Some(known.clone());
+        }
+        self.template.fill(text, lexing);
+        let is_sound = self.template.is_sound();
+        if let Some(known) = self.uses.find(self.template.key()).filter(|_| is_sound) {
+            return Some(known.clone());
+        }
+        match self.parser.ask_uses(text, lexing) {
+            Ok(uses) => {
+                let uses: Arc<[Uses]> = uses.into();
+                let weight = uses.iter().map(weight_of_uses).sum();
+                match is_sound && !uses.iter().any(|one| one.is_literal_sensitive) {
+                    true => self.uses.keep(self.template.key(), uses.clone(), weight),
+                    false => self.uses.keep(&own, uses.clone(), weight),
+                }
+                Some(uses)
+            }
+            Err(failure) => {
+                self.count(failure);
+                None
+            }
+        }
+    }
+
     fn count(&mut self, failure: parser::Failure) {
         match failure {
             parser::Failure::Waiting => self.counters.unavailable += 1,
@@ -249,6 +284,16 @@ impl Analyst {
             }
         }
     }
+}
+
+/// About how many bytes uses take.
+fn weight_of_uses(uses: &Uses) -> usize {
+    let of_query = |query: &Query| {
+        let mixes = query.flows.iter().map(|(_, mix)| mix.of.len() + mix.inner.len());
+        let parts = query.from.len() + query.outputs.len() + mixes.sum::<usize>();
+        size_of::<Query>() + parts * 150
+    };
+    size_of::<Uses>() + uses.queries.iter().map(of_query).sum::<usize>()
 }
 
 /// About how many bytes facts take.

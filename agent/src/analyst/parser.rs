@@ -12,7 +12,10 @@ use std::{
 use tracing::warn;
 
 use super::wire::{self, Asked};
-use crate::statement::Analysed;
+use crate::{
+    event::Uses,
+    statement::{Analysed, Lexing},
+};
 
 /// Between a child's end and the next one's start; doubles with each that fails, up to the longest.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
@@ -67,6 +70,20 @@ impl Parser {
 
     /// Waits for at most the time limit; after a failure the child is gone.
     pub fn ask(&mut self, text: &str, asked: Asked<'_>) -> Result<Analysed, Failure> {
+        self.ask_for(text, asked, |from| wire::read_answer(from))
+    }
+
+    /// The same for uses, statement by statement.
+    pub fn ask_uses(&mut self, text: &str, lexing: Lexing) -> Result<Vec<Uses>, Failure> {
+        self.ask_for(text, Asked::Uses(lexing), |from| wire::read_uses(from))
+    }
+
+    fn ask_for<T>(
+        &mut self,
+        text: &str,
+        asked: Asked<'_>,
+        read: impl FnOnce(&mut Timed<'_>) -> io::Result<T>,
+    ) -> Result<T, Failure> {
         let is_new = self.running.is_none();
         if is_new {
             self.start()?;
@@ -74,8 +91,7 @@ impl Parser {
         let limit = if is_new { START_LIMIT } else { self.time_limit };
         let Some(running) = &mut self.running else { return Err(Failure::Broken) };
         let mut timed = Timed { stream: &mut running.stream, until: Instant::now() + limit };
-        let answer = wire::write_request(&mut timed, text, asked)
-            .and_then(|()| wire::read_answer(&mut timed));
+        let answer = wire::write_request(&mut timed, text, asked).and_then(|()| read(&mut timed));
         match answer {
             Ok(analysed) => {
                 self.pause = SHORTEST_PAUSE;

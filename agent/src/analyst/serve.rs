@@ -7,7 +7,7 @@ use super::{
     wire::{self, Request},
 };
 use crate::{
-    event::Analysis,
+    event::{Analysis, Uses},
     statement::{self, Analysed, STACK_BYTES},
 };
 
@@ -38,7 +38,14 @@ fn answer_all(mut stream: UnixStream) -> io::Result<()> {
 }
 
 fn answer(request: &Request) -> io::Result<Vec<u8>> {
-    let Request { text, session, is_behind } = request;
+    let Request { text, session, is_behind, is_of_uses } = request;
+    if *is_of_uses {
+        let json = serde_json::to_vec(&statement::uses(text, session.lexing))?;
+        return match json.len() <= wire::MAX_ANSWER_BYTES {
+            true => Ok(json),
+            false => Ok(serde_json::to_vec(&[Uses::unknown()])?),
+        };
+    }
     let mut analysed = match is_behind {
         true => statement::analyse_behind(text),
         false => statement::analyse_in(text, session),

@@ -2,7 +2,12 @@
 
 use std::io::{self, Read, Write};
 
-use crate::statement::{Analysed, Lexing, MAX_TEXT_BYTES, Session};
+use serde::de::DeserializeOwned;
+
+use crate::{
+    event::Uses,
+    statement::{Analysed, Lexing, MAX_TEXT_BYTES, Session},
+};
 
 /// No answer is longer.
 pub const MAX_ANSWER_BYTES: usize = 1 << 20;
@@ -16,6 +21,8 @@ const CONFORMING: u8 = 1;
 const IN_SESSION: u8 = 2;
 /// It is a definition, of which the facts are what is behind it.
 const BEHIND: u8 = 4;
+/// Its uses are wanted, and not its facts.
+const USES: u8 = 8;
 
 /// What a text is analysed by.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +32,8 @@ pub enum Asked<'a> {
     In(&'a Session),
     /// What a definition of the database's does once it is used.
     Behind,
+    /// Where the columns go that it names.
+    Uses(Lexing),
 }
 
 /// What the process that parses is asked.
@@ -33,6 +42,7 @@ pub struct Request {
     pub text: String,
     pub session: Session,
     pub is_behind: bool,
+    pub is_of_uses: bool,
 }
 
 /// A request: the length of the text in four bytes, how it is read in one, the text, the session.
@@ -41,6 +51,7 @@ pub fn write_request(to: &mut impl Write, text: &str, asked: Asked<'_>) -> io::R
         Asked::Alone(lexing) => (lexing, None),
         Asked::In(session) => (session.lexing, Some(serde_json::to_vec(session)?)),
         Asked::Behind => (Lexing::default(), None),
+        Asked::Uses(lexing) => (lexing, None),
     };
     let session = session.filter(|json| json.len() <= MAX_SESSION_BYTES);
     let len = |bytes: &[u8]| {
@@ -49,8 +60,12 @@ pub fn write_request(to: &mut impl Write, text: &str, asked: Asked<'_>) -> io::R
     let mut frame = Vec::with_capacity(5 + text.len());
     frame.extend_from_slice(&len(text.as_bytes())?.to_le_bytes());
     let conforming = if lexing.standard_conforming_strings { CONFORMING } else { 0 };
-    let behind = if matches!(asked, Asked::Behind) { BEHIND } else { 0 };
-    frame.push(conforming | behind | if session.is_some() { IN_SESSION } else { 0 });
+    let wanted = match asked {
+        Asked::Behind => BEHIND,
+        Asked::Uses(_) => USES,
+        Asked::Alone(_) | Asked::In(_) => 0,
+    };
+    frame.push(conforming | wanted | if session.is_some() { IN_SESSION } else { 0 });
     frame.extend_from_slice(text.as_bytes());
     if let Some(session) = session {
         frame.extend_from_slice(&len(&session)?.to_le_bytes());
@@ -70,16 +85,16 @@ pub fn read_request(from: &mut impl Read) -> io::Result<Option<Request>> {
     let text = read_bytes(from, len, MAX_TEXT_BYTES)?;
     let text = String::from_utf8(text).map_err(|_| io::ErrorKind::InvalidData)?;
     let lexing = Lexing { standard_conforming_strings: flags & CONFORMING != 0 };
-    let is_behind = flags & BEHIND != 0;
+    let (is_behind, is_of_uses) = (flags & BEHIND != 0, flags & USES != 0);
     if flags & IN_SESSION == 0 {
         let session = Session { lexing, ..Session::default() };
-        return Ok(Some(Request { text, session, is_behind }));
+        return Ok(Some(Request { text, session, is_behind, is_of_uses }));
     }
     let mut len = [0; 4];
     from.read_exact(&mut len)?;
     let json = read_bytes(from, len, MAX_SESSION_BYTES)?;
     let session = serde_json::from_slice(&json).map_err(|_| io::ErrorKind::InvalidData)?;
-    Ok(Some(Request { text, session, is_behind }))
+    Ok(Some(Request { text, session, is_behind, is_of_uses }))
 }
 
 /// An answer: its length in four bytes, JSON.
@@ -93,15 +108,23 @@ pub fn write_answer(to: &mut impl Write, json: &[u8]) -> io::Result<()> {
 
 /// Whatever the other side sends: facts, or an error. Statements that are left out are one, the whole.
 pub fn read_answer(from: &mut impl Read) -> io::Result<Analysed> {
-    let mut len = [0; 4];
-    from.read_exact(&mut len)?;
-    let json = read_bytes(from, len, MAX_ANSWER_BYTES)?;
-    let mut analysed: Analysed =
-        serde_json::from_slice(&json).map_err(|_| io::ErrorKind::InvalidData)?;
+    let mut analysed: Analysed = read_json(from)?;
     if analysed.statements.is_empty() {
         analysed.statements.push(analysed.whole.clone());
     }
     Ok(analysed)
+}
+
+/// The same of uses, statement by statement.
+pub fn read_uses(from: &mut impl Read) -> io::Result<Vec<Uses>> {
+    read_json(from)
+}
+
+fn read_json<T: DeserializeOwned>(from: &mut impl Read) -> io::Result<T> {
+    let mut len = [0; 4];
+    from.read_exact(&mut len)?;
+    let json = read_bytes(from, len, MAX_ANSWER_BYTES)?;
+    serde_json::from_slice(&json).map_err(|_| io::ErrorKind::InvalidData.into())
 }
 
 fn read_bytes(from: &mut impl Read, len: [u8; 4], max: usize) -> io::Result<Vec<u8>> {
@@ -133,15 +156,19 @@ mod tests {
         let said = Session { in_transaction: true, parameters, ..Session::default() };
         write_request(&mut bytes, "SELECT $1", Asked::In(&said)).unwrap();
         write_request(&mut bytes, "CREATE RULE", Asked::Behind).unwrap();
+        write_request(&mut bytes, "TABLE a", Asked::Uses(lexing)).unwrap();
         let mut bytes = bytes.as_slice();
-        let Request { text, session, is_behind } = read_request(&mut bytes).unwrap().unwrap();
+        let Request { text, session, is_behind, .. } = read_request(&mut bytes).unwrap().unwrap();
         assert_eq!((text.as_str(), session.lexing, is_behind), ("SELECT 'é'", lexing, false));
-        let Request { text, session, is_behind } = read_request(&mut bytes).unwrap().unwrap();
+        let Request { text, session, is_behind, .. } = read_request(&mut bytes).unwrap().unwrap();
         assert!(!is_behind);
         assert_eq!(text, "SELECT $1");
         assert!(session.in_transaction);
         assert!(matches!(session.parameters, Parameters::Bound(values) if values.len() == 1));
         assert!(read_request(&mut bytes).unwrap().unwrap().is_behind);
+        let request = read_request(&mut bytes).unwrap().unwrap();
+        assert!(request.is_of_uses && !request.is_behind);
+        assert_eq!(request.session.lexing, lexing);
         assert!(read_request(&mut bytes).unwrap().is_none());
 
         let answer = Analysed::unparsed("SELECT 'é'", lexing, Analysis::TooLong);

@@ -62,7 +62,7 @@ fn guarded(guard: &GuardStatus) -> impl Iterator<Item = Check> {
         }
     });
     let catalogs = guard.servers.iter().map(catalog);
-    ways.chain(catalogs)
+    ways.chain(catalogs).chain(guard.servers.iter().flat_map(labels))
 }
 
 /// Whether a guarded server is asked for what the text of a statement doesn't tell.
@@ -78,6 +78,15 @@ fn catalog(server: &GuardedServer) -> Check {
             .costs(lost)
             .todo("give it a role that may look: `catalog` in its [[server]]"),
     }
+}
+
+/// What labels and masks don't fit, as far as the guard has looked at the databases.
+fn labels(server: &GuardedServer) -> impl Iterator<Item = Check> {
+    server.lacks.iter().map(|lack| {
+        Check::notable("guard: labels", format!("{}: {lack}", server.name))
+            .costs("whoever wrote it means something else to be hidden")
+            .todo("mend the [[label]] or the rule")
+    })
 }
 
 const PROGRAMS: &str = "The programs in the kernel, tried and taken off again";

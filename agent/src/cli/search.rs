@@ -70,7 +70,7 @@ const FOLLOW_REMEMBERED: usize = 200_000;
 const PLACE: [&str; 2] = ["segment", "segment_row"];
 const PLACE_WIDTH: usize = 11;
 /// What the table shows of a row.
-const SHOWN: [&str; 32] = [
+const SHOWN: [&str; 33] = [
     "duration_us",
     "server",
     "database",
@@ -103,6 +103,7 @@ const SHOWN: [&str; 32] = [
     "tables",
     "verdict",
     "rule",
+    "masked",
 ];
 
 pub fn search(common: &Common, arguments: &Search) -> Result<Answer> {

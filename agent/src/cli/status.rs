@@ -243,6 +243,9 @@ fn guard(guard: &GuardStatus, fact: &mut impl FnMut(&str, Style, &str)) {
                     Some(Err(why)) => fact("", Style::Warning, &format!("its catalog: {why}")),
                     None => {}
                 }
+                for lack in &server.lacks {
+                    fact("", Style::Warning, lack);
+                }
             }
             Some(problem) => {
                 fact("guarded", Style::Bad, &format!("{}, not reached: {problem}", server.name));
@@ -409,6 +412,7 @@ mod tests {
                         socket: Some("/run/postgresql/.s.PGSQL.5432".into()),
                         socket_problem: Some("the server was not found".into()),
                         catalog: Some(Ok("it is asked, and estimates".into())),
+                        lacks: vec!["orders: label pii: there is no orders.public.x.y".into()],
                     }],
                     passed: 1_200,
                     denied: 3,
@@ -489,6 +493,7 @@ guarded    main, its clients are led to the guard; or by 127.0.0.1:6432
            no guard at /run/postgresql/.s.PGSQL.5432: the server was not found
            clients from the network are not: the server doesn't listen on 127.0.0.1
            its catalog: it is asked, and estimates
+           orders: label pii: there is no orders.public.x.y
 ring       at most 6 % of 16 MiB in use (data)
 
 SERVER        ENGINE           PID  LISTENS                                       TLS       OPEN  BLIND  STATEMENTS      IN    OUT

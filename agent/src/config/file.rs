@@ -207,6 +207,7 @@ pub struct Guard {
     pub pins: Option<Spanned<PathBuf>>,
     pub bulk_rows: Option<Spanned<u64>>,
     pub bulk_percent: Option<Spanned<u64>>,
+    pub detectors: Vec<Spanned<String>>,
     pub listen: Option<Spanned<Listen>>,
 }
 

@@ -10,6 +10,7 @@ use super::{
     file,
     settings::{NAME_MAX, SOCKET_PATH_MAX, Server, absolute, socket_path, within},
 };
+use crate::event::Detector;
 
 /// The guard, as far as it isn't a matter of one server.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -23,6 +24,9 @@ pub struct Guard {
     /// table that has more than a handful.
     pub bulk_rows: u64,
     pub bulk_percent: u64,
+    /// What is hidden from clients who see labelled values masked, wherever in a text it stands.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub detectors: Vec<Detector>,
     /// Where clients may come in by themselves, by server.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub listen: BTreeMap<String, SocketAddr>,
@@ -35,6 +39,7 @@ impl Default for Guard {
             pins: "/sys/fs/bpf/dbwarden".into(),
             bulk_rows: 10_000,
             bulk_percent: 90,
+            detectors: Vec::new(),
             listen: BTreeMap::new(),
         }
     }
@@ -142,6 +147,7 @@ pub(super) fn guard(written: file::Guard, servers: &[Server]) -> Result<Guard, C
         pins: pins.unwrap_or(default.pins),
         bulk_rows: bulk_rows.unwrap_or(default.bulk_rows),
         bulk_percent: bulk_percent.unwrap_or(default.bulk_percent),
+        detectors: detectors(written.detectors)?,
         listen: BTreeMap::new(),
     };
     let Some(listen) = written.listen else { return Ok(guard) };
@@ -183,6 +189,24 @@ pub(super) fn guard(written: file::Guard, servers: &[Server]) -> Result<Guard, C
         }
     };
     Ok(Guard { listen, ..guard })
+}
+
+fn detectors(written: Vec<Spanned<String>>) -> Result<Vec<Detector>, Complaint> {
+    let mut detectors = Vec::new();
+    for name in written {
+        let found = Detector::ALL.iter().find(|detector| detector.name() == name.get_ref());
+        let Some(found) = found else {
+            let all: Vec<&str> = Detector::ALL.iter().map(|detector| detector.name()).collect();
+            return Err(Complaint::at(
+                name.span(),
+                format!("`detectors`: {:?} is none of {}", name.get_ref(), all.join(", ")),
+            ));
+        };
+        if !detectors.contains(found) {
+            detectors.push(*found);
+        }
+    }
+    Ok(detectors)
 }
 
 /// With room for the ending of a name that takes its place.

@@ -7,7 +7,7 @@ use super::{
     OnGuardDown, OnLedgerDown, Server, Settings, Size, Span, TlsCapture, load, parse,
 };
 use crate::{
-    event::{Engine, PrincipalKind},
+    event::{Detector, Engine, PrincipalKind},
     principal::{Numbers, Words},
 };
 
@@ -87,6 +87,7 @@ fn every_key_arrives() {
         [guard]
         bulk_rows = 500
         bulk_percent = 50
+        detectors = ["card", "national-id", "card"]
         listen = "127.0.0.1:6432"
         [approvals]
         ttl = "1h"
@@ -216,6 +217,7 @@ fn every_key_arrives() {
     let listen = [("orders".to_owned(), "127.0.0.1:6432".parse().unwrap())];
     assert_eq!(settings.guard.listen, listen.into());
     assert_eq!((settings.guard.bulk_rows, settings.guard.bulk_percent), (500, 50));
+    assert_eq!(settings.guard.detectors, [Detector::Card, Detector::NationalId]);
 
     // What `--print-config` shows can be used as a file.
     assert_eq!(read(&toml::to_string(&settings).unwrap()), Ok(settings));
@@ -251,6 +253,11 @@ fn a_mistake_says_where_what_and_what_is_allowed() {
             "[[server]]\nname = \"a\"\nport = 1\nlane = \"guard\"\ncatalog = { }",
             "c.toml:5: `catalog` needs the `user` to ask the server as, of 1 to 63 bytes\n    5 | \
              catalog = { }",
+        ),
+        (
+            "[guard]\ndetectors = [\"iban\", \"cards\"]",
+            "c.toml:2: `detectors`: \"cards\" is none of card, iban, email, phone, national-id, secret\n    2 | \
+             detectors = [\"iban\", \"cards\"]",
         ),
         (
             "[guard]\nbulk_percent = 101",

@@ -111,6 +111,8 @@ pub struct GuardedServer {
     /// Whether the server is asked for what texts don't tell, or what is lacking for it; null where no `catalog` is
     /// configured.
     pub catalog: Option<Result<String, String>>,
+    /// What is wrong with labels and masks in its databases.
+    pub lacks: Vec<String>,
 }
 
 /// Which hooks see the socket calls, and why these.

@@ -37,6 +37,7 @@ pub(super) fn record() -> Record {
         transaction: None,
         judgement: None,
         approval: None,
+        masked: Arc::default(),
         truncated_bytes: 0,
         lost_bytes: 0,
         joined_midstream: false,

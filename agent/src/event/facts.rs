@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::origin::named;
+use super::{CopyForm, origin::named};
 
 /// Made once for a text (or for all texts that differ in harmless literals only), and shared.
 ///
@@ -40,6 +40,9 @@ pub struct Facts {
     pub keys: Vec<KeyPredicate>,
     /// Whether a condition limits what an UPDATE or DELETE touches; `None` for other statements.
     pub restricted: Option<bool>,
+    /// Of a COPY to the client, how it writes its rows; `None` where that can't be told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copy: Option<Box<CopyForm>>,
     pub analysis: Analysis,
 }
 

@@ -3,10 +3,13 @@
 mod approval;
 mod claims;
 mod connection;
+mod copy_form;
 mod destination;
+mod detector;
 mod facts;
 mod in_full;
 mod judgement;
+mod mask;
 mod origin;
 mod principal;
 mod process;
@@ -17,16 +20,20 @@ mod shown;
 mod statement;
 mod stream;
 mod time;
+mod uses;
 
 pub use approval::{Approval, ApprovalAction};
 pub use claims::{Claims, Tag as ClaimTag, Trace};
 pub use connection::{Client, ConnectionId, Endpoint, SocketId};
+pub use copy_form::{CopyForm, CopyFormat};
 pub use destination::{Destination, Outbound, Remote};
+pub use detector::Detector;
 pub use facts::{
     Access, Analysis, Effect, Effects, Facts, KeyPredicate, KeyValue, TableAccess, Trait,
 };
 pub use in_full::in_full;
 pub use judgement::{Episode, EpisodeAction, Finding, Judgement, Severity, Verdict};
+pub use mask::{MASKS, Mask, NoMask};
 pub use origin::{Certainty, Engine, Lane, Origin, Transport};
 pub use principal::{Evidence, Principal, PrincipalKind, Strength};
 pub use process::{LoginStrength, Parent, Process, ProcessEvent, Program};
@@ -37,3 +44,7 @@ pub use shown::Shown;
 pub use statement::{Outcome, Parameter, Statement, StatementKind, Tag, TransactionStatus};
 pub use stream::{Chunk, Direction, Extent, Layer, Piece, Reach};
 pub use time::{BootTime, Clock, WallTime};
+pub use uses::{
+    By, ByOutput, Change, Cte, Inner, Merge, Mix, Of, Output, Query, Reference, Rows, Sink, Source,
+    Uses,
+};

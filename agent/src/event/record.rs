@@ -54,6 +54,8 @@ pub struct Record {
     pub judgement: Option<Arc<Judgement>>,
     /// The approval that it needs, or that has let it pass.
     pub approval: Option<Arc<str>>,
+    /// What the client saw masked of the answer, each as `schema.table.column:mask`.
+    pub masked: Arc<[Arc<str>]>,
 
     pub truncated_bytes: u64,
     pub lost_bytes: u64,

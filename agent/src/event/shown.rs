@@ -54,6 +54,8 @@ struct Line<'a> {
     approval: Option<&'a str>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     findings: &'a [Finding],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    masked: &'a [Arc<str>],
 
     truncated_bytes: u64,
     lost_bytes: u64,
@@ -120,6 +122,7 @@ impl Serialize for Shown<'_> {
             rule: judgement.and_then(|judgement| judgement.rule.as_deref()),
             approval: self.record.approval.as_deref(),
             findings: judgement.map_or(&[], |judgement| &judgement.findings),
+            masked: &self.record.masked,
             truncated_bytes: self.record.truncated_bytes,
             lost_bytes: self.record.lost_bytes,
             joined_midstream: self.record.joined_midstream,

@@ -136,7 +136,8 @@ fn rules(gate: &Gate, files: &Files, accounts: &mut Accounts) {
     };
     let (Some(channel), Some((policies, starter_pack))) = (channel, policies) else { return };
     let settings = gate.settings.clone();
-    let rules = Rules { settings, policies, starter_pack, certificates, accounts };
+    let mask_key = gate.mask_key.clone();
+    let rules = Rules { settings, policies, starter_pack, certificates, accounts, mask_key };
     if let Err(error) = channel.send(&Order::Rules(Box::new(rules)), None) {
         tracing::error!(%error, "the guard's rules");
     }

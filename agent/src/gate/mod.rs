@@ -12,6 +12,7 @@ mod client_certificates;
 mod endings;
 mod files;
 mod listeners;
+mod masked;
 mod process;
 mod return_way;
 mod server_settings;
@@ -45,8 +46,12 @@ use crate::{
     config::{OnLedgerDown, Settings},
     control::{GuardStatus, GuardedServer},
     event::{Client, ConnectionId, Endpoint, Origin, in_full},
-    guard::wire::{
-        CatalogRights, CatalogState, Channel, Denied, Number, Refusal, Sent, Summed, Ticket, Wants,
+    guard::{
+        masking::TextPrint,
+        wire::{
+            self, CatalogRights, CatalogState, Channel, Denied, MaskKey, Number, Refusal, Sent,
+            Summed, Ticket, Wants,
+        },
     },
     policy::Set,
 };
@@ -70,6 +75,8 @@ const KNOWN_PATIENCE: Duration = Duration::from_secs(5);
 const MAX_CLIENTS: usize = 20_000;
 /// Sockets to servers on which nobody has spoken yet.
 const MAX_EXPECTED: NonZeroUsize = NonZeroUsize::new(20_000).unwrap();
+/// Databases in which something is wrong with labels.
+const MAX_LACKING: NonZeroUsize = NonZeroUsize::new(256).unwrap();
 const MAX_OWN: NonZeroUsize = NonZeroUsize::new(1_000).unwrap();
 
 type End = (IpAddr, u16);
@@ -180,6 +187,7 @@ pub struct Identified {
 pub struct Gate {
     /// What the guard is given of the settings.
     settings: String,
+    mask_key: MaskKey,
     steer: bool,
     servers: Vec<crate::config::Server>,
     /// By the server's place in the settings.
@@ -190,6 +198,7 @@ pub struct Gate {
     /// Inode of the network namespace that the service is in.
     netns: u32,
     was_denied: Condvar,
+    masked: masked::Masked,
     was_known: Condvar,
     asked: Mutex<Vec<Asked>>,
     endings: Endings,
@@ -230,6 +239,8 @@ struct State {
     own: LruCache<Way, ()>,
     /// How these go, by the server's place in the settings.
     catalogs: HashMap<usize, CatalogState>,
+    /// What is wrong with labels and masks, by the server's place and database.
+    lacks: LruCache<(usize, String), Vec<String>>,
     /// Who the clients are that have been let in.
     admitted: HashMap<Number, Identified>,
     /// What sessions that are over have sent to their servers.
@@ -267,6 +278,7 @@ impl State {
             expected: LruCache::new(MAX_EXPECTED),
             own: LruCache::new(MAX_OWN),
             catalogs: HashMap::new(),
+            lacks: LruCache::new(MAX_LACKING),
             admitted: HashMap::new(),
             sent: LruCache::new(MAX_SENT),
             channel: None,
@@ -351,16 +363,19 @@ pub enum GateError {
     Returns(#[source] io::Error),
     #[error("can't write the settings for the guard")]
     Settings(#[from] toml::ser::Error),
+    #[error("can't get at what masks are made with")]
+    MaskKey(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
 impl Gate {
-    /// `None` where no server is guarded.
+    /// `None` where no server is guarded; `mask_key` is asked where one is.
     ///
     /// # Errors
     /// An address that can't be listened on, or what the host refuses.
-    pub fn open(
+    pub fn open<E: std::error::Error + Send + Sync + 'static>(
         settings: &Settings,
         desk: Arc<Desk>,
+        mask_key: impl FnOnce() -> Result<[u8; 32], E>,
     ) -> Result<Option<(Arc<Self>, Threads)>, GateError> {
         let guarded = |server: &crate::config::Server| !server.lane.is_observe();
         let is_guarded = settings.servers.iter().any(guarded);
@@ -379,11 +394,13 @@ impl Gate {
             let failed = |source| GateError::Listen { address: *address, source };
             listeners::bound(*address).map_err(failed)?;
         }
+        let mask_key = mask_key().map_err(|error| GateError::MaskKey(Box::new(error)))?;
         // The service's own, beside its control socket.
         let folder = settings.control.socket.parent().unwrap_or(Path::new("/"));
         let (jobs, inbox) = channel();
         let gate = Arc::new(Self {
             settings: toml::to_string(&settings.of_guard())?,
+            mask_key: MaskKey(mask_key),
             steer: settings.guard.steer,
             servers: settings.servers.clone(),
             listen,
@@ -391,6 +408,7 @@ impl Gate {
             denied: Mutex::new(LruCache::new(MAX_DENIED)),
             netns: own_netns(),
             was_denied: Condvar::new(),
+            masked: masked::Masked::default(),
             was_known: Condvar::new(),
             asked: Mutex::default(),
             endings: Endings::default(),
@@ -609,6 +627,13 @@ impl Gate {
         self.state().catalogs.insert(server, state);
     }
 
+    fn lacks(&self, server: usize, database: String, lacks: Vec<String>) {
+        for lack in &lacks {
+            tracing::warn!(database, "{lack}");
+        }
+        self.state().lacks.put((server, database), lacks);
+    }
+
     /// The statement that was denied where the server has got `token`.
     pub fn denied(&self, token: &str) -> Option<Arc<Denied>> {
         let until = Instant::now() + DENIED_PATIENCE;
@@ -621,6 +646,29 @@ impl Gate {
             let waited = self.was_denied.wait_timeout(denied, left);
             denied = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
+    }
+
+    /// Whether values are masked for this client.
+    pub fn is_veiled(&self, connection: ConnectionId) -> bool {
+        self.masked.is_veiled(connection)
+    }
+
+    /// What was masked in the answer to a text; where it is `awaited`, as soon as that is known.
+    pub fn masked(
+        &self,
+        connection: ConnectionId,
+        text: TextPrint,
+        awaited: bool,
+    ) -> Arc<[Arc<str>]> {
+        self.masked.of(connection, text, awaited)
+    }
+
+    fn veil(&self, connection: ConnectionId) {
+        self.masked.veil(connection);
+    }
+
+    fn mask(&self, told: wire::Masked) {
+        self.masked.put(told);
     }
 
     fn deny(&self, told: Denied) {
@@ -649,6 +697,13 @@ impl Gate {
                 Err(why) => format!("clients of its unix socket go past the guard: {why}"),
             }),
             socket_problem: state.sockets.get(place).and_then(|open| open.clone()?.err()),
+            lacks: state.lacks.iter().filter(|((at, _), _)| *at == place).fold(
+                Vec::new(),
+                |mut all, ((_, database), lacks)| {
+                    all.extend(lacks.iter().map(|lack| format!("{database}: {lack}")));
+                    all
+                },
+            ),
             catalog: server.catalog.as_ref().map(|_| match state.catalogs.get(&place) {
                 Some(state) => told(state),
                 None => Err("it was not asked yet".to_owned()),

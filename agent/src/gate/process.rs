@@ -107,9 +107,12 @@ fn listen(gate: &Arc<Gate>, channel: &Arc<Channel>) -> io::Result<()> {
             }
             Word::Approval(ask) => gate.wants_approval(*ask),
             Word::ApprovalOver { number, why } => gate.approval_is_over(number, why),
+            Word::Veiled(connection) => gate.veil(connection),
+            Word::Masked(masked) => gate.mask(*masked),
             Word::Summed(summed) => gate.summed.push(&summed),
             Word::CatalogSocket { ticket, server } => gate.wanted(ticket, server),
             Word::Catalog { server, state } => gate.catalog(server, state),
+            Word::Lacks { server, database, lacks } => gate.lacks(server, database, lacks),
             Word::Ended { number, passed, sent, broken } => {
                 gate.figures.passed.fetch_add(passed, Ordering::Relaxed);
                 gate.ended(number, sent, broken);

@@ -6,6 +6,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     court::{Argument, Denial, Needs, Question, Reading},
+    lineage::Copy,
     wire::Number,
 };
 use crate::{
@@ -27,6 +28,10 @@ pub(super) struct Needing {
 }
 
 impl Needing {
+    pub(super) fn is_nothing(&self) -> bool {
+        self.worst.is_none()
+    }
+
     /// A statement that some rules want an approval for.
     pub(super) fn add(
         &mut self,
@@ -70,6 +75,7 @@ impl Needing {
         lexing: Lexing,
         origin: &Origin,
         policy: &Arc<str>,
+        copy: &Copy,
     ) -> Option<Denial> {
         let (verdict, denial) = self.worst?;
         let facts = match self.facts.as_slice() {
@@ -103,6 +109,7 @@ impl Needing {
             principal_rule: known(&origin.principal_rule),
             policy: policy.clone(),
             shown: statement::redact_secrets(text, lexing),
+            copy: copy.clone(),
         };
         Some(Denial { needs: Some(Arc::new(needs)), ..denial })
     }

@@ -26,20 +26,27 @@ const MAX_TOLD: usize = 5;
 /// Extensions whose functions do what nobody sees; those of others compute, or keep what is their own.
 const REACHING: &[&str] = &[
     "adminpack",
+    "age",
+    "aws_s3",
+    "citus",
     "dblink",
     "file_fdw",
     "http",
     "orafce",
     "pageinspect",
     "pg_cron",
+    "pg_net",
     "pg_surgery",
     "pg_background",
+    "pg_walinspect",
     "plperlu",
     "plpython3u",
     "plsh",
     "pltclu",
     "plv8",
     "postgres_fdw",
+    "tablefunc",
+    "xml2",
 ];
 
 /// By one database as it was seen once.
@@ -47,8 +54,19 @@ pub(super) struct Behind {
     snapshot: Arc<Snapshot>,
     /// By address; what stands there is held, so that nothing else can come to stand there.
     known: LruCache<usize, (Arc<Facts>, Revealed)>,
+    /// Likewise.
+    ran: LruCache<usize, (Arc<Facts>, Arc<Ran>)>,
     /// By function: whether it only computes and reads.
     harmless: HashMap<u32, bool>,
+}
+
+/// Functions, triggers and rules that run with a statement, whatever they do.
+#[derive(Debug, Default)]
+pub(super) struct Ran {
+    /// Each with what it does, and how it comes to run.
+    pub facts: Vec<(Arc<Facts>, Arc<str>)>,
+    /// What nobody can look into.
+    pub unknown: Vec<Arc<str>>,
 }
 
 /// A statement as it is.
@@ -68,7 +86,12 @@ impl Revealed {
 
 impl Behind {
     pub(super) fn new(snapshot: Arc<Snapshot>) -> Self {
-        Self { snapshot, known: LruCache::new(MAX_FACTS), harmless: HashMap::new() }
+        Self {
+            snapshot,
+            known: LruCache::new(MAX_FACTS),
+            ran: LruCache::new(MAX_FACTS),
+            harmless: HashMap::new(),
+        }
     }
 
     pub(super) fn is_of(&self, snapshot: &Arc<Snapshot>) -> bool {
@@ -92,6 +115,26 @@ impl Behind {
             self.known.put(address, (said.clone(), revealed.clone()));
         }
         revealed
+    }
+
+    /// All code of somebody's own that a statement may run, be it under a name that PostgreSQL has too.
+    pub(super) fn runs(&mut self, said: &Arc<Facts>, analyst: &mut impl Reads) -> Arc<Ran> {
+        let address = Arc::as_ptr(said).addr();
+        if let Some((_, known)) = self.ran.get(&address) {
+            return known.clone();
+        }
+        let Self { snapshot, harmless, .. } = self;
+        let mut search = Search::new(snapshot, harmless, analyst);
+        search.is_thorough = true;
+        search.of(said);
+        search.calls(said, "");
+        let is_sure = search.is_sure;
+        let unknown = search.found.take().map(|found| found.calls).unwrap_or_default();
+        let ran = Arc::new(Ran { facts: search.code, unknown });
+        if is_sure {
+            self.ran.put(address, (said.clone(), ran.clone()));
+        }
+        ran
     }
 }
 
@@ -180,6 +223,9 @@ struct Search<'a, R> {
     steps: usize,
     /// Nobody was missing who should have answered.
     is_sure: bool,
+    /// Code is looked into though it may not be what runs, or only computes.
+    is_thorough: bool,
+    code: Vec<(Arc<Facts>, Arc<str>)>,
 }
 
 impl<'a, R: Reads> Search<'a, R> {
@@ -198,6 +244,8 @@ impl<'a, R: Reads> Search<'a, R> {
             ran: HashSet::new(),
             steps: 0,
             is_sure: true,
+            is_thorough: false,
+            code: Vec::new(),
         }
     }
 
@@ -222,7 +270,7 @@ impl<'a, R: Reads> Search<'a, R> {
     /// What runs where nobody names it, as far as that is more than computing.
     fn run_harmful(&mut self, functions: &[u32], via: &str) {
         for function in functions {
-            if !self.is_harmless(*function) {
+            if self.is_thorough || !self.is_harmless(*function) {
                 self.run(*function, via);
             }
         }
@@ -233,7 +281,10 @@ impl<'a, R: Reads> Search<'a, R> {
         let called = facts.functions.iter().filter(|name| !name.contains('.'));
         let names: Vec<Arc<str>> = called.chain(&facts.names).cloned().collect();
         for name in names {
-            if !facts.calls.contains(&name) && self.is_foreign(&name) {
+            if self.is_thorough {
+                let written = name.trim_start_matches('.');
+                self.by_name(written, written, within);
+            } else if !facts.calls.contains(&name) && self.is_foreign(&name) {
                 self.tell(format!(
                     "{} that is not PostgreSQL's{within}",
                     name.trim_start_matches('.')
@@ -306,7 +357,10 @@ impl<'a, R: Reads> Search<'a, R> {
                 }
                 What::Rule { definition, is_instead: instead } => {
                     is_instead |= instead;
-                    self.runs_text(definition, &format!("a rule of {name}"), true);
+                    let via = format!("a rule of {name}");
+                    if let Some(facts) = self.runs_text(definition, &via, true) {
+                        self.code.push((facts, via.into()));
+                    }
                 }
                 What::Expression(expression) => {
                     let via = format!("an expression of {name}");
@@ -372,6 +426,7 @@ impl<'a, R: Reads> Search<'a, R> {
                 if !is_read || facts.effects.contains(Effect::Unknown) {
                     self.unknown(name, &via);
                 }
+                self.code.push((facts.clone(), via.as_str().into()));
                 self.absorb(&facts, &via);
             }
             _ => self.unknown(name, via),
@@ -420,18 +475,28 @@ impl<'a, R: Reads> Search<'a, R> {
         }
         self.found().add(facts, effects);
         self.names(facts, &format!(" (by {via})"));
-        for call in &facts.calls {
-            let snapshot = self.snapshot;
-            let functions: Vec<u32> = snapshot.functions(call).map(|one| one.oid).collect();
-            let operators = snapshot.operators(call.rsplit('.').next().unwrap_or(call));
-            if functions.is_empty() && operators.is_empty() {
-                self.unknown(call.clone(), via);
-            }
-            functions.iter().chain(operators).for_each(|oid| self.run(*oid, via));
-        }
+        self.calls(facts, via);
         for table in &facts.tables {
             self.touch_named(&table.name, table.access);
         }
+    }
+
+    fn calls(&mut self, facts: &Facts, via: &str) {
+        for call in &facts.calls {
+            let operator = call.rsplit('.').next().unwrap_or(call);
+            if !self.by_name(call, operator, via) {
+                self.unknown(call.clone(), via);
+            }
+        }
+    }
+
+    /// Runs all that has that name; whether something has.
+    fn by_name(&mut self, function: &str, operator: &str, via: &str) -> bool {
+        let snapshot = self.snapshot;
+        let functions: Vec<u32> = snapshot.functions(function).map(|one| one.oid).collect();
+        let operators = snapshot.operators(operator);
+        functions.iter().chain(operators).for_each(|oid| self.run(*oid, via));
+        !functions.is_empty() || !operators.is_empty()
     }
 
     fn unknown(&mut self, name: Arc<str>, via: &str) {

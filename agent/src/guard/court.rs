@@ -4,10 +4,13 @@ use std::{borrow::Cow, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use super::report::{Report, Severity};
+use super::{
+    masking::{CopyColumn, Hiding, Masked, Masks, TextPrint},
+    report::{Report, Severity},
+};
 use crate::{
     approval::{Context, Need, Over, Who},
-    event::{Claims, Facts, RequestSum, Verdict},
+    event::{Claims, CopyForm, Facts, RequestSum, Verdict},
     statement::{Analysed, Parameter},
 };
 
@@ -30,6 +33,14 @@ pub trait Court {
 
     /// Whether it may go to the server. Whoever has no permit can't send it.
     fn judge(&mut self, reading: &Reading) -> Result<Permit, Denial>;
+
+    /// What is hidden from the client in the answers to what was judged last; `None` where nothing is.
+    fn masks(&mut self) -> Option<Arc<Masks>> {
+        None
+    }
+
+    /// All that was sent is answered, and no transaction is open: what it has defined is there for everybody.
+    fn settled(&mut self) {}
 
     /// It goes to the server: what it says holds for what comes after it.
     fn sent(&mut self, reading: &Reading);
@@ -62,6 +73,14 @@ pub trait Court {
 
     /// It doesn't wait for the answer any more.
     fn gives_up(&mut self, _why: Over) {}
+    /// What masks are made with.
+    fn hiding(&self) -> Arc<Hiding>;
+
+    /// The client is masked from now on; told before anything is sent for it.
+    fn veiled(&mut self) {}
+
+    /// In an answer to this text these are masked, each as `schema.table.column:mask`; or none is.
+    fn masked(&mut self, _text: TextPrint, _columns: &[Arc<str>]) {}
 }
 
 /// What is known of a session at the moment at which a text is sent.
@@ -162,6 +181,14 @@ impl Reading {
         Self { text, analysed, claims, types, values: None, approval: Gated::No }
     }
 
+    /// How the one COPY writes that it is.
+    pub(super) fn copy_form(&self) -> Option<&CopyForm> {
+        match self.analysed.statements.as_slice() {
+            [only] => only.copy.as_deref(),
+            _ => None,
+        }
+    }
+
     /// Rows are changed or removed by a condition: how many may hang on its parameters.
     pub(super) fn is_estimable(&self) -> bool {
         self.analysed.whole.restricted.is_some()
@@ -183,11 +210,20 @@ impl Reading {
 
 /// Shows that somebody has judged.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Permit(());
+pub struct Permit {
+    /// Of a `COPY … TO STDOUT` to a client from whom something is hidden: its columns in their order, and which of
+    /// them are. `None` of what is no such statement, or has nothing to hide.
+    pub(super) copy: Option<Arc<[Option<CopyColumn>]>>,
+    judged: (),
+}
 
 impl Permit {
     pub(super) fn given() -> Self {
-        Self(())
+        Self::copying(None)
+    }
+
+    pub(super) fn copying(copy: Option<Arc<[Option<CopyColumn>]>>) -> Self {
+        Self { copy, judged: () }
     }
 }
 
@@ -241,6 +277,8 @@ pub struct Needs {
     pub policy: Arc<str>,
     /// The text without secrets.
     pub shown: String,
+    /// As [`Permit`] has it.
+    pub copy: Option<Arc<[Option<CopyColumn>]>>,
 }
 
 /// A statement with all that an approval is bound to.
@@ -275,6 +313,25 @@ impl Denial {
             message: message.into(),
             detail: "rule guard:limit".into(),
             hint: Cow::Borrowed(hint),
+            approval: None,
+            needs: None,
+        }
+    }
+
+    /// A COPY in which nobody can tell where a masked value stands.
+    pub(super) fn unmaskable(columns: &[Option<CopyColumn>]) -> Self {
+        let masked: Vec<&Masked> = columns.iter().flatten().map(|column| &column.masked).collect();
+        let names: Vec<&str> = masked.iter().map(|masked| &*masked.column).collect();
+        let rule =
+            masked.first().map_or_else(|| "guard:masking".into(), |first| first.rule.clone());
+        Self {
+            code: Cow::Borrowed(DENIED),
+            message: "dbwarden: values can't be masked in a COPY that is written so".into(),
+            detail: format!("rule {rule}; masked: {}", names.join(", ")).into(),
+            rule,
+            hint: Cow::Borrowed(
+                "Without ENCODING, as the only statement, in text, CSV or binary it passes.",
+            ),
             approval: None,
             needs: None,
         }

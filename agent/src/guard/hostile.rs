@@ -4,6 +4,7 @@ use std::{borrow::Cow, sync::Arc};
 
 use super::{
     court::{Argument, Court, Denial, Moment, Permit, Reading},
+    masking::Hiding,
     session::{Output, Session},
 };
 use crate::{
@@ -91,6 +92,10 @@ impl Court for Marked {
     fn authenticated(&mut self, _method: &'static str) {}
 
     fn renamed(&mut self, _application: &str) {}
+
+    fn hiding(&self) -> Arc<Hiding> {
+        Arc::default()
+    }
 
     fn summed(&mut self, sum: RequestSum) {
         self.summed.push(sum);

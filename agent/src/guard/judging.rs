@@ -18,7 +18,9 @@ use super::{
     catalog::{self, Catalogs, Database, PATIENCE, Question, Snapshot, Value},
     court::{self, Argument, Court, DENIED, Denial, Moment, Permit, Reading},
     estimating::{self, Asked, Bulk},
-    wire::{Channel, Denied, Number, Summed, Word},
+    masking::{Hiding, Masks, TextPrint},
+    veil::{Veil, Veils},
+    wire::{Channel, Denied, Masked, Number, Summed, Word},
 };
 use crate::{
     analyst::{Analyst, Bounds},
@@ -33,21 +35,23 @@ use crate::{
 
 /// Of one worker, for all of its sessions.
 pub(super) struct Judging {
-    analyst: Analyst,
-    judge: Judge,
+    pub(super) analyst: Analyst,
+    pub(super) judge: Judge,
     host: Arc<Origin>,
     principals: principal::Rules,
-    channel: Arc<Channel>,
+    pub(super) channel: Arc<Channel>,
     last: Arc<Reading>,
     /// Version of the policies, and whether some of them want approvals.
     policy: Arc<str>,
     asks: bool,
     /// Why nothing can be recorded.
     ledger_down: Option<Arc<str>>,
-    catalogs: Catalogs,
+    pub(super) catalogs: Catalogs,
     /// By a database's server and name.
-    behind: LruCache<(usize, Arc<str>), Behind>,
+    pub(super) behind: LruCache<(usize, Arc<str>), Behind>,
+    pub(super) veils: Veils,
     bulk: Bulk,
+    hiding: Arc<Hiding>,
 }
 
 /// Databases whose code a worker remembers.
@@ -61,6 +65,7 @@ impl Judging {
         channel: Arc<Channel>,
         catalogs: Catalogs,
         bulk: Bulk,
+        hiding: Arc<Hiding>,
     ) -> Self {
         let bounds = Bounds { text_bytes: MAX_TEXT_BYTES, ..Bounds::default() };
         let (policy, asks) = (set.version().clone(), set.asks());
@@ -80,7 +85,9 @@ impl Judging {
             ledger_down,
             catalogs,
             behind,
+            veils: Veils::default(),
             bulk,
+            hiding,
         }
     }
 
@@ -95,9 +102,12 @@ impl Judging {
         host: Arc<Origin>,
         principals: principal::Rules,
         bulk: Bulk,
+        hiding: Arc<Hiding>,
     ) {
         (self.policy, self.asks) = (set.version().clone(), set.asks());
         self.judge.replace(set);
+        self.hiding = hiding;
+        self.veils = Veils::default();
         self.host = host;
         self.principals = principals;
         self.bulk = bulk;
@@ -126,13 +136,15 @@ pub(super) struct ClientCourt {
     /// What can't be recorded is refused.
     needs_ledger: bool,
     /// What it has said so far.
-    said: statement::Session,
+    pub(super) said: statement::Session,
     /// Where the server can be asked itself.
-    database: Option<Arc<Database>>,
+    pub(super) database: Option<Arc<Database>>,
     /// It has defined something that may not be committed yet.
     has_defined: bool,
     /// What `EXECUTE` runs, by name: types in brackets, or nothing, and the statement.
-    prepared: VecDeque<(String, String, String)>,
+    pub(super) prepared: VecDeque<(String, String, String)>,
+    /// What is hidden from it.
+    pub(super) veil: Veil,
     /// Whoever wants to tell the service of it finds it here.
     pub so_far: Rc<Cell<SoFar>>,
 }
@@ -167,6 +179,7 @@ impl ClientCourt {
             database,
             has_defined: false,
             prepared: VecDeque::new(),
+            veil: Veil::default(),
             so_far: Rc::default(),
         }
     }
@@ -247,27 +260,80 @@ impl ClientCourt {
         self.said.prepared.drain(..surplus);
     }
 
+    /// Without the service, which has started this process, there is nobody to tell, and its end is near.
+    fn tell(&self, word: &Word) {
+        if let Err(error) = self.judging.borrow().channel.send(word, None) {
+            tracing::error!(%error, "the service can't be told");
+        }
+    }
+
     /// Whether a session may start with these settings.
     pub(super) fn judge_startup(&mut self, packet: &[u8]) -> Result<Permit, Denial> {
         let parameters = startup::parameters(packet);
         let pairs = parameters.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         let facts = Arc::new(statement::startup(pairs));
         let analysed = Analysed::of(facts);
-        self.judge(&Reading::of(None, Arc::new(analysed), None))
+        // It reads nothing.
+        self.judge_by_rules(&Reading::of(None, Arc::new(analysed), None)).map(|_| Permit::given())
     }
 
-    fn tell(&self, word: &Word) {
-        // Without the service, which has started this process, there is nobody to tell, and its end is near.
-        if let Err(error) = self.judging.borrow().channel.send(word, None) {
-            tracing::error!(%error, "the service can't be told of an approval");
+    fn defined(&mut self) {
+        self.has_defined = false;
+        if let Some(database) = &self.database {
+            database.has_news();
+            database.defined(self.profile.id);
         }
+    }
+
+    /// The rule that wants something hidden, where one does, and what it takes where some want approvals.
+    fn judge_by_rules(&mut self, reading: &Reading) -> Result<(Option<Arc<str>>, Needing), Denial> {
+        let claims = reading.claims.as_deref();
+        let origin = self.origin(reading);
+        let time = now();
+        let (mut hiding, mut needing) = (None, Needing::default());
+        for (place, said) in reading.analysed.statements.iter().enumerate() {
+            let (Revealed { facts, by }, estimate) = self.known(reading, place, said);
+            let circumstances = Circumstances {
+                time,
+                rows: None,
+                claims: claims.map_or(&[], |claims| &claims.tags),
+                estimate,
+            };
+            let judgement =
+                self.judging.borrow_mut().judge.judge(&origin, Some(&facts), circumstances);
+            match judgement.verdict {
+                Verdict::Mask => hiding = judgement.rule.clone(),
+                Verdict::Hold | Verdict::Ticket => {
+                    let rules = self.judging.borrow().judge.set().clone();
+                    let denial = denial(&judgement, &facts, &by, estimate);
+                    needing.add(&rules, &judgement, denial, &facts, &by, estimate);
+                }
+                verdict if verdict > Verdict::Flag => {
+                    return Err(denial(&judgement, &facts, &by, estimate));
+                }
+                _ => {}
+            }
+        }
+        let judging = self.judging.borrow();
+        match judging.ledger_down.as_ref().filter(|_| self.needs_ledger) {
+            Some(why) if !reading.analysed.statements.iter().all(|facts| gives_up(facts)) => {
+                Err(Denial::unrecorded(why))
+            }
+            _ => Ok((hiding, needing)),
+        }
+    }
+
+    /// Who says it, with what they claim in it.
+    pub(super) fn origin(&mut self, reading: &Reading) -> Arc<Origin> {
+        let Self { profile, judging, .. } = self;
+        let Judging { host, principals, .. } = &mut *judging.borrow_mut();
+        profile.origin_claiming(host, principals, reading.claims.as_deref())
     }
 
     fn analyse(&mut self, text: &str, state: Moment, parameters: Parameters) -> Arc<Analysed> {
         if self.has_defined && !state.in_transaction {
-            self.has_defined = false;
             // It is committed now, if it went well.
-            self.database.iter().for_each(|database| database.has_news());
+            self.defined();
         }
         let Some(lexing) = statement::lexing(text, state.conforming_strings, false) else {
             return Arc::new(Analysed::ambiguous(text));
@@ -352,6 +418,7 @@ impl Court for ClientCourt {
                 self.has_defined = true;
             }
             self.has_defined |= is_code;
+            self.defines(whole);
         }
         let may_prepare = self.database.is_some() && !reading.analysed.says.is_empty();
         if let Some(text) = reading.text.as_deref().filter(|_| may_prepare) {
@@ -383,49 +450,27 @@ impl Court for ClientCourt {
     }
 
     fn judge(&mut self, reading: &Reading) -> Result<Permit, Denial> {
-        let claims = reading.claims.as_deref();
-        let origin = {
-            let Self { profile, judging, .. } = self;
-            let Judging { host, principals, .. } = &mut *judging.borrow_mut();
-            profile.origin_claiming(host, principals, claims)
-        };
-        let time = now();
-        let mut needing = Needing::default();
-        for (place, said) in reading.analysed.statements.iter().enumerate() {
-            let (Revealed { facts, by }, estimate) = self.known(reading, place, said);
-            let circumstances = Circumstances {
-                time,
-                rows: None,
-                claims: claims.map_or(&[], |claims| &claims.tags),
-                estimate,
-            };
-            let judgement =
-                self.judging.borrow_mut().judge.judge(&origin, Some(&facts), circumstances);
-            match judgement.verdict {
-                Verdict::Hold | Verdict::Ticket => {
-                    let rules = self.judging.borrow().judge.set().clone();
-                    let denial = denial(&judgement, &facts, &by, estimate);
-                    needing.add(&rules, &judgement, denial, &facts, &by, estimate);
-                }
-                verdict if verdict > Verdict::Flag => {
-                    return Err(denial(&judgement, &facts, &by, estimate));
-                }
-                _ => {}
-            }
+        let (hiding, needing) = self.judge_by_rules(reading)?;
+        let copy = self.look_through(reading, hiding.as_ref())?;
+        if needing.is_nothing() {
+            return Ok(Permit::copying(copy));
         }
+        let origin = self.origin(reading);
         let judging = self.judging.borrow();
-        let refused = match judging.ledger_down.as_ref().filter(|_| self.needs_ledger) {
-            Some(why) if !reading.analysed.statements.iter().all(|facts| gives_up(facts)) => {
-                Err(Denial::unrecorded(why))
-            }
-            _ => Ok(Permit::given()),
-        };
-        refused.and_then(|permit| {
-            match needing.denial(reading, self.said.lexing, &origin, &judging.policy) {
-                Some(denial) => Err(denial),
-                None => Ok(permit),
-            }
-        })
+        match needing.denial(reading, self.said.lexing, &origin, &judging.policy, &copy) {
+            Some(denial) => Err(denial),
+            None => Ok(Permit::copying(copy)),
+        }
+    }
+
+    fn masks(&mut self) -> Option<Arc<Masks>> {
+        self.veil.masks.clone()
+    }
+
+    fn settled(&mut self) {
+        if self.has_defined {
+            self.defined();
+        }
     }
 
     fn denied(&mut self, token: &str, denial: &Denial, text: Option<&str>) {
@@ -435,23 +480,29 @@ impl Court for ClientCourt {
             text: text.map(str::to_owned),
             denial: denial.clone(),
         };
-        // Without the service, which has started this process, there is nobody to tell, and its end is near.
-        if let Err(error) =
-            self.judging.borrow().channel.send(&Word::Denied(Box::new(denied)), None)
-        {
-            tracing::error!(%error, "a denied statement can't be told to the service");
-        }
+        self.tell(&Word::Denied(Box::new(denied)));
     }
 
     fn summed(&mut self, sum: RequestSum) {
         let summed = Summed { connection: self.profile.id, bytes: None, sum };
-        if let Err(error) = self.judging.borrow().channel.send(&Word::Summed(vec![summed]), None) {
-            tracing::error!(%error, "what a server was asked can't be told to the service");
-        }
+        self.tell(&Word::Summed(vec![summed]));
     }
 
     fn summed_so_far(&mut self, bytes: u64, sum: RequestSum) {
         self.so_far.set(SoFar { bytes, sum });
+    }
+
+    fn hiding(&self) -> Arc<Hiding> {
+        self.judging.borrow().hiding.clone()
+    }
+
+    fn veiled(&mut self) {
+        self.tell(&Word::Veiled(self.profile.id));
+    }
+
+    fn masked(&mut self, text: TextPrint, columns: &[Arc<str>]) {
+        let (connection, columns) = (self.profile.id, columns.into());
+        self.tell(&Word::Masked(Box::new(Masked { connection, text, columns })));
     }
 
     fn authenticated(&mut self, method: &'static str) {
@@ -473,6 +524,14 @@ impl Court for ClientCourt {
 
     fn gives_up(&mut self, why: Over) {
         self.tell(&Word::ApprovalOver { number: self.number, why });
+    }
+}
+
+impl Drop for ClientCourt {
+    fn drop(&mut self) {
+        if self.has_defined {
+            self.defined();
+        }
     }
 }
 
@@ -512,7 +571,6 @@ fn denial(
         detail += &format!("; by code that is there already: {}", by.join("; "));
     }
     let hint = match judgement.verdict {
-        Verdict::Mask => "The rule wants values masked, which this guard can't do yet.",
         Verdict::Hold | Verdict::Ticket => {
             "The rule wants an approval. That is asked for a statement that is sent by itself, with all of its \
              parameters, in up to 64 KiB."
@@ -542,7 +600,7 @@ fn value(argument: &Argument) -> Option<Value> {
     })
 }
 
-fn now() -> WallTime {
+pub(super) fn now() -> WallTime {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     WallTime(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
 }

@@ -16,7 +16,9 @@ mod holds;
 #[cfg(test)]
 mod hostile;
 mod judging;
+mod lineage;
 mod lobby;
+pub mod masking;
 mod relay;
 mod report;
 mod rulebook;
@@ -24,6 +26,7 @@ mod serve;
 pub mod session;
 mod stream;
 mod tls;
+mod veil;
 pub mod wire;
 mod worker;
 

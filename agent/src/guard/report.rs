@@ -41,22 +41,43 @@ impl Report<'_> {
             (b'D', self.detail),
             (b'H', self.hint),
         ];
-        let mut body = Vec::with_capacity(256);
-        for (field, text) in fields {
-            let Some(text) = text else { continue };
-            let text = text.get(..text.floor_char_boundary(FIELD_BYTES)).unwrap_or_default();
-            body.push(field);
-            body.extend(text.bytes().filter(|byte| *byte != 0));
-            body.push(0);
-        }
-        body.push(0);
-        let mut bytes = Vec::with_capacity(body.len() + 5);
-        bytes.push(match self.severity {
+        let mut words = Words::new(match self.severity {
             Severity::Notice => backend::NOTICE_RESPONSE,
             Severity::Error | Severity::Fatal => backend::ERROR_RESPONSE,
         });
-        bytes.extend_from_slice(&(body.len() as u32 + 4).to_be_bytes());
-        bytes.append(&mut body);
+        for (field, text) in fields {
+            let Some(text) = text else { continue };
+            let text = text.get(..text.floor_char_boundary(FIELD_BYTES)).unwrap_or_default();
+            words.put(field, text.as_bytes());
+        }
+        words.finish()
+    }
+}
+
+/// An `ErrorResponse` or a `NoticeResponse`, field by field.
+#[derive(Debug)]
+pub struct Words(Vec<u8>);
+
+impl Words {
+    pub fn new(tag: u8) -> Self {
+        let mut bytes = Vec::with_capacity(256);
+        bytes.extend_from_slice(&[tag, 0, 0, 0, 0]);
+        Self(bytes)
+    }
+
+    pub fn put(&mut self, field: u8, text: &[u8]) {
+        self.0.push(field);
+        self.0.extend(text.iter().filter(|byte| **byte != 0));
+        self.0.push(0);
+    }
+
+    pub fn finish(self) -> Vec<u8> {
+        let Self(mut bytes) = self;
+        bytes.push(0);
+        let len = bytes.len() as u32 - 1;
+        if let Some(place) = bytes.get_mut(1..5) {
+            place.copy_from_slice(&len.to_be_bytes());
+        }
         bytes
     }
 }

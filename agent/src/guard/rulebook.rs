@@ -6,6 +6,7 @@ use super::{
     catalog::Catalogs,
     estimating::Bulk,
     judging::Judging,
+    masking::{Detectors, Hiding, Pseudonyms},
     tls::Tls,
     wire::{Account, Channel, Rules},
 };
@@ -27,6 +28,7 @@ pub(super) struct Rulebook {
     pub tls: Vec<Result<Option<Tls>, Arc<str>>>,
     /// Likewise.
     pub accounts: Vec<Option<Result<Account, String>>>,
+    pub hiding: Arc<Hiding>,
     /// What is wrong with certificates, in words.
     pub lacks: Vec<String>,
     settings: Settings,
@@ -69,6 +71,10 @@ impl Rulebook {
                 }
             });
         }
+        let hiding = Arc::new(Hiding {
+            pseudonyms: Pseudonyms::new(&rules.mask_key.0),
+            detectors: Detectors::new(&settings.guard.detectors),
+        });
         let (world, starter_pack, accounts) =
             (settings.world(), rules.starter_pack, rules.accounts);
         let sources: Vec<Source> = rules
@@ -87,6 +93,7 @@ impl Rulebook {
             places: settings.servers.iter().map(Places::new).collect(),
             tls,
             accounts,
+            hiding,
             lacks,
             settings,
         })
@@ -119,6 +126,7 @@ impl Rulebook {
         catalogs: Catalogs,
     ) -> Result<Judging, RuleError> {
         let (set, host) = (self.set.clone(), self.host.clone());
-        Ok(Judging::new(set, host, self.principals()?, channel, catalogs, self.bulk()))
+        let hiding = self.hiding.clone();
+        Ok(Judging::new(set, host, self.principals()?, channel, catalogs, self.bulk(), hiding))
     }
 }

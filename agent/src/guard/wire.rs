@@ -15,7 +15,7 @@ use std::{
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::court::Denial;
+use super::{court::Denial, masking::TextPrint};
 use crate::{
     approval::{Answer, Ask, Over},
     event::{Client, ConnectionId, Endpoint, RequestSum},
@@ -78,6 +78,18 @@ pub struct Rules {
     pub certificates: Vec<Option<Arc<Certificate>>>,
     /// Likewise: who asks the server itself, or why nobody can.
     pub accounts: Vec<Option<Result<Account, String>>>,
+    /// What masks are made with.
+    pub mask_key: MaskKey,
+}
+
+/// Never shown.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MaskKey(pub [u8; 32]);
+
+impl std::fmt::Debug for MaskKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("MaskKey")
+    }
 }
 
 /// Of a server. Never shown.
@@ -184,6 +196,9 @@ pub enum Word {
         number: Number,
         why: Over,
     },
+    /// Values are masked for this client; told before anything is sent of which some are.
+    Veiled(ConnectionId),
+    Masked(Box<Masked>),
     /// What servers are asked, to be held against what they were seen to get.
     Summed(Vec<Summed>),
     Ended {
@@ -200,6 +215,12 @@ pub enum Word {
     Catalog {
         server: usize,
         state: CatalogState,
+    },
+    /// What is wrong with labels and masks in a database.
+    Lacks {
+        server: usize,
+        database: String,
+        lacks: Vec<String>,
     },
 }
 
@@ -250,6 +271,15 @@ pub struct Denied {
     /// `None` where it was too long to be kept.
     pub text: Option<String>,
     pub denial: Denial,
+}
+
+/// What was masked in the answer to a text.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Masked {
+    pub connection: ConnectionId,
+    pub text: TextPrint,
+    /// Each as `schema.table.column:mask`; none where nothing of it was.
+    pub columns: Arc<[Arc<str>]>,
 }
 
 /// One end.

@@ -171,7 +171,8 @@ impl Worker {
         match rules.principals() {
             Ok(principals) => {
                 let (set, host) = (rules.set.clone(), rules.host.clone());
-                self.judging.borrow_mut().replace(set, host, principals, rules.bulk());
+                let hiding = rules.hiding.clone();
+                self.judging.borrow_mut().replace(set, host, principals, rules.bulk(), hiding);
             }
             Err(error) => tracing::error!(%error, "the rules for principals"),
         }

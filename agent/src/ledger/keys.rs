@@ -17,6 +17,7 @@ const SIGNING: &str = "log.key";
 const PUBLIC: &str = "log.pub";
 const NEXT: &str = "next.key";
 const LOOKUP: &str = "lookup.key";
+const MASK: &str = "mask.key";
 
 #[derive(Debug, thiserror::Error)]
 pub enum KeysError {
@@ -102,17 +103,39 @@ impl Keys {
 
 /// What hides key values, for whoever looks for one; `None` where there is no such file.
 pub fn lookup_key(folder: &Path) -> Result<Option<LookupKey>, KeysError> {
-    let path = folder.join(LOOKUP);
-    let text = match fs::read_to_string(&path) {
+    Ok(secret(&folder.join(LOOKUP))?.map(LookupKey))
+}
+
+/// Bytes that were random once; `None` where there is no such file.
+fn secret<const N: usize>(path: &Path) -> Result<Option<[u8; N]>, KeysError> {
+    let text = match fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(source) => return Err(KeysError::Io { path, source }),
+        Err(source) => return Err(at(path)(source)),
     };
-    check_private(&path)?;
-    let mut key = [0; 16];
+    check_private(path)?;
+    let mut key = [0; N];
     let decoded = hex::decode_to_slice(text.trim_end(), &mut key);
-    decoded.map_err(|_| KeysError::Malformed { path })?;
-    Ok(Some(LookupKey(key)))
+    decoded.map_err(|_| KeysError::Malformed { path: path.to_owned() })?;
+    Ok(Some(key))
+}
+
+fn make_secret<const N: usize>(path: &Path) -> Result<[u8; N], KeysError> {
+    let key = random()?;
+    let text = format!("{}\n", hex::encode(key));
+    durable::replace(path, text.as_bytes()).map_err(at(path))?;
+    Ok(key)
+}
+
+/// What masks are made with; made where there is none.
+pub fn mask_key(folder: &Path) -> Result<[u8; 32], KeysError> {
+    durable::create_private_folder(folder).map_err(at(folder))?;
+    check_private(folder)?;
+    let path = folder.join(MASK);
+    match secret(&path)? {
+        Some(key) => Ok(key),
+        None => make_secret(&path),
+    }
 }
 
 /// The public half of the key in use; `None` where there is no such file.
@@ -186,11 +209,7 @@ fn lookup(folder: &Path) -> Result<LookupKey, KeysError> {
     if let Some(key) = lookup_key(folder)? {
         return Ok(key);
     }
-    let path = folder.join(LOOKUP);
-    let key: [u8; 16] = random()?;
-    let text = format!("{}\n", hex::encode(key));
-    durable::replace(&path, text.as_bytes()).map_err(at(&path))?;
-    Ok(LookupKey(key))
+    make_secret(&folder.join(LOOKUP)).map(LookupKey)
 }
 
 fn read(path: &Path) -> Result<Option<SecretKey>, KeysError> {
@@ -231,7 +250,7 @@ mod tests {
         os::unix::fs::PermissionsExt,
     };
 
-    use super::{Keys, KeysError, LookupKey, is_rotated, prepare_rotation, public_key};
+    use super::{Keys, KeysError, LookupKey, is_rotated, mask_key, prepare_rotation, public_key};
 
     #[test]
     fn keys_are_made_once_for_their_owner_alone() {
@@ -249,6 +268,12 @@ mod tests {
             assert_eq!(found & 0o777, mode, "{file}");
         }
         assert!(!format!("{first:?}").contains("PRIVATE"));
+        let masks = mask_key(&folder).unwrap();
+        assert_eq!(mask_key(&folder).unwrap(), masks);
+        assert_eq!(
+            fs::metadata(folder.join("mask.key")).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
     }
 
     #[test]

@@ -78,6 +78,7 @@ pub fn full_facts() -> Facts {
         settings: Vec::new(),
         keys: Vec::new(),
         restricted: Some(true),
+        copy: None,
         analysis: Analysis::Complete,
     }
 }
@@ -109,6 +110,7 @@ pub fn full_record() -> Record {
         transaction: Some("failed"),
         judgement: None,
         approval: None,
+        masked: Arc::default(),
         truncated_bytes: 1,
         lost_bytes: 2,
         joined_midstream: true,
@@ -174,6 +176,7 @@ pub fn empty_record() -> Record {
         transaction: None,
         judgement: None,
         approval: None,
+        masked: Arc::default(),
         truncated_bytes: 0,
         lost_bytes: 0,
         joined_midstream: false,
@@ -318,6 +321,7 @@ impl Entries {
             transaction: transactions[self.below(4)],
             judgement: self.maybe(|this| Arc::new(this.judgement())),
             approval: self.text(),
+            masked: Arc::default(),
             truncated_bytes: self.draw(),
             lost_bytes: self.draw(),
             joined_midstream: self.below(2) == 0,
@@ -455,6 +459,7 @@ impl Entries {
             settings: Vec::new(),
             keys: Vec::new(),
             restricted: self.maybe(|this| this.below(2) == 0),
+            copy: None,
             analysis: Analysis::ALL[self.below(8)],
         }
     }

@@ -15,6 +15,7 @@ use crate::{
     },
     gate::{Asked, BrokenOff, Came, Gate, Identified},
     guard::{
+        masking::TextPrint,
         session::POISON,
         wire::{Refusal, Wants},
     },
@@ -155,6 +156,18 @@ pub fn approved(desk: &Desk, record: &mut Record, now: WallTime) -> Option<Arc<J
     let (id, judgement) = desk.ran(record, now)?;
     record.approval = Some(id);
     Some(judgement)
+}
+
+/// What the guard has masked in the answer to a statement.
+pub fn masked(gate: &Gate, record: &mut Record) {
+    let Some(connection) = record.origin.connection else { return };
+    if record.origin.lane != Some(Lane::Guarded) || !gate.is_veiled(connection) {
+        return;
+    }
+    if let Some(text) = record.text.as_deref() {
+        let has_answer = record.rows.is_some_and(|rows| rows > 0);
+        record.masked = gate.masked(connection, TextPrint::of(text), has_answer);
+    }
 }
 
 /// A statement that the guard has denied, in the place of what the server got for it.

@@ -134,7 +134,8 @@ pub fn run(
     let webhooks = posting.as_ref().map(Posting::shared);
     let is_wanted = keeping.is_some() || feed.is_some() || posting.is_some();
     let (mut outbox, inbox) = outbox(live.clone(), is_wanted);
-    let (gate, gate_threads) = Gate::open(settings, service.desk.clone())?.unzip();
+    let mask_key = || crate::ledger::keys::mask_key(&settings.ledger.keys);
+    let (gate, gate_threads) = Gate::open(settings, service.desk.clone(), mask_key)?.unzip();
     let policing = match settings.policy.enabled {
         true => {
             let (reload, time) = (service.reload.clone(), clock().wall(now()));

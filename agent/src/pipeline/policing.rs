@@ -148,6 +148,8 @@ impl Policing {
             // By the same rule, but with all that the rules of now have to say.
             Some(denied) if judged.verdict > Verdict::Flag && judged.rule == denied.rule => judged,
             Some(denied) => denied,
+            // Masks are made while it is answered.
+            None if judged.verdict == Verdict::Mask && !record.masked.is_empty() => judged,
             None => happened(judged),
         };
         let has_findings = !judgement.findings.is_empty();

@@ -59,6 +59,7 @@ pub fn record(
         judgement: None,
         approval: None,
 
+        masked: Arc::default(),
         truncated_bytes: statement.truncated_bytes,
         lost_bytes: statement.lost_bytes,
         joined_midstream: statement.joined_midstream,

@@ -136,6 +136,9 @@ impl Recorder {
                             denied = gate.and_then(|gate| guarding::unveil(gate, record));
                             if denied.is_none() {
                                 denied = guarding::approved(&self.desk, record, now);
+                                if let Some(gate) = gate {
+                                    guarding::masked(gate, record);
+                                }
                             }
                             self.analyse(record, &mut analyst);
                         }

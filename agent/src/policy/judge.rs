@@ -59,6 +59,14 @@ impl Key {
     }
 }
 
+/// A client at a moment, as far as rules can tell it from another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Standing {
+    caller: u64,
+    claims: u64,
+    hour: u16,
+}
+
 /// Of an estimate, what rules can tell apart.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
 struct Estimated {
@@ -131,6 +139,15 @@ impl Judge {
         let key = Key { what, caller, rows, estimate, claims, hour };
         let subject = Subject::Statement(facts.map(|facts| &**facts));
         self.judgement(key, origin, subject, circumstances)
+    }
+
+    /// Who asks, and when: the same for two from whom the same is hidden.
+    pub fn standing(&mut self, origin: &Arc<Origin>, circumstances: Circumstances<'_>) -> Standing {
+        let claims = match self.set.volatile.claims && !circumstances.claims.is_empty() {
+            true => self.claims(circumstances.claims),
+            false => 0,
+        };
+        Standing { caller: self.caller(origin), claims, hour: self.hour(circumstances.time) }
     }
 
     /// The judgement on a connection that a process opens which works for whoever stands behind `origin`.

@@ -127,6 +127,11 @@ impl Pattern {
             }
     }
 
+    /// Database, schema, table and column; `None` where it means any.
+    pub(super) fn parts(&self) -> [Option<&str>; 4] {
+        self.0.each_ref().map(|part| part.as_deref())
+    }
+
     /// Whether something of this database may be meant.
     pub fn fits_database(&self, name: Option<&str>) -> bool {
         match (&self.0[0], name) {

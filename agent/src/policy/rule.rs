@@ -5,7 +5,7 @@ use std::{ops::Range, sync::Arc, time::Duration};
 use cedar_policy::{Effect, Policy, PolicyId};
 
 use super::complaint::{Complaint, Source, did_you_mean};
-use crate::event::{Severity, Verdict};
+use crate::event::{MASKS, Mask, NoMask, Severity, Verdict};
 
 /// One policy with its annotations understood.
 #[derive(Clone, Debug)]
@@ -33,6 +33,8 @@ pub enum Does {
         dry_run: bool,
         /// Who may approve.
         approvers: Approvers,
+        /// Of the verdict `mask`.
+        mask: Option<Mask>,
     },
     /// `permit`: these rules don't apply where it does.
     Silence(Vec<Arc<str>>),
@@ -51,7 +53,7 @@ pub struct Approvers {
 /// Ids of what dbwarden brings along begin with one of these, and only they do.
 pub const BUILTIN: [&str; 2] = ["builtin:", "guard:"];
 
-const OF_FORBID: [&str; 11] = [
+const OF_FORBID: [&str; 12] = [
     "id",
     "verdict",
     "severity",
@@ -63,6 +65,7 @@ const OF_FORBID: [&str; 11] = [
     "approvals",
     "ttl",
     "owner",
+    "mask",
 ];
 const OF_PERMIT: [&str; 4] = ["id", "silences", "message", "owner"];
 const MODES: [&str; 2] = ["enforce", "dry-run"];
@@ -138,8 +141,9 @@ impl Rule {
                     let help = "name groups that [[principal]] gives: @approvers(\"dba\")";
                     reader.complain("verdict", message, Some(help.into()));
                 }
+                let mask = reader.mask(verdict);
                 let dry_run = mode.is_some_and(|mode| mode == "dry-run");
-                let does = verdict.map(|verdict| Does::Judge { verdict, dry_run, approvers });
+                let does = verdict.map(|verdict| Does::Judge { verdict, dry_run, approvers, mask });
                 (severity.unwrap_or(Severity::Medium), does)
             }
             Effect::Permit => {
@@ -179,6 +183,19 @@ impl Rule {
     /// Whether it is about connections that clients make.
     pub(super) fn guards(&self) -> bool {
         matches!(self.does, Does::Judge { verdict: Verdict::Guard, .. })
+    }
+
+    /// Whether it hides something from somebody.
+    pub(super) fn hides(&self) -> bool {
+        matches!(self.does, Does::Judge { verdict: Verdict::Mask, dry_run: false, .. })
+    }
+
+    /// What it hides values by.
+    pub fn mask(&self) -> Option<&Mask> {
+        match &self.does {
+            Does::Judge { mask, .. } => mask.as_ref(),
+            Does::Silence(_) => None,
+        }
     }
 
     pub fn dry_run(&self) -> bool {
@@ -251,6 +268,37 @@ impl Reader<'_> {
             return None;
         }
         self.one_of("verdict", verdicts, |verdict| verdict.name())
+    }
+
+    /// Which the verdict `mask` needs, and no other has a use for.
+    fn mask(&mut self, verdict: Option<Verdict>) -> Option<Mask> {
+        let given = self.policy.annotation("mask").map(str::to_owned);
+        let help = || format!("one of {}", MASKS.map(|mask| format!("@mask({mask:?})")).join(", "));
+        match (verdict?, given) {
+            (Verdict::Mask, None) => {
+                let message = "verdict mask needs a mask".to_owned();
+                self.complain("verdict", message, Some(help()));
+                None
+            }
+            (Verdict::Mask, Some(given)) => match given.parse() {
+                Ok(mask) => Some(mask),
+                Err(error) => {
+                    let hint = match error {
+                        NoMask::Unknown(_) => did_you_mean(&given, MASKS.iter().copied()),
+                        NoMask::Unfit => String::new(),
+                    };
+                    self.complain("mask", format!("@mask({given:?}): {error}{hint}"), Some(help()));
+                    None
+                }
+            },
+            (_, None) => None,
+            (other, Some(_)) => {
+                let message = format!("@mask is of no use to the verdict {}", other.name());
+                let help = "say @verdict(\"mask\"), or take it out";
+                self.complain("mask", message, Some(help.into()));
+                None
+            }
+        }
     }
 
     fn one_of<T: Copy>(

@@ -42,6 +42,8 @@ pub struct Set {
     pub(super) volatile: Volatile,
     sources: Vec<Source>,
     version: Arc<str>,
+    /// A rule hides something.
+    pub(super) has_masks: bool,
 }
 
 impl Set {
@@ -82,9 +84,21 @@ impl Set {
             sets.collect::<Result<Vec<_>, _>>().map_err(internal)
         };
         let (judging, silencing) = (of(Kind::Forbid)?, of(Kind::Permit)?);
-        let rules = rules.into_iter().map(|rule| (rule.id.clone(), rule)).collect();
+        let rules: HashMap<Arc<str>, Rule> =
+            rules.into_iter().map(|rule| (rule.id.clone(), rule)).collect();
         let version = version(&all).into();
-        Ok(Self { rules, judging, silencing, names, world, volatile, sources: all, version })
+        let has_masks = rules.values().any(Rule::hides);
+        Ok(Self {
+            rules,
+            judging,
+            silencing,
+            names,
+            world,
+            volatile,
+            sources: all,
+            version,
+            has_masks,
+        })
     }
 
     /// By id.

@@ -409,6 +409,11 @@ fn what_is_wrong_is_said_with_its_place_and_what_to_do() {
             forbid("@verdict(\"deny\") @ttl(\"15m\")", ""),
             "t.cedar:2: @ttl is for verdicts that wait: hold and ticket",
         ),
+        (forbid("@verdict(\"mask\")", ""), "t.cedar:2: verdict mask needs a mask"),
+        (forbid("@verdict(\"mask\") @mask(\"hsah\")", ""), "t.cedar:2: @mask(\"hsah\"): there is no mask \"hsah\"; did you mean `hash`?"),
+        (forbid("@verdict(\"mask\") @mask(\"fixed:\\0\")", ""), "t.cedar:2: @mask(\"fixed:\\0\"): a fixed text has up to 256 bytes"),
+        (forbid("@verdict(\"deny\") @mask(\"hash\")", ""), "t.cedar:2: @mask is of no use to the verdict deny"),
+        (forbid("@verdict(\"mask\") @mask(\"fixed:REDACTED\")", ""), "nothing"),
         // Not every action has every attribute.
         (when("context.effects.contains(\"read\")"), "say action in Action::\"statement\""),
         (when("context has program && context.program == \"/usr/bin/curl\""), "nothing"),

@@ -193,6 +193,7 @@ impl<'a> Columns<'a> {
             settings: Vec::new(),
             keys: Vec::new(),
             restricted: None,
+            copy: None,
             analysis,
         }
     }

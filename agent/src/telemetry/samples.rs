@@ -53,6 +53,7 @@ pub fn facts(summary: &str, effects: &[Effect]) -> Arc<Facts> {
         settings: Vec::new(),
         keys: Vec::new(),
         restricted: None,
+        copy: None,
         analysis: Analysis::Complete,
     })
 }
@@ -81,6 +82,7 @@ pub fn record(start: i64, duration_us: u64, facts: Option<Arc<Facts>>) -> Record
         error_message: None,
         redacted_error: None,
         transaction: Some("idle"),
+        masked: Arc::default(),
         truncated_bytes: 0,
         lost_bytes: 0,
         joined_midstream: false,

@@ -23,8 +23,9 @@ pub struct Case {
     /// Run as the superuser before, directly.
     #[serde(default)]
     pub setup: Vec<String>,
-    #[serde(default = "superuser", rename = "as")]
-    pub user: String,
+    /// The superuser where it says nothing.
+    #[serde(rename = "as")]
+    pub user: Option<String>,
     pub steps: Vec<Step>,
     /// Whose answer tells damage; asked directly.
     #[serde(default = "contents")]
@@ -38,6 +39,23 @@ pub struct Case {
     /// What outlives the case's database and must not.
     #[serde(default)]
     pub cleanup: Vec<String>,
+    /// What becomes of hidden values.
+    pub becomes: Option<Becomes>,
+    /// Directly, they are told.
+    #[serde(default = "leaks")]
+    pub leaks: bool,
+    /// The step that may be refused in the place of the last.
+    pub first: Option<usize>,
+}
+
+/// Of values that are hidden from a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Becomes {
+    /// Others stand in their place.
+    Masked,
+    /// The statement is refused.
+    Denied,
 }
 
 /// What a client sends and waits for.
@@ -60,8 +78,8 @@ pub enum Step {
     },
 }
 
-fn superuser() -> String {
-    "postgres".to_owned()
+fn leaks() -> bool {
+    true
 }
 
 fn contents() -> String {
@@ -78,6 +96,6 @@ impl Case {
 }
 
 /// What the database of each case is made from.
-pub fn base() -> Result<String> {
-    Ok(fs::read_to_string(place::workspace().join("tests/corpus/base.sql"))?)
+pub fn base(name: &str) -> Result<String> {
+    Ok(fs::read_to_string(place::workspace().join(format!("tests/corpus/{name}.sql")))?)
 }

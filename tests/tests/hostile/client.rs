@@ -32,6 +32,8 @@ pub struct Answer {
     /// `NULL` is an empty text.
     pub rows: Vec<Vec<String>>,
     pub failure: Option<Failure>,
+    /// Every byte of it.
+    pub heard: Vec<u8>,
 }
 
 pub struct Client {
@@ -136,6 +138,8 @@ impl Client {
             let [tag, len @ ..] = header;
             let mut body = vec![0; u32::from_be_bytes(len).saturating_sub(4) as usize];
             self.stream.read_exact(&mut body).context("in the middle of an answer")?;
+            answer.heard.extend_from_slice(&header);
+            answer.heard.extend_from_slice(&body);
             match tag {
                 b'D' => answer.rows.push(row(&body)),
                 b'E' => {

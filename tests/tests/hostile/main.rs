@@ -3,6 +3,7 @@
 mod cases;
 mod client;
 mod guarded;
+mod masking;
 mod run;
 
 use anyhow::{Result, ensure};

@@ -74,6 +74,8 @@ impl Report {
 pub struct Bench {
     direct: Endpoint,
     through: Endpoint,
+    /// Whose steps they are, where a case doesn't say.
+    user: &'static str,
     admin: Client,
     n_made: usize,
     /// A database in which nothing has happened.
@@ -83,21 +85,47 @@ pub struct Bench {
 impl Bench {
     /// Steps go `through` an endpoint to the server that is asked and prepared `direct`ly.
     pub fn new(direct: &Endpoint, through: &Endpoint) -> Result<Bench> {
+        Self::with(direct, through, "base", "postgres")
+    }
+
+    /// Likewise, in databases that another text makes, as another role.
+    pub fn with(
+        direct: &Endpoint,
+        through: &Endpoint,
+        made_by: &str,
+        user: &'static str,
+    ) -> Result<Bench> {
         let mut admin = direct.connect("postgres", "postgres", "bench")?;
         run(&mut admin, "CREATE ROLE app LOGIN")?;
         run(&mut admin, "CREATE ROLE nobody")?;
         run(&mut admin, "CREATE DATABASE corpus")?;
-        run(&mut direct.connect("postgres", "corpus", "bench")?, &base()?)?;
-        Ok(Bench {
-            direct: direct.clone(),
-            through: through.clone(),
-            admin,
-            n_made: 0,
-            spare: None,
-        })
+        run(&mut direct.connect("postgres", "corpus", "bench")?, &base(made_by)?)?;
+        Ok(Bench { direct: direct.clone(), through: through.clone(), user, admin, n_run: 0 })
     }
 
     pub fn run(&mut self, case: &Case) -> Result<Report> {
+        self.in_own(case, |bench, database, folder| bench.in_database(case, database, folder))
+    }
+
+    /// What each step is answered, by way of this endpoint.
+    pub fn answers(&mut self, case: &Case, by: &Endpoint) -> Result<Vec<Answer>> {
+        self.in_own(case, |bench, database, folder| {
+            let fill = |text: &str| bench.fill(text, database, folder);
+            bench.set_up(case, database, &fill)?;
+            let mut session = by.connect(bench.user(case), database, "mallory")?;
+            let steps = case.steps.iter();
+            steps.map(|step| bench.step(&mut session, step, database, &fill)).collect()
+        })
+    }
+
+    /// Something in a database that is the case's own.
+    fn in_own<T>(
+        &mut self,
+        case: &Case,
+        what: impl FnOnce(&Self, &str, &TempDir) -> Result<T>,
+    ) -> Result<T> {
+        self.n_run += 1;
+        let database = format!("case_{}", self.n_run);
         run(&mut self.admin, ROLES)?;
         // What is prepared directly, the guard finds when it looks into a database for the first time.
         let spare = self.spare.take_if(|_| case.setup.is_empty());
@@ -109,47 +137,36 @@ impl Bench {
         fs::set_permissions(folder.path(), Permissions::from_mode(0o777))?;
         let owner = User::from_name("postgres")?.context("there is no user postgres")?;
         chown(folder.path(), Some(owner.uid.as_raw()), None)?;
-        let report = self.in_database(case, &database, &folder);
-        let report = report.with_context(|| format!("the case {}", case.id));
-        if report.as_ref().is_ok_and(|report| report.is_nothing(case)) {
-            self.spare = Some(database);
-            return report;
-        }
+        let outcome = what(self, &database, &folder);
+        let outcome = outcome.with_context(|| format!("the case {}", case.id));
         let gone = self.clean(case, &database, &folder);
-        let report = report?;
+        let outcome = outcome?;
         gone.with_context(|| format!("cleaning up after {}", case.id))?;
-        Ok(report)
+        Ok(outcome)
     }
 
-    /// A database as each case finds it.
-    fn make(&mut self) -> Result<String> {
-        self.n_made += 1;
-        let database = format!("case_{}", self.n_made);
-        run(&mut self.admin, &format!("CREATE DATABASE {database} TEMPLATE corpus"))?;
-        Ok(database)
+    fn user<'a>(&self, case: &'a Case) -> &'a str {
+        case.user.as_deref().unwrap_or(self.user)
     }
 
-    /// Once those of the case before are gone.
-    fn left(&mut self, database: String) -> Result<String> {
-        let there = format!(
-            "SELECT pid FROM pg_stat_activity WHERE datname = '{database}' AND usename <> '{ASKS}'"
-        );
-        let start = Instant::now();
-        while shown(&mut self.admin, &there)? != "[]" {
-            ensure!(start.elapsed() < PATIENCE, "somebody stays in {database}");
-            std::thread::yield_now();
-        }
-        Ok(database)
-    }
-
-    fn in_database(&self, case: &Case, database: &str, folder: &TempDir) -> Result<Report> {
-        let fill = |text: &str| self.fill(text, database, folder);
+    fn set_up(
+        &self,
+        case: &Case,
+        database: &str,
+        fill: &impl Fn(&str) -> String,
+    ) -> Result<Client> {
         let mut owner = self.direct.connect("postgres", database, "setup")?;
         for text in &case.setup {
             run(&mut owner, &fill(text))?;
         }
+        Ok(owner)
+    }
+
+    fn in_database(&self, case: &Case, database: &str, folder: &TempDir) -> Result<Report> {
+        let fill = |text: &str| self.fill(text, database, folder);
+        let mut owner = self.set_up(case, database, &fill)?;
         let _bystander = self.direct.connect("postgres", database, "bystander")?;
-        let mut session = self.through.connect(&case.user, database, "mallory")?;
+        let mut session = self.through.connect(self.user(case), database, "mallory")?;
         let probe = fill(case.inside.as_deref().unwrap_or(&case.probe));
         let mut ask = |session: &mut Client| match case.inside {
             Some(_) => shown(session, &probe),

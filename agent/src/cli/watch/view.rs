@@ -51,6 +51,7 @@ pub(in crate::cli) struct Line {
     truncated_bytes: Option<u64>,
     lost_bytes: Option<u64>,
     rule: Option<String>,
+    masked: Option<Vec<String>>,
 }
 
 /// From these on a duration stands out.
@@ -267,6 +268,9 @@ fn what(line: &Line) -> Vec<(Style, String)> {
             .map(|value| value.as_deref().map_or_else(|| "null".into(), clean))
             .collect();
         parts.push((Style::Dim, format!("  ({})", values.join(", "))));
+    }
+    if let Some(masked) = line.masked.as_deref().filter(|columns| !columns.is_empty()) {
+        parts.push((Style::Warning, format!("  masked {}", clean(&masked.join(", ")))));
     }
     if let Some(pooler) = &line.pooler {
         parts.push((Style::Dim, format!("  via {}", clean(pooler))));

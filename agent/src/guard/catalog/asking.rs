@@ -209,13 +209,16 @@ impl Office {
                 }
             }
             let Some(held) = &connected else { continue };
-            match timeout(HUNG, work(&held.connection, &database, job)).await {
+            let wants_columns = self.rules.borrow().as_ref().is_some_and(|rules| rules.set.masks());
+            let done = work(&held.connection, &database, job, wants_columns);
+            match timeout(HUNG, done).await {
                 Ok(Ok(())) => database.is_stuck.store(false, std::sync::atomic::Ordering::Release),
                 // Somebody has ended it, or dropped its database.
                 Ok(Err(_)) if held.connection.client.is_closed() => {
                     connected = None;
                     database.failed();
                 }
+                Ok(Err(unread)) if unread.is_held_up() => database.is_held_up(),
                 Ok(Err(unread)) => {
                     self.tell(key.0, CatalogState::Lacking(format!("{}: {unread}", key.1)));
                     database.failed();
@@ -328,13 +331,19 @@ impl Drop for Place {
     }
 }
 
-async fn work(connection: &Connection, database: &Database, job: Job) -> Result<(), Unread> {
+async fn work(
+    connection: &Connection,
+    database: &Database,
+    job: Job,
+    wants_columns: bool,
+) -> Result<(), Unread> {
     let client = &connection.client;
     // Whoever asked may be gone.
     match job {
         Job::Look => {
             let began = (Instant::now(), database.begin());
-            let rows = load::rows(client).await?;
+            let mut rows = load::rows(client, wants_columns).await?;
+            database.mend(&mut rows);
             let print = rows.print();
             database.seen(Arc::new(Snapshot::new(&database.name, rows)), print, began);
         }

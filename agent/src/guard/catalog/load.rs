@@ -1,9 +1,9 @@
 //! Reads a [`Snapshot`](super::snapshot::Snapshot)'s rows from a database.
 
 use futures_util::future::try_join_all;
-use tokio_postgres::{Client, Error, Row};
+use tokio_postgres::{Client, Error, Row, error::SqlState};
 
-use super::snapshot::{Code, Events, Function, Kind, Relation, Rows, What};
+use super::snapshot::{Code, Column, Events, Function, Kind, Relation, Rows, What};
 use crate::event::Access;
 
 /// Of each sort. A database with more is not looked into.
@@ -17,12 +17,36 @@ pub(in crate::guard) enum Unread {
     TooMany(&'static str),
 }
 
+impl Unread {
+    /// A client's lock was in the way.
+    pub(super) fn is_held_up(&self) -> bool {
+        matches!(self, Self::Asking(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE))
+    }
+}
+
 /// Definitions that are longer are not read, and count as unknown code.
 const DEFINITION: &str = "65536";
 
+/// Stands for the definition of a view that somebody is changing, or what it is of: PostgreSQL would wait for them.
+pub(super) const TORN: &str = "?";
+
 const RELATIONS: &str = "
+    WITH held AS MATERIALIZED (
+        SELECT DISTINCT relation FROM pg_locks
+        WHERE granted AND mode = 'AccessExclusiveLock' AND relation >= 16384
+            AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    ), torn AS MATERIALIZED (
+        SELECT relation AS oid FROM held
+        UNION
+        SELECT r.ev_class FROM held
+        JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = held.relation
+            AND d.classid = 'pg_rewrite'::regclass
+        JOIN pg_rewrite r ON r.oid = d.objid
+    )
     SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.reltuples::float8,
-        CASE WHEN c.relkind IN ('v', 'm') AND e.objid IS NULL THEN left(pg_get_viewdef(c.oid), {definition}) END
+        CASE WHEN c.relkind NOT IN ('v', 'm') OR e.objid IS NOT NULL THEN NULL
+            WHEN EXISTS (SELECT FROM torn WHERE torn.oid = c.oid) THEN '?'
+            ELSE left(pg_get_viewdef(c.oid), {definition}) END
     FROM pg_class c
     JOIN pg_namespace n ON n.oid = c.relnamespace
     LEFT JOIN pg_depend e ON e.classid = 'pg_class'::regclass AND e.objid = c.oid AND e.objsubid = 0
@@ -112,9 +136,49 @@ const KEYS: &str = "
     WHERE i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL AND i.indrelid >= 16384
     ORDER BY i.indexrelid LIMIT {limit}";
 
-/// All at once; names are read as they are where nothing but `pg_catalog` is searched.
-pub(in crate::guard) async fn rows(client: &Client) -> Result<Rows, Unread> {
+/// More columns than these are not kept: then nothing can be hidden from anybody, and who may not see all sees
+/// nothing.
+const MAX_COLUMNS: usize = 300_000;
+
+const COLUMNS: &str = "
+    SELECT a.attrelid, a.attnum, a.attname::text, a.atttypid,
+        CASE WHEN a.attgenerated <> '' THEN coalesce(pg_get_expr(d.adbin, d.adrelid), '') END
+    FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
+    LEFT JOIN pg_attrdef d ON a.attgenerated <> '' AND d.adrelid = a.attrelid AND d.adnum = a.attnum
+    WHERE a.attrelid >= 16384 AND a.attnum > 0 AND NOT a.attisdropped
+        AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND c.relpersistence <> 't'
+    ORDER BY a.attrelid, a.attnum LIMIT {limit}";
+
+const READS: &str = "
+    SELECT DISTINCT r.ev_class, d.refobjid FROM pg_depend d JOIN pg_rewrite r ON r.oid = d.objid
+    WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass
+        AND r.rulename = '_RETURN' AND d.refobjid >= 16384 AND d.refobjid <> r.ev_class
+    ORDER BY 1, 2 LIMIT {limit}";
+
+/// What columns there are, and which views show them.
+type Shown = (Option<Vec<Column>>, Vec<(u32, u32)>);
+
+async fn shown(client: &Client) -> Result<Shown, Unread> {
+    let limited = |text: &str, limit: usize| text.replace("{limit}", &(limit + 1).to_string());
+    let asked = [limited(COLUMNS, MAX_COLUMNS), limited(READS, MAX_ROWS)];
+    let answers = try_join_all(asked.iter().map(|text| client.query(text.as_str(), &[]))).await?;
+    let Ok([columns, reads]) = <[Vec<Row>; 2]>::try_from(answers) else {
+        return Ok((None, Vec::new()));
+    };
+    let is_all = columns.len() <= MAX_COLUMNS && reads.len() <= MAX_ROWS;
+    let columns = each(columns, column)?;
+    let reads = each(reads, |row| Ok((row.try_get(0)?, row.try_get(1)?)))?;
+    Ok((is_all.then_some(columns), reads))
+}
+
+/// All at once; names are read as they are where nothing but `pg_catalog` is searched. Columns where somebody wants
+/// them.
+pub(in crate::guard) async fn rows(client: &Client, wants_columns: bool) -> Result<Rows, Unread> {
     client.batch_execute("SET search_path = ''").await?;
+    let (columns, reads) = match wants_columns {
+        true => shown(client).await?,
+        false => (None, Vec::new()),
+    };
     let asked = [
         RELATIONS,
         FUNCTIONS,
@@ -161,11 +225,34 @@ pub(in crate::guard) async fn rows(client: &Client) -> Result<Rows, Unread> {
     code.extend(each(next()?, cascades)?.into_iter().flatten());
     let children = each(next()?, |row| Ok((row.try_get(0)?, row.try_get(1)?)))?;
     let keys = each(next()?, |row| Ok((row.try_get(0)?, row.try_get(1)?)))?;
-    Ok(Rows { relations, functions, operators, ambient, on_definition, code, children, keys })
+    Ok(Rows {
+        relations,
+        functions,
+        operators,
+        ambient,
+        on_definition,
+        code,
+        children,
+        keys,
+        columns,
+        reads,
+    })
 }
 
 fn each<T>(rows: Vec<Row>, one: impl Fn(&Row) -> Result<T, Error>) -> Result<Vec<T>, Error> {
     rows.iter().map(one).collect()
+}
+
+fn column(row: &Row) -> Result<Column, Error> {
+    let name: &str = row.try_get(2)?;
+    let made_by: Option<&str> = row.try_get(4)?;
+    Ok(Column {
+        relation: row.try_get(0)?,
+        place: row.try_get(1)?,
+        name: name.into(),
+        kind: row.try_get(3)?,
+        made_by: made_by.map(Into::into),
+    })
 }
 
 fn relation(row: &Row) -> Result<Relation, Error> {

@@ -13,7 +13,7 @@ mod question;
 mod snapshot;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     hash::{BuildHasher, RandomState},
     io,
     num::NonZeroUsize,
@@ -34,12 +34,14 @@ use super::{
     rulebook::Rulebook,
     wire::{Channel, Ticket},
 };
+use crate::event::ConnectionId;
 pub(super) use numbers::large_object;
 pub(super) use plan::Planned;
 pub(super) use question::{Question, Value};
-pub(super) use snapshot::{Code, Events, FIRST_OWN_OID, Kind, Snapshot, What};
+pub(super) use snapshot::Rows;
+pub(super) use snapshot::{Code, Events, FIRST_OWN_OID, Kind, Relation, Snapshot, What};
 #[cfg(test)]
-pub(super) use snapshot::{Function, Relation, Rows};
+pub(super) use snapshot::{Column, Function};
 
 /// For an answer while a client waits.
 pub(super) const PATIENCE: Duration = Duration::from_millis(100);
@@ -58,10 +60,16 @@ const MAX_DATABASES: usize = 256;
 /// An estimate holds for the parts of one execution (`Parse`, `Bind`, `Execute`), and for the next few.
 const ESTIMATE_LIFE: Duration = Duration::from_secs(1);
 const MAX_ESTIMATES: NonZeroUsize = NonZeroUsize::new(1_024).unwrap();
+/// Names that one session defines at a time.
+const MAX_UNDER_WAY: usize = 10_000;
+/// Definitions that are told apart by when they were made.
+const MAX_UNSEEN: usize = 64;
 const MAX_NAMES: NonZeroUsize = NonZeroUsize::new(1_024).unwrap();
 /// Between attempts to reach a database; doubles up to the longest.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// Until a lock is gone on which an answer has waited.
+const HELD_UP: Duration = Duration::from_millis(200);
 
 /// Of one server by its place in the settings, and the database's name.
 type Key = (usize, Arc<str>);
@@ -106,6 +114,8 @@ pub(super) struct Database {
     hasher: RandomState,
     estimates: Mutex<Timed<u64, Option<Vec<Planned>>>>,
     names: Mutex<Timed<u32, Option<Named>>>,
+    /// What sessions have defined that isn't there for everybody yet, or is since a moment ago.
+    under_way: Mutex<HashMap<ConnectionId, HashSet<Arc<str>>>>,
 }
 
 #[derive(Default)]
@@ -118,6 +128,8 @@ struct Known {
     /// Counts what makes it untrue; as it was when the look began.
     changes: u64,
     seen_changes: u64,
+    /// What was defined, and when it was there for everybody: a look that began earlier doesn't show it as it is.
+    unseen: Vec<(Instant, HashSet<Arc<str>>)>,
     is_looking: bool,
     /// After a failure.
     not_before: Option<Instant>,
@@ -188,6 +200,32 @@ impl Catalogs {
         }
     }
 
+    /// What there is, for who must not take anything for what it was long before: `None` where nobody can say so now.
+    /// What [`Database::under_way`] said earlier may be otherwise.
+    pub(super) fn current(
+        &self,
+        database: &Arc<Database>,
+        patience: Duration,
+    ) -> Option<Arc<Snapshot>> {
+        let until = Instant::now() + patience;
+        let mut known = lock(&database.known);
+        loop {
+            let now = Instant::now();
+            let age = known.age(now);
+            if age == Age::Fresh && known.unseen.is_empty() {
+                return known.snapshot.clone();
+            }
+            self.look_anew(database, &mut known, now);
+            let left = until.checked_duration_since(now).filter(|left| !left.is_zero());
+            let is_hopeless = !known.is_looking || database.is_stuck.load(Ordering::Acquire);
+            let Some(left) = left.filter(|_| !is_hopeless) else {
+                return known.snapshot.clone().filter(|_| age != Age::Spent);
+            };
+            known =
+                database.told.wait_timeout(known, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
     /// A first look, without keeping anybody else waiting.
     pub(super) async fn prepare(&self, database: &Arc<Database>, clock: &Clock) {
         let looked = async {
@@ -213,7 +251,13 @@ impl Catalogs {
 
     /// Has it looked at, unless that is under way, or failed a moment ago.
     fn look(&self, database: &Arc<Database>, known: &mut Known, now: Instant) {
-        if known.age(now) == Age::Fresh || known.is_looking || known.is_backing_off(now) {
+        if known.age(now) != Age::Fresh {
+            self.look_anew(database, known, now);
+        }
+    }
+
+    fn look_anew(&self, database: &Arc<Database>, known: &mut Known, now: Instant) {
+        if known.is_looking || known.is_backing_off(now) {
             return;
         }
         known.is_looking = true;
@@ -295,6 +339,20 @@ impl Known {
         }
     }
 
+    /// These are there for everybody now.
+    fn define(&mut self, names: HashSet<Arc<str>>) {
+        let now = Instant::now();
+        let is_long = self.unseen.len() >= MAX_UNSEEN;
+        match self.unseen.last_mut().filter(|_| is_long) {
+            Some((at, all)) => {
+                *at = now;
+                let room = MAX_UNDER_WAY.saturating_sub(all.len());
+                all.extend(names.into_iter().take(room));
+            }
+            None => self.unseen.push((now, names)),
+        }
+    }
+
     fn is_backing_off(&self, now: Instant) -> bool {
         self.not_before.is_some_and(|not_before| now < not_before)
     }
@@ -312,7 +370,50 @@ impl Database {
             hasher: RandomState::new(),
             estimates: Mutex::new(LruCache::new(MAX_ESTIMATES)),
             names: Mutex::new(LruCache::new(MAX_NAMES)),
+            under_way: Mutex::default(),
         }
+    }
+
+    /// A session defines these, and nobody else sees it so far.
+    pub(super) fn defining(&self, session: ConnectionId, names: impl Iterator<Item = Arc<str>>) {
+        let mut under_way = lock(&self.under_way);
+        let own = under_way.entry(session).or_default();
+        for name in names {
+            if own.len() < MAX_UNDER_WAY {
+                own.insert(name);
+            }
+        }
+    }
+
+    /// Whatever it has defined is there for everybody now, or never will be.
+    pub(super) fn defined(&self, session: ConnectionId) {
+        let mut under_way = lock(&self.under_way);
+        let Some(names) = under_way.get(&session).cloned() else { return };
+        // Nobody finds it in neither place.
+        lock(&self.known).define(names);
+        under_way.remove(&session);
+    }
+
+    /// Whether nothing has been defined since what is known was seen.
+    pub(super) fn is_as_seen(&self) -> bool {
+        lock(&self.known).unseen.is_empty()
+    }
+
+    /// What any session is defining, or has defined since what is known was seen; `None` where it is more than is
+    /// kept.
+    pub(super) fn under_way(&self) -> Option<HashSet<Arc<str>>> {
+        let under_way = lock(&self.under_way);
+        let known = lock(&self.known);
+        let unseen = known.unseen.iter().map(|(_, names)| names);
+        let all = under_way.values().chain(unseen);
+        let mut together = HashSet::new();
+        for names in all {
+            if names.len() + together.len() >= MAX_UNDER_WAY {
+                return None;
+            }
+            together.extend(names.iter().cloned());
+        }
+        Some(together)
     }
 
     /// Code has changed, as far as anybody knows: what was seen doesn't hold any more.
@@ -338,6 +439,19 @@ impl Database {
         lock(&self.known).changes
     }
 
+    /// A view that somebody is changing is what it was, to everybody else.
+    fn mend(&self, rows: &mut Rows) {
+        let known = lock(&self.known);
+        let Some(snapshot) = &known.snapshot else { return };
+        for relation in &mut rows.relations {
+            if relation.definition.as_deref() == Some(load::TORN)
+                && let Some(before) = snapshot.relation(relation.oid)
+            {
+                relation.definition.clone_from(&before.definition);
+            }
+        }
+    }
+
     fn seen(&self, snapshot: Arc<Snapshot>, print: u64, began: (Instant, u64)) {
         let (at, changes) = began;
         let mut known = lock(&self.known);
@@ -345,6 +459,7 @@ impl Database {
             (known.snapshot, known.print) = (Some(snapshot), print);
         }
         known.looked = Some((at, at.elapsed()));
+        known.unseen.retain(|(defined, _)| *defined >= at);
         known.seen_changes = changes;
         known.is_looking = false;
         (known.not_before, known.pause) = (None, Duration::ZERO);
@@ -356,6 +471,14 @@ impl Database {
         let mut known = lock(&self.known);
         known.pause = (known.pause * 2).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
         known.not_before = Some(Instant::now() + known.pause);
+        known.is_looking = false;
+        self.tell_all(known);
+    }
+
+    /// Somebody defines something, and the server shows nobody what it was so far.
+    fn is_held_up(&self) {
+        let mut known = lock(&self.known);
+        known.not_before = Some(Instant::now() + HELD_UP);
         known.is_looking = false;
         self.tell_all(known);
     }

@@ -1,6 +1,6 @@
 //! What the server answers: passed on byte for byte, but for the error that stands for a denial.
 
-use super::{Broken, LIMITS, SPARE_BYTES, Shared, between};
+use super::{Broken, LIMITS, SPARE_BYTES, Shared, between, veil::Becomes};
 use crate::{
     event::{BootTime, TransactionStatus},
     guard::{court::Court, report::Severity},
@@ -14,29 +14,44 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Answers {
     deframer: Deframer,
-    /// Of an error under way that may stand for a denial: what has come of it.
+    /// Of a message under way that may not pass as it is: what has come of it.
     waiting: Vec<u8>,
+    under_way: UnderWay,
     authentication: &'static str,
     /// The log-in is over.
     authenticated: bool,
 }
 
+/// What has become of the beginning of the message under way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum UnderWay {
+    /// It waits, if there is one.
+    #[default]
+    Waits,
+    Passes,
+    /// The client has got something else.
+    Dropped,
+}
+
 /// The beginnings of an error's message that no denial is as long as.
 const ERROR_BYTES: usize = 8_192;
+/// Before the body of a message.
+const HEADER: usize = 5;
 
 impl Answers {
     pub(super) fn new() -> Self {
         Self {
             deframer: Deframer::new(Side::Backend),
             waiting: Vec::new(),
+            under_way: UnderWay::Waits,
             authentication: "trust",
             authenticated: false,
         }
     }
 
-    /// All that has come was passed on, and ends with a message.
+    /// All that was passed on ends with a message.
     pub(super) fn are_whole(&self) -> bool {
-        self.deframer.at_boundary()
+        self.under_way == UnderWay::Waits
     }
 
     /// Gives the end of `bytes`, which passes as it is, after what is in `out`.
@@ -51,51 +66,96 @@ impl Answers {
         // Where what hasn't been passed on begins.
         let mut from = bytes;
         loop {
-            self.deframer
-                .skip(&mut rest, |tag| matches!(tag, backend::DATA_ROW | backend::COPY_DATA));
+            let veil = &shared.veil;
+            self.deframer.skip(&mut rest, |tag| {
+                matches!(tag, backend::DATA_ROW | backend::COPY_DATA) && veil.ignores(tag)
+            });
             let at = rest;
-            match self.deframer.next(&mut rest, BootTime(0), &LIMITS) {
-                Some(Step::Message(message)) => {
-                    let here = self.waiting.len() + at.len() - rest.len();
-                    // The beginning of a long one has been passed on already.
-                    let is_here = here as u64 == message.wire_len();
-                    let heard = hear(
-                        &message,
-                        &mut self.authentication,
-                        &mut self.authenticated,
-                        shared,
-                        court,
-                    );
-                    let held = !self.waiting.is_empty();
-                    if let Some(other) = heard.filter(|_| is_here) {
-                        out.extend_from_slice(between(from, at));
-                        out.extend_from_slice(&other);
-                        from = rest;
-                    } else if held {
-                        out.append(&mut self.waiting);
-                    }
-                    self.waiting.clear();
-                }
+            let message = match self.deframer.next(&mut rest, BootTime(0), &LIMITS) {
+                Some(Step::Message(message)) => message,
                 Some(_) => {
                     out.extend_from_slice(between(from, at));
                     return Err(Broken::Server);
                 }
-                None => {
-                    let may_be_denial = shared.poisons.are_waiting()
-                        && self.waiting.len() + at.len() <= ERROR_BYTES
-                        && self
-                            .deframer
-                            .tag_under_way()
-                            .is_none_or(|tag| tag == backend::ERROR_RESPONSE);
-                    if may_be_denial {
-                        self.waiting.extend_from_slice(at);
-                        return Ok(between(from, at));
-                    }
-                    // Only the first message of these bytes can have begun before them.
-                    out.append(&mut self.waiting);
-                    self.deframer.give_back(SPARE_BYTES);
-                    return Ok(from);
+                None => return self.unfinished(from, at, shared, out),
+            };
+            let tag = message.tag;
+            let heard =
+                hear(&message, &mut self.authentication, &mut self.authenticated, shared, court);
+            let is_ours = shared.veil.hears(tag);
+            match std::mem::take(&mut self.under_way) {
+                UnderWay::Passes => continue,
+                // Only the first message of these bytes can have begun before them.
+                UnderWay::Dropped => from = rest,
+                UnderWay::Waits if heard.is_some() => {
+                    out.extend_from_slice(between(from, at));
+                    out.extend_from_slice(&heard.unwrap_or_default());
+                    from = rest;
                 }
+                UnderWay::Waits if shared.veil.is_on() => {
+                    let whole = between(at, rest);
+                    if !self.waiting.is_empty() {
+                        self.waiting.extend_from_slice(whole);
+                    }
+                    let message = if self.waiting.is_empty() { whole } else { &self.waiting };
+                    let body = message.get(HEADER..).unwrap_or_default();
+                    out.extend_from_slice(between(from, at));
+                    from = at;
+                    let Shared { veil, settings, .. } = shared;
+                    let becomes = veil.take(tag, body, is_ours, settings, court, out)?;
+                    if becomes == Becomes::Other {
+                        from = rest;
+                    } else if !self.waiting.is_empty() {
+                        out.append(&mut self.waiting);
+                        from = rest;
+                    }
+                }
+                UnderWay::Waits => out.append(&mut self.waiting),
+            }
+            self.waiting.clear();
+        }
+    }
+
+    /// The message under way, which begins `at` there or before, goes on with bytes that are yet to come.
+    fn unfinished<'b>(
+        &mut self,
+        from: &'b [u8],
+        at: &[u8],
+        shared: &Shared,
+        out: &mut Vec<u8>,
+    ) -> Result<&'b [u8], Broken> {
+        let whole = between(from, at);
+        let tag = self.deframer.tag_under_way();
+        match (tag, self.under_way) {
+            (None, _) => {
+                self.deframer.give_back(SPARE_BYTES);
+                if self.waiting.capacity() > SPARE_BYTES {
+                    self.waiting = Vec::new();
+                }
+                Ok(from)
+            }
+            (Some(_), UnderWay::Passes) => Ok(from),
+            (Some(_), UnderWay::Dropped) => Ok(whole),
+            (Some(tag), UnderWay::Waits) => {
+                let may_be_denial = tag == backend::ERROR_RESPONSE && shared.poisons.are_waiting();
+                let most = shared.veil.holds(tag).max(if may_be_denial { ERROR_BYTES } else { 0 });
+                if most > 0 && self.waiting.len() + at.len() <= most {
+                    self.waiting.extend_from_slice(at);
+                    return Ok(whole);
+                }
+                if shared.veil.holds(tag) > 0 {
+                    self.waiting.extend_from_slice(at);
+                    out.extend_from_slice(whole);
+                    let body = self.waiting.get(HEADER..).unwrap_or_default();
+                    shared.veil.take_beginning(tag, body, out)?;
+                    self.waiting = Vec::new();
+                    self.under_way = UnderWay::Dropped;
+                    return Ok(&[]);
+                }
+                // Only the first message of these bytes can have begun before them.
+                out.append(&mut self.waiting);
+                self.under_way = UnderWay::Passes;
+                Ok(from)
             }
         }
     }
@@ -145,7 +205,11 @@ fn hear(
         backend::READY_FOR_QUERY => {
             let status = backend::ready_for_query(message.body);
             shared.transaction = status;
-            if let Some(went_well) = shared.progress.ready() {
+            let settled = shared.progress.ready();
+            if let Some(segment) = shared.progress.answered() {
+                shared.veil.answered(segment);
+            }
+            if let Some(went_well) = settled {
                 shared.settings.settled();
                 shared.poisons.settle();
                 shared.prepared.settle(went_well);
@@ -153,6 +217,7 @@ fn hear(
                 if status == Some(TransactionStatus::Idle) {
                     // A portal ends with its transaction.
                     shared.portals.clear();
+                    court.settled();
                 }
             }
         }

@@ -6,7 +6,7 @@ use super::{
     Shared,
     approval::{Appeal, Subject},
     names::{Found, Meaning},
-    requests::{Fate, Values},
+    requests::{Copied, Fate, Values},
 };
 use crate::{
     guard::court::{Court, Denial, Gated, Moment, Reading},
@@ -22,13 +22,17 @@ pub(super) enum Stop {
 
 /// What was judged, or what people have decided.
 pub(super) fn appeal(
-    judged: Result<(), Denial>,
+    judged: Result<Copied, Denial>,
     subject: impl FnOnce() -> Option<Subject>,
     shared: &mut Shared,
-) -> Result<(), Stop> {
-    let Err(denial) = judged else { return Ok(()) };
+) -> Result<Copied, Stop> {
+    let denial = match judged {
+        Ok(copy) => return Ok(copy),
+        Err(denial) => denial,
+    };
+    let copy = denial.needs.as_ref().and_then(|needs| needs.copy.clone());
     match shared.approvals.appeal(denial, subject(), begins(shared)) {
-        Appeal::Passes => Ok(()),
+        Appeal::Passes => Ok(copy),
         Appeal::Denied(denial) => Err(Stop::Denied(denial)),
         Appeal::Waits => Err(Stop::Waits),
     }

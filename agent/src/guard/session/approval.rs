@@ -25,6 +25,8 @@ pub(super) struct Approvals {
     /// Messages that wait for what follows them, and what of them runs something.
     pub(super) kept: Vec<u8>,
     pub(super) kept_readings: Vec<Arc<Reading>>,
+    /// What had been asked for a masked client before them.
+    pub(super) kept_from: Option<u64>,
     /// What was decided about the statement that `held` begins with.
     decision: Option<Decision>,
     /// Numbers the questions to the server.

@@ -2,7 +2,7 @@
 //!
 //! No tokio, no file, no clock: a fuzzer drives it as the relay does. What a client asks for is judged before any
 //! byte of it goes to the server ([`requests`]); what the server answers passes byte for byte, but for errors
-//! that stand for a denial ([`answers`]). What passes as it came is not copied: it is a part of the bytes that
+//! that stand for a denial ([`answers`]) and what a masked client doesn't see ([`veil`]). What passes as it came is not copied: it is a part of the bytes that
 //! were given.
 
 mod answers;
@@ -16,6 +16,7 @@ mod requests;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod veil;
 mod waiting;
 
 use super::{
@@ -56,6 +57,12 @@ pub enum Broken {
     TooMany,
     #[error("the server speaks something else than PostgreSQL's protocol")]
     Server,
+    #[error("a row of a COPY in which values are masked looks otherwise than was to be expected")]
+    Copy,
+    #[error(
+        "a row in which values are masked is longer than the guard holds: ask for fewer columns"
+    )]
+    LongRow,
 }
 
 impl Broken {
@@ -63,7 +70,9 @@ impl Broken {
     pub fn report(&self) -> Vec<u8> {
         let code = match self {
             // `protocol_violation`, `connection_failure`
-            Self::Server => "08006",
+            Self::Server | Self::Copy => "08006",
+            // `program_limit_exceeded`
+            Self::LongRow => "54000",
             _ => "08P01",
         };
         let message = format!("dbwarden: {self}");
@@ -94,6 +103,7 @@ struct Shared {
     poisons: poison::Poisons,
     prepared: names::Names,
     portals: names::Names,
+    veil: veil::Veil,
     /// As the server has said last.
     transaction: Option<TransactionStatus>,
     /// Statements that were let pass, and those that were not.
@@ -156,6 +166,7 @@ impl Session {
                 poisons: poison::Poisons::new(nonce),
                 prepared: names::Names::default(),
                 portals: names::Names::default(),
+                veil: veil::Veil::default(),
                 transaction: None,
                 counts: Counts::default(),
                 sums: Sums::default(),

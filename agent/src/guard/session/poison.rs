@@ -86,7 +86,7 @@ pub(super) fn parse(name: &[u8], text: &str) -> Vec<u8> {
     message(frontend::PARSE, &[name, b"\0", text.as_bytes(), b"\0\0\0"])
 }
 
-fn message(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
+pub(super) fn message(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
     let len: usize = parts.iter().map(|part| part.len()).sum();
     let mut bytes = Vec::with_capacity(len + 5);
     bytes.push(tag);

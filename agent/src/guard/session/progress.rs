@@ -17,7 +17,8 @@ enum Mark {
 /// The order of requests in flight.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
-    marks: VecDeque<Mark>,
+    /// Each with the number of its segment.
+    marks: VecDeque<(Mark, u64)>,
     /// Parts of a segment were sent, and its end was not.
     is_open: bool,
     /// Some of them are at the server, and some of those name portals.
@@ -29,6 +30,8 @@ pub(super) struct Progress {
     failed: bool,
     /// Counts the ends of segments.
     segment: u64,
+    /// The last one that is answered.
+    answered: Option<u64>,
 }
 
 /// The client has more in flight than is followed.
@@ -40,6 +43,16 @@ impl Progress {
     pub(super) fn part(&mut self) -> u64 {
         self.is_open = true;
         self.segment
+    }
+
+    /// The number of the segment that the next message is a part of.
+    pub(super) fn segment(&self) -> u64 {
+        self.segment
+    }
+
+    /// The last segment that the server has said `ReadyForQuery` for.
+    pub(super) fn answered(&self) -> Option<u64> {
+        self.answered
     }
 
     /// Everything that was sent is answered.
@@ -82,31 +95,33 @@ impl Progress {
         if std::mem::take(&mut self.copy_in) {
             return Ok(());
         }
-        self.push(Mark::CopyEnd)
+        self.push(Mark::CopyEnd, self.segment)
     }
 
     fn mark(&mut self, mark: Mark) -> Result<(), TooMany> {
         self.take_back();
+        let segment = self.segment;
         self.segment += 1;
-        self.push(mark)
+        self.push(mark, segment)
     }
 
-    fn push(&mut self, mark: Mark) -> Result<(), TooMany> {
+    fn push(&mut self, mark: Mark, segment: u64) -> Result<(), TooMany> {
         if self.marks.len() >= MAX_IN_FLIGHT {
             return Err(TooMany);
         }
-        self.marks.push_back(mark);
+        self.marks.push_back((mark, segment));
         Ok(())
     }
 
     /// `CopyInResponse`: what was sent as the end of this segment is read as copy data and ignored, up to
     /// the end of that.
     pub(super) fn copy_in(&mut self) {
-        let at = usize::from(self.marks.front() == Some(&Mark::Request));
-        while self.marks.get(at) == Some(&Mark::Sync) {
+        let mark = |marks: &VecDeque<(Mark, u64)>, at: usize| marks.get(at).map(|(mark, _)| *mark);
+        let at = usize::from(mark(&self.marks, 0) == Some(Mark::Request));
+        while mark(&self.marks, at) == Some(Mark::Sync) {
             self.marks.remove(at);
         }
-        match self.marks.get(at) {
+        match mark(&self.marks, at) {
             Some(Mark::CopyEnd) => _ = self.marks.remove(at),
             _ => self.copy_in = true,
         }
@@ -119,8 +134,13 @@ impl Progress {
 
     /// `ReadyForQuery`. Where everything is answered now: whether all of it went well.
     pub(super) fn ready(&mut self) -> Option<bool> {
-        // An end of copy data that nobody wanted is ignored.
-        while self.marks.pop_front() == Some(Mark::CopyEnd) {}
+        while let Some((mark, segment)) = self.marks.pop_front() {
+            // An end of copy data that nobody wanted is ignored.
+            if mark != Mark::CopyEnd {
+                self.answered = Some(segment);
+                break;
+            }
+        }
         self.copy_in = false;
         self.is_settled().then(|| !std::mem::take(&mut self.failed))
     }

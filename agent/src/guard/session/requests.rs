@@ -10,10 +10,14 @@ use super::{
     names::{Found, Meaning},
     poison,
     progress::TooMany,
+    veil::{Copies, Run},
 };
 use crate::{
-    event::{BootTime, SyncLoss},
-    guard::court::{Argument, Court, Denial, Gated, Moment, Reading},
+    event::{BootTime, Effect, SyncLoss},
+    guard::{
+        court::{Argument, Court, Denial, Gated, Moment, Reading},
+        masking::CopyColumn,
+    },
     protocol::postgres::{
         deframer::{Deframer, Message, Side, State, Step},
         frontend::{self, Arguments, Bind, Execute, Parse, Target},
@@ -33,6 +37,8 @@ pub(super) struct Requests {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Fate {
     Passes,
+    /// It passes after something else.
+    Preceded(Vec<u8>),
     /// Something else is sent for it.
     Replaced(Vec<u8>),
     /// It goes with what follows it.
@@ -67,12 +73,23 @@ impl Requests {
         let place = Place { before: shared.counts.sent_bytes, out: out.len() };
         loop {
             let at = rest;
+            let asked = shared.veil.asked();
             let broken = match self.deframer.next(&mut rest, BootTime(0), &LIMITS) {
                 Some(Step::Message(message)) => {
                     let fate = match self.fate.take() {
                         Some(fate) => Ok(fate),
                         None => judge(&message, shared, court),
                     };
+                    let fate = fate.map(|fate| match fate {
+                        Fate::Preceded(mut other) => {
+                            out.extend_from_slice(between(from, at));
+                            release(place, shared, court, out);
+                            out.append(&mut other);
+                            from = at;
+                            Fate::Passes
+                        }
+                        other => other,
+                    });
                     match fate {
                         // Only the first message of these bytes can have begun before them.
                         Ok(Fate::Passes) => {
@@ -87,6 +104,7 @@ impl Requests {
                         Ok(Fate::Kept) => {
                             out.extend_from_slice(between(from, at));
                             from = rest;
+                            shared.approvals.kept_from.get_or_insert(asked);
                             shared.approvals.kept.append(&mut self.waiting);
                             shared.approvals.kept.extend_from_slice(between(at, rest));
                             continue;
@@ -98,12 +116,14 @@ impl Requests {
                             approvals.held.append(&mut self.waiting);
                             approvals.held.extend_from_slice(at);
                             approvals.kept_readings.clear();
+                            // All of it is judged once more.
+                            shared.veil.take_back(approvals.kept_from.take().unwrap_or(asked));
                             if shared.progress.take_back() {
                                 approvals.comes_after_parts();
                             }
                             return Ok(&[]);
                         }
-                        Ok(Fate::Replaced(other)) => {
+                        Ok(Fate::Preceded(other) | Fate::Replaced(other)) => {
                             out.extend_from_slice(between(from, at));
                             release(place, shared, court, out);
                             replace(&other, place, shared, court, out);
@@ -159,7 +179,8 @@ impl Requests {
                     out.append(&mut self.waiting);
                     self.fate = Some(Fate::Passes);
                 }
-                Some(Ok(Fate::Replaced(other))) => {
+                // What is described before it runs is short.
+                Some(Ok(Fate::Preceded(other) | Fate::Replaced(other))) => {
                     out.extend_from_slice(whole);
                     release(place, shared, court, out);
                     replace(&other, place, shared, court, out);
@@ -224,6 +245,7 @@ fn release(place: Place, shared: &mut Shared, court: &mut dyn Court, out: &mut V
         return;
     }
     let kept = std::mem::take(&mut shared.approvals.kept);
+    shared.approvals.kept_from = None;
     let mut rest = &kept[..];
     while let Some((header, _)) = rest.split_first_chunk::<5>() {
         let [_, len @ ..] = *header;
@@ -252,8 +274,13 @@ fn judge(
     let state = shared.state();
     let malformed = || Broken::Malformed(tag);
     let too_many = |TooMany| Broken::TooMany;
+    let was_settled = shared.progress.is_settled();
+    if !matches!(tag, frontend::DESCRIBE | frontend::EXECUTE | frontend::FLUSH) {
+        shared.veil.turns();
+    }
     match tag {
         frontend::QUERY => {
+            let segment = shared.progress.segment();
             let body = message.body;
             let text = match body.split_last() {
                 Some((0, text)) if message.is_whole() && !text.contains(&0) => Some(text),
@@ -264,8 +291,16 @@ fn judge(
             let reading = read(text, state, shared, court);
             let subject = || Subject::of(reading.text.as_deref(), &reading.types, &[]);
             let judged = judge_reading(&reading, court);
-            let fate = match appeal(judged, subject, shared) {
-                Ok(()) => pass_on(&reading, shared, court),
+            let passed = appeal(judged, subject, shared).and_then(|copy| {
+                // Not before: what it was judged by is masked.
+                shared.veil.follow(was_settled, court);
+                run(Arc::new([reading.clone()]), copy, shared).map_err(Stop::Denied)
+            });
+            let fate = match passed {
+                Ok(run) => {
+                    shared.veil.queries(run, segment).map_err(too_many)?;
+                    pass_on(&reading, shared, court)
+                }
                 Err(Stop::Waits) => return Ok(Fate::Waits),
                 Err(Stop::Denied(denial)) => {
                     let text = deny(denial, reading.text.as_deref(), shared, court);
@@ -287,11 +322,12 @@ fn judge(
             let mut judged = judge_reading(&reading, court);
             if judged.as_ref().is_err_and(|denial| denial.needs.is_some()) {
                 // Nothing of it is run before it is executed.
-                judged = Ok(());
+                judged = Ok(None);
                 reading = Arc::new(Reading { approval: Gated::Needed, ..Reading::clone(&reading) });
             }
             let waits = reading.is_gated() || reading.only_begins();
-            let judged = judged.and_then(|()| {
+            let judged = judged.and_then(|_copy| {
+                shared.veil.follow(was_settled, court);
                 let meaning = Arc::new([reading.clone()]);
                 let defined = shared.prepared.define(parse.name, meaning, segment);
                 defined.map_err(|_| too_much("prepared statements"))?;
@@ -318,12 +354,14 @@ fn judge(
             let mut found = judge_found(found, Some(values), state, court);
             if found.as_ref().is_err_and(|(denial, _)| denial.needs.is_some()) {
                 let unbound = shared.prepared.find(bind.statement, segment);
-                found = gated(unbound, values, state, court).map_or(found, Ok);
+                let gated = gated(unbound, values, state, court);
+                found = gated.map_or(found, |meaning| Ok((meaning, None)));
             }
-            let waits = found.as_ref().is_ok_and(|readings| {
+            let waits = found.as_ref().is_ok_and(|(readings, _)| {
                 readings.iter().any(|reading| reading.is_gated() || reading.only_begins())
             });
-            let judged = found.and_then(|readings| {
+            let judged = found.and_then(|(readings, _copy)| {
+                shared.veil.follow(was_settled, court);
                 let defined = shared.portals.define(bind.portal, readings, segment);
                 defined.map_err(|_| (too_much("portals"), None))
             });
@@ -337,32 +375,33 @@ fn judge(
             let segment = shared.progress.part();
             let execute = Execute::read(message).ok_or_else(malformed)?;
             let found = shared.portals.find(execute.portal, segment);
+            let portal = Portal { name: execute.portal, segment, was_settled };
             let (denial, text) = match judge_found(found, None, state, court) {
-                Ok(readings) if begins && readings.iter().all(|reading| reading.only_begins()) => {
-                    let fate = part(message, !readings.is_empty(), shared, court);
+                Ok((readings, _)) if begins && only_begin(&readings) => {
+                    let fate = part(message, true, shared, court);
+                    // No rows come of it.
+                    shared.veil.executes(portal.name, None, segment).map_err(too_many)?;
                     match fate {
                         Fate::Kept => {
                             shared.approvals.kept_readings.extend(readings.iter().cloned())
                         }
-                        _ => run(&readings, shared, court),
+                        _ => runs(&readings, shared, court),
                     }
                     return Ok(fate);
                 }
-                Ok(readings) => {
-                    run(&readings, shared, court);
-                    return Ok(Fate::Passes);
-                }
+                Ok((readings, copy)) => return execute_on(portal, readings, copy, shared, court),
                 Err(denied) => denied,
             };
             let bound = match shared.portals.find(execute.portal, segment) {
                 Found::Readings(readings) => readings,
                 Found::Nothing | Found::Anything => Arc::new([]),
             };
+            let copy = denial.needs.as_ref().and_then(|needs| needs.copy.clone());
             match shared.approvals.appeal(denial, Subject::of_readings(&bound), begins) {
                 Appeal::Waits => Ok(Fate::Waits),
                 Appeal::Denied(denial) => Ok(settle(Err((denial, text)), shared, court)),
                 Appeal::Passes => {
-                    run(&bound, shared, court);
+                    let fate = execute_on(portal, bound.clone(), copy, shared, court);
                     // What is left of it may be fetched piece by piece.
                     let given = |reading: &Arc<Reading>| {
                         Arc::new(Reading { approval: Gated::Given, ..Reading::clone(reading) })
@@ -370,7 +409,7 @@ fn judge(
                     let meaning = bound.iter().map(given).collect();
                     // It was there before.
                     let _ = shared.portals.define(execute.portal, meaning, segment);
-                    Ok(Fate::Passes)
+                    fate
                 }
             }
         }
@@ -385,7 +424,10 @@ fn judge(
             let subject = || Subject::of(reading.text.as_deref(), &reading.types, &asked);
             let judged = judge_reading(&reading, court);
             let fate = match appeal(judged, subject, shared) {
-                Ok(()) => pass_on(&reading, shared, court),
+                Ok(_copy) => {
+                    shared.veil.follow(was_settled, court);
+                    pass_on(&reading, shared, court)
+                }
                 Err(Stop::Waits) => return Ok(Fate::Waits),
                 Err(Stop::Denied(denial)) => {
                     // The text is not the client's.
@@ -397,8 +439,15 @@ fn judge(
             Ok(fate)
         }
         frontend::CLOSE | frontend::DESCRIBE => {
-            shared.progress.part();
+            let segment = shared.progress.part();
             let target = Target::read(message).ok_or_else(malformed)?;
+            if tag == frontend::DESCRIBE {
+                let portal = match target {
+                    Target::Portal(name) => Some(name),
+                    Target::Statement(_) => None,
+                };
+                shared.veil.describes(portal, segment).map_err(too_many)?;
+            }
             match target {
                 Target::Statement(name) if tag == frontend::CLOSE => shared.prepared.close(name),
                 Target::Portal(name) if tag == frontend::CLOSE => shared.portals.close(name),
@@ -465,12 +514,17 @@ pub(super) struct Values<'a> {
     pub(super) make: &'a dyn Fn() -> Vec<Argument>,
 }
 
-fn judge_reading(reading: &Reading, court: &mut dyn Court) -> Result<(), Denial> {
+/// Of a COPY to the client: which of its columns are masked.
+pub(super) type Copied = Option<Arc<[Option<CopyColumn>]>>;
+
+fn judge_reading(reading: &Reading, court: &mut dyn Court) -> Result<Copied, Denial> {
     match court.judge(reading) {
-        Ok(_permit) => Ok(()),
-        // It runs already.
-        Err(denial) if denial.needs.is_some() && reading.approval == Gated::Given => Ok(()),
-        Err(denial) => Err(denial),
+        Ok(permit) => Ok(permit.copy),
+        Err(denial) => match &denial.needs {
+            // It runs already.
+            Some(needs) if reading.approval == Gated::Given => Ok(needs.copy.clone()),
+            _ => Err(denial),
+        },
     }
 }
 
@@ -484,9 +538,9 @@ fn judge_found(
     values: Option<Values<'_>>,
     state: Moment,
     court: &mut dyn Court,
-) -> Result<Meaning, Denied> {
+) -> Result<(Meaning, Copied), Denied> {
     let readings = match found {
-        Found::Nothing => return Ok(Arc::new([])),
+        Found::Nothing => return Ok((Arc::new([]), None)),
         Found::Readings(readings) => readings,
         Found::Anything => {
             let message = "dbwarden: it can't be told which statement this name stands for";
@@ -510,13 +564,67 @@ fn judge_found(
             })
             .collect(),
     };
+    let mut copy = None;
     for reading in readings.iter() {
-        judge_reading(reading, court).map_err(|denial| (denial, reading.text.clone()))?;
+        let judged = judge_reading(reading, court);
+        copy = copy.or(judged.map_err(|denial| (denial, reading.text.clone()))?);
     }
-    Ok(readings)
+    Ok((readings, copy))
 }
 
-fn run(readings: &[Arc<Reading>], shared: &mut Shared, court: &mut dyn Court) {
+/// There is something, and all of it but begins a transaction.
+fn only_begin(readings: &[Arc<Reading>]) -> bool {
+    !readings.is_empty() && readings.iter().all(|reading| reading.only_begins())
+}
+
+/// Of an `Execute`.
+struct Portal<'a> {
+    name: &'a [u8],
+    segment: u64,
+    was_settled: bool,
+}
+
+/// What may be executed is, described before where its rows are masked.
+fn execute_on(
+    portal: Portal<'_>,
+    readings: Meaning,
+    copy: Copied,
+    shared: &mut Shared,
+    court: &mut dyn Court,
+) -> Result<Fate, Broken> {
+    shared.veil.follow(portal.was_settled, court);
+    match run(readings.clone(), copy, shared) {
+        Ok(run) => {
+            let first = shared.veil.executes(portal.name, run, portal.segment);
+            let first = first.map_err(|TooMany| Broken::TooMany)?;
+            runs(&readings, shared, court);
+            Ok(if first.is_empty() { Fate::Passes } else { Fate::Preceded(first) })
+        }
+        Err(denial) => Ok(settle(Err((denial, None)), shared, court)),
+    }
+}
+
+/// What a masked client is about to run; `None` for others.
+fn run(readings: Meaning, copy: Copied, shared: &Shared) -> Result<Option<Run>, Denial> {
+    if !shared.veil.is_on() {
+        return Ok(None);
+    }
+    let mut wholes = readings.iter().map(|reading| &reading.analysed.whole);
+    let copies = match copy {
+        Some(columns) => {
+            let is_followed = matches!(&*readings, [only] if only.copy_form().is_some());
+            if !is_followed || !shared.settings.is_ascii_safe() {
+                return Err(Denial::unmaskable(&columns));
+            }
+            Copies::Masked(columns)
+        }
+        None if wholes.any(|facts| facts.effects.contains(Effect::CopyOut)) => Copies::Plain,
+        None => Copies::Nothing,
+    };
+    Ok(Some(Run { readings, copies }))
+}
+
+fn runs(readings: &[Arc<Reading>], shared: &mut Shared, court: &mut dyn Court) {
     shared.counts.passed += 1;
     readings.iter().for_each(|reading| sent(reading, shared, court));
 }

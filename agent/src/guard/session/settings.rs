@@ -57,6 +57,17 @@ impl Settings {
         self.standard_conforming_strings.filter(|_| !self.in_doubt)
     }
 
+    /// The client takes texts as UTF-8.
+    pub(super) fn is_utf8(&self) -> bool {
+        !self.in_doubt && self.encoding == Some(Encoding::Utf8)
+    }
+
+    /// A byte below 128 is that ASCII character, wherever in a text it stands.
+    pub(super) fn is_ascii_safe(&self) -> bool {
+        let safe = [Encoding::Utf8, Encoding::AsciiSafe];
+        !self.in_doubt && self.encoding.is_some_and(|encoding| safe.contains(&encoding))
+    }
+
     /// The characters of a text; `None` where it can't be told which the server will read.
     pub(super) fn decode<'a>(&self, bytes: &'a [u8]) -> Option<Cow<'a, str>> {
         if bytes.is_ascii() {

@@ -9,6 +9,7 @@ use crate::{
     event::RequestSum,
     guard::{
         court::{Argument, Court, Denial, Moment, Permit, Reading},
+        masking::Hiding,
         report::Severity,
         session,
     },
@@ -82,43 +83,47 @@ impl Court for Stern {
 
     fn renamed(&mut self, _application: &str) {}
 
+    fn hiding(&self) -> Arc<Hiding> {
+        Arc::default()
+    }
+
     fn summed(&mut self, _sum: RequestSum) {}
 
     fn summed_so_far(&mut self, _bytes: u64, _sum: RequestSum) {}
 }
 
-fn message(tag: u8, body: &[u8]) -> Vec<u8> {
+pub(super) fn message(tag: u8, body: &[u8]) -> Vec<u8> {
     let mut bytes = vec![tag];
     bytes.extend((body.len() as u32 + 4).to_be_bytes());
     bytes.extend(body);
     bytes
 }
 
-fn query(text: &str) -> Vec<u8> {
+pub(super) fn query(text: &str) -> Vec<u8> {
     message(b'Q', format!("{text}\0").as_bytes())
 }
 
-fn parse(name: &str, text: &str) -> Vec<u8> {
+pub(super) fn parse(name: &str, text: &str) -> Vec<u8> {
     message(b'P', format!("{name}\0{text}\0\0\0").as_bytes())
 }
 
-fn bind(portal: &str, name: &str) -> Vec<u8> {
+pub(super) fn bind(portal: &str, name: &str) -> Vec<u8> {
     message(b'B', format!("{portal}\0{name}\0\0\0\0\0\0\0").as_bytes())
 }
 
-fn execute(portal: &str) -> Vec<u8> {
+pub(super) fn execute(portal: &str) -> Vec<u8> {
     message(b'E', format!("{portal}\0\0\0\0\0").as_bytes())
 }
 
-fn sync() -> Vec<u8> {
+pub(super) fn sync() -> Vec<u8> {
     message(b'S', b"")
 }
 
-fn ready() -> Vec<u8> {
+pub(super) fn ready() -> Vec<u8> {
     message(b'Z', b"I")
 }
 
-const NONCE: u64 = 0xabc;
+pub(super) const NONCE: u64 = 0xabc;
 
 /// The text that stands for the nth denial.
 fn poison(n: u64) -> String {
@@ -130,7 +135,7 @@ fn server_error(n: u64) -> Vec<u8> {
     message(b'E', format!("SERROR\0VERROR\0C42601\0M{text}\0P1\0\0").as_bytes())
 }
 
-enum Says {
+pub(super) enum Says {
     Client(Vec<u8>, Vec<u8>),
     Server(Vec<u8>, Vec<u8>),
 }
@@ -138,8 +143,13 @@ use Says::{Client, Server};
 
 /// Each step's bytes in, and what goes to the other side; in one piece and byte by byte.
 fn check(name: &str, steps: &[Says]) {
-    for piece in [usize::MAX, 1, 3] {
-        let mut court = Stern::default();
+    check_before(Stern::default, name, steps);
+}
+
+/// Likewise, before any court; gives those that heard the steps.
+pub(super) fn check_before<C: Court>(court: impl Fn() -> C, name: &str, steps: &[Says]) -> Vec<C> {
+    let check = |piece: usize| {
+        let mut court = court();
         let mut session = session::Session::new(NONCE);
         for step in steps {
             let mut out = Output::default();
@@ -156,19 +166,21 @@ fn check(name: &str, steps: &[Says]) {
             let show = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
             assert_eq!(show(got), show(expected), "{name}, in pieces of {piece}");
         }
-    }
+        court
+    };
+    [usize::MAX, 1, 3].map(check).into()
 }
 
 fn same(bytes: Vec<u8>) -> (Vec<u8>, Vec<u8>) {
     (bytes.clone(), bytes)
 }
 
-fn client(parts: &[Vec<u8>]) -> Says {
+pub(super) fn client(parts: &[Vec<u8>]) -> Says {
     let (bytes, expected) = same(parts.concat());
     Client(bytes, expected)
 }
 
-fn server(parts: &[Vec<u8>]) -> Says {
+pub(super) fn server(parts: &[Vec<u8>]) -> Says {
     let (bytes, expected) = same(parts.concat());
     Server(bytes, expected)
 }

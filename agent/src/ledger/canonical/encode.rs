@@ -160,6 +160,9 @@ fn statement(record: &Record, literals: Literals, out: &mut Vec<u8>) {
         put.text(RULE, judgement.rule.as_deref());
     }
     put.text(APPROVAL, record.approval.as_deref());
+    if !record.masked.is_empty() {
+        put.texts(MASKED, &record.masked);
+    }
     put.u64(TRUNCATED_BYTES, Some(record.truncated_bytes));
     put.u64(LOST_BYTES, Some(record.lost_bytes));
     put.bool(JOINED_MIDSTREAM, Some(record.joined_midstream));
@@ -278,7 +281,7 @@ columns! {
     ERROR_MESSAGE = "error_message", TRANSACTION = "transaction",
     TRUNCATED_BYTES = "truncated_bytes", LOST_BYTES = "lost_bytes",
     JOINED_MIDSTREAM = "joined_midstream", ACTION = "action", MESSAGE = "message",
-    COUNTS = "counts", VERDICT = "verdict", RULE = "rule", APPROVAL = "approval",
+    MASKED = "masked", COUNTS = "counts", VERDICT = "verdict", RULE = "rule", APPROVAL = "approval",
     SEVERITY = "severity",
     POOLER = "pooler", CLIENT_CERTAINTY = "client_certainty",
     DESTINATION_ADDRESS = "destination_address", DESTINATION_PORT = "destination_port",

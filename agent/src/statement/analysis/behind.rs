@@ -72,6 +72,8 @@ impl Walk<'_> {
 
     fn runs_function(&mut self, create: &CreateFunctionStmt, text: &str) {
         self.sets_when_called(&create.options);
+        // What a caller leaves out is computed.
+        visit(self, &create.parameters);
         if let Some(body) = &create.sql_body {
             return self.body(body);
         }

@@ -9,6 +9,7 @@ use pg_query::{
 };
 
 use super::{
+    copy_form::copy_form,
     names::{Column, qualified, strings},
     restrict,
     walk::{Mode, Walk, visit},
@@ -24,9 +25,14 @@ impl Walk<'_> {
             is_from,
             is_program,
             filename,
-            options: _,
+            options,
             where_clause,
         } = copy;
+        // They say how its rows are written.
+        self.findings.is_literal_sensitive |= !options.is_empty();
+        if !is_from && filename.is_empty() && !is_program {
+            self.findings.copy = copy_form(copy).map(Box::new);
+        }
         self.does("COPY", &[]);
         if *is_program || !filename.is_empty() {
             self.effect(Effect::Program);
@@ -151,7 +157,7 @@ fn is_native(option: &Node) -> bool {
 
 /// An option that is on unless it says otherwise, as `defGetBoolean` reads it; what that refuses counts
 /// as on.
-fn is_on(option: &DefElem) -> bool {
+pub(super) fn is_on(option: &DefElem) -> bool {
     let Some(argument) = option.arg.as_deref() else { return true };
     let word = match &argument.node {
         Some(NodeEnum::Integer(number)) => return number.ival != 0,

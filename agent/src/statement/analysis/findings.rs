@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::event::{
-    Access, Analysis, Effect, Effects, Facts, KeyPredicate, KeyValue, TableAccess, Trait,
+    Access, Analysis, CopyForm, Effect, Effects, Facts, KeyPredicate, KeyValue, TableAccess, Trait,
 };
 
 /// OpenTelemetry's bound for a summary, in bytes.
@@ -29,6 +29,7 @@ pub(super) struct Findings {
     /// How often each table is named: a condition on one of two says nothing of the other.
     references: HashMap<Arc<str>, usize>,
     pub(super) restricted: Option<bool>,
+    pub(super) copy: Option<Box<CopyForm>>,
     pub(super) analysis: Analysis,
     summary: String,
     /// Something here hangs on the value of a literal.
@@ -53,6 +54,7 @@ impl Default for Findings {
             keys: Vec::new(),
             references: HashMap::new(),
             restricted: None,
+            copy: None,
             analysis: Analysis::Complete,
             summary: String::new(),
             is_literal_sensitive: false,
@@ -206,6 +208,7 @@ impl Findings {
             settings: self.settings.into_iter().collect(),
             keys: self.keys.into_iter().filter(is_only).collect(),
             restricted: self.restricted,
+            copy: self.copy,
             analysis: self.analysis,
         }
     }

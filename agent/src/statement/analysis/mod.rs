@@ -3,6 +3,7 @@
 mod behind;
 mod calls;
 mod carriers;
+mod copy_form;
 mod definitions;
 mod depth;
 mod findings;
@@ -19,6 +20,7 @@ mod session;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod uses;
 mod utility;
 mod walk;
 
@@ -39,6 +41,7 @@ pub use grammar::{MAX_TEXT_BYTES, STACK_BYTES};
 pub use names::qualified;
 pub use session::{Parameter, Parameters, Prepared, Said, Session};
 pub use settings::startup;
+pub use uses::uses;
 use walk::Walk;
 
 /// The facts of a text, statement by statement and together.
@@ -115,6 +118,7 @@ fn unknown_facts(redacted: String, fingerprint: u64, verb: Option<&str>, why: An
         settings: Vec::new(),
         keys: Vec::new(),
         restricted: None,
+        copy: None,
         analysis: why,
     }
 }

@@ -20,6 +20,8 @@ const QUERY: &str = "SELECT * FROM pgbench_accounts LIMIT 100000";
 pub struct Rows {
     /// Bytes on the client's side, in millions.
     pub mb_per_second: f64,
+    /// Masked rows are longer or shorter than those that they stand for.
+    pub rows_per_second: f64,
     /// A million bytes.
     pub spent: Spent,
 }
@@ -39,14 +41,17 @@ pub fn measure(ways: &Ways, way: Way, guard: Option<&Guard>, seconds: u32) -> Re
     let before = ways.spent(way, guard)?;
     let (begun, start) = (Instant::now(), wire.received());
     let time = Duration::from_secs(seconds.into());
+    let mut n_rows = 0;
     while begun.elapsed() < time {
         ask(&mut wire)?;
+        n_rows += N_ROWS;
     }
     let elapsed = begun.elapsed().as_secs_f64();
     let mb = (wire.received() - start) as f64 / 1e6;
     let spent = ways.spent(way, guard)?.since(before);
     Ok(Rows {
         mb_per_second: mb / elapsed,
+        rows_per_second: n_rows as f64 / elapsed,
         spent: Spent {
             proxy_us: spent.proxy_us / mb,
             agent_us: spent.agent_us / mb,

@@ -46,16 +46,19 @@ pub fn run(plan: &Plan, program: &Path) -> Result<Vec<Report>> {
             let _guard = ways.guard(way)?;
             sleep(SETTLE);
             let told = format!("round {} of {}, {}", round + 1, plan.rounds(), way.name());
-            for (load, visits) in LOADS.iter().zip(&mut transactions) {
+            let loads = LOADS.iter().zip(&mut transactions);
+            for (load, visits) in loads.filter(|_| way.has_transactions()) {
                 interrupt::check()?;
                 let figures =
                     transactions::measure(&ways, way, _guard.as_ref(), load, plan.seconds())?;
                 tell(&format!("{told}, {load}: {figures}"));
                 visits.push(Visit { round, way, figures });
             }
-            let figures = large::measure(&ways, way, _guard.as_ref(), plan.seconds())?;
-            tell(&format!("{told}: {figures}"));
-            rows.push(Visit { round, way, figures });
+            if way.has_rows() {
+                let figures = large::measure(&ways, way, _guard.as_ref(), plan.seconds())?;
+                tell(&format!("{told}: {figures}"));
+                rows.push(Visit { round, way, figures });
+            }
         }
     }
     drop(ways);

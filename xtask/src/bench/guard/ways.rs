@@ -4,6 +4,7 @@ use std::{fs, path::Path};
 
 use anyhow::{Context, Result};
 use dbwarden_tests::{Agent, Haproxy, PgBouncer, Postgres};
+use tempfile::TempDir;
 
 use super::super::{cost, pinned::Pinned};
 
@@ -13,17 +14,60 @@ pub enum Way {
     Haproxy,
     PgBouncer,
     Guard,
+    /// It asks the server itself.
+    Catalog,
+    /// Likewise, and masks values for others than those who come.
+    Labelled,
+    /// Likewise, for those who come: two columns.
+    Masking,
 }
 
-pub const WAYS: [Way; 4] = [Way::Direct, Way::Haproxy, Way::PgBouncer, Way::Guard];
+pub const WAYS: [Way; 7] = [
+    Way::Direct,
+    Way::Haproxy,
+    Way::PgBouncer,
+    Way::Guard,
+    Way::Catalog,
+    Way::Labelled,
+    Way::Masking,
+];
+
+/// What is hidden, and a rule that hides it.
+const LABELS: &str = r#"
+[[label]]
+name = "bench"
+on = ["*.public.pgbench_accounts.bid", "*.public.pgbench_accounts.filler"]
+"#;
+const RULE: &str = r#"@id("bench") @verdict("mask") @mask("hash") @message("bench")"#;
+const FOR_ALL: &str =
+    r#"forbid (principal, action, resource) when { resource.labels.contains("bench") };"#;
+const FOR_OTHERS: &str = r#"forbid (principal is Human, action, resource)
+    when { principal.name == "nobody" && resource.labels.contains("bench") };"#;
 
 impl Way {
+    fn has_guard(self) -> bool {
+        !matches!(self, Self::Direct | Self::Haproxy | Self::PgBouncer)
+    }
+
+    /// Whether transactions are measured on it.
+    pub fn has_transactions(self) -> bool {
+        self != Self::Masking
+    }
+
+    /// Whether large results are.
+    pub fn has_rows(self) -> bool {
+        !matches!(self, Self::Catalog | Self::Labelled)
+    }
+
     pub fn name(self) -> &'static str {
         match self {
             Self::Direct => "direct",
             Self::Haproxy => "HAProxy",
             Self::PgBouncer => "PgBouncer",
             Self::Guard => "guard",
+            Self::Catalog => "guard, catalog",
+            Self::Labelled => "guard, labels",
+            Self::Masking => "guard, masking",
         }
     }
 }
@@ -34,6 +78,8 @@ pub struct Ways {
     pub postgres: Postgres,
     haproxy: Haproxy,
     pgbouncer: PgBouncer,
+    /// What the configuration of a server says of who asks it.
+    catalog: String,
 }
 
 impl Ways {
@@ -44,12 +90,23 @@ impl Ways {
             .setting("pool_mode", "session")
             .setting("default_pool_size", "100")
             .start(&postgres)?;
-        Ok(Self { program: program.to_owned(), postgres, haproxy, pgbouncer })
+        let catalog = postgres.catalog_role(None)?;
+        Ok(Self { program: program.to_owned(), postgres, haproxy, pgbouncer, catalog })
     }
 
     /// The agent with its guard, where this is the way.
     pub fn guard(&self, way: Way) -> Result<Option<Guard>> {
-        (way == Way::Guard).then(|| Guard::start(&self.program, &self.postgres)).transpose()
+        way.has_guard().then(|| self.start_guard(way)).transpose()
+    }
+
+    fn start_guard(&self, way: Way) -> Result<Guard> {
+        let rule = match way {
+            Way::Labelled => Some(FOR_OTHERS),
+            Way::Masking => Some(FOR_ALL),
+            _ => None,
+        };
+        let catalog = if way == Way::Guard { "" } else { &self.catalog };
+        Guard::start(&self.program, &self.postgres, catalog, rule)
     }
 
     pub fn port(&self, way: Way) -> Result<u16> {
@@ -57,7 +114,9 @@ impl Ways {
             Way::Direct => self.postgres.port(),
             Way::Haproxy => self.haproxy.port(),
             Way::PgBouncer => self.pgbouncer.port(),
-            Way::Guard => self.postgres.guard_port().context("the server has no guard")?,
+            Way::Guard | Way::Catalog | Way::Labelled | Way::Masking => {
+                self.postgres.guard_port().context("the server has no guard")?
+            }
         })
     }
 
@@ -71,8 +130,8 @@ impl Ways {
         let proxy_us = match (way, guard) {
             (Way::Haproxy, _) => cost::threads_us(self.haproxy.pid())?,
             (Way::PgBouncer, _) => cost::threads_us(self.pgbouncer.pid())?,
-            (Way::Guard, Some(guard)) => guard.own_us()?,
-            (Way::Direct | Way::Guard, _) => 0.0,
+            (_, Some(guard)) => guard.own_us()?,
+            (_, None) => 0.0,
         };
         let agent_us = guard.map(|guard| cost::threads_us(guard.agent.pid())).transpose()?;
         Ok(Spent {
@@ -113,28 +172,45 @@ const APART: &str = "setsid";
 pub struct Guard {
     agent: Agent,
     pid: u32,
+    _policies: TempDir,
 }
 
 impl Guard {
     /// The guard is on the processor of the load, where every proxy is; the agent is not.
-    pub fn start(program: &Path, postgres: &Postgres) -> Result<Self> {
+    pub fn start(
+        program: &Path,
+        postgres: &Postgres,
+        catalog: &str,
+        rule: Option<&str>,
+    ) -> Result<Self> {
+        let policies = tempfile::tempdir()?;
+        let mut labels = "";
+        if let Some(rule) = rule {
+            labels = LABELS;
+            fs::write(policies.path().join("bench.cedar"), format!("{RULE}\n{rule}"))?;
+        }
+        let directory = policies.path().display();
+        let policy = format!("{labels}[policy]\ndirectory = \"{directory}\"");
+        let of_server = format!("environment = \"production\"\n{catalog}");
         let agent = {
             let _off_it = Pinned::off_it()?;
             Agent::builder()
                 .program(program)
                 .under(&[APART])
-                .configuration(&postgres.guarded("environment = \"production\""))
+                .configuration(&policy)
+                .configuration(&postgres.guarded(&of_server))
                 .start()?
         };
         agent.await_server(postgres.port())?;
         agent.await_guard()?;
+        agent.await_catalog()?;
         let is_guard = |pid: &u32| {
             fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.ends_with(b"\0guard\0"))
         };
         let pid = cost::children(agent.pid())?.into_iter().find(is_guard);
         let pid = pid.context("the agent has no guard")?;
         Pinned::process_to_one(pid)?;
-        Ok(Self { agent, pid })
+        Ok(Self { agent, pid, _policies: policies })
     }
 
     /// The guard's own time and that of its analysts.

@@ -1,0 +1,127 @@
+//! Which columns of a database have labels, and which of those are hidden from one client, by whatever name.
+
+use std::{collections::HashMap, sync::Arc};
+
+use super::views::{Lineage, Place};
+use crate::{
+    event::Mask,
+    guard::{
+        catalog::Snapshot,
+        masking::{Cover, Form, Masked, Masks},
+    },
+    policy::{ColumnName, Hidden, World},
+    statement::qualified,
+};
+
+/// More are asked about by nobody.
+const MAX_LABELLED: usize = 5_000;
+
+/// Columns that have a label; `None` where there are too many.
+pub(super) fn labelled(snapshot: &Snapshot, world: &World) -> Option<Vec<Place>> {
+    let mut places = Vec::new();
+    for relation in snapshot.all() {
+        let name = |column| ColumnName {
+            schema: Some(relation.schema.as_str()),
+            table: &relation.name,
+            column,
+        };
+        if !world.is_labelled(snapshot.database(), name(None)) {
+            continue;
+        }
+        for column in snapshot.columns(relation.oid) {
+            if world.is_labelled(snapshot.database(), name(Some(&column.name))) {
+                places.push((relation.oid, column.place));
+            }
+        }
+        if places.len() > MAX_LABELLED {
+            return None;
+        }
+    }
+    Some(places)
+}
+
+/// What labels name that isn't there.
+pub(super) fn absent(snapshot: &Snapshot, world: &World) -> Vec<String> {
+    let same =
+        |one: &str, other: Option<&str>| other.is_none_or(|other| other == one.to_lowercase());
+    world.absent(snapshot.database(), |name| {
+        let mut relations = snapshot.all().iter().filter(|relation| {
+            same(&relation.schema, name.schema) && same(&relation.name, Some(name.table))
+        });
+        relations.any(|relation| {
+            let columns = snapshot.columns(relation.oid);
+            columns.iter().any(|column| same(&column.name, name.column))
+        })
+    })
+}
+
+/// Columns whose masks make no sense for their types.
+pub(super) fn unfit(snapshot: &Snapshot, masks: &Masks) -> Vec<String> {
+    let unfit = masks.columns.iter().filter_map(|((relation, place), masked)| {
+        let columns = snapshot.columns(*relation);
+        let column = columns.iter().find(|column| column.place == *place)?;
+        let form = Form { kind: column.kind, modifier: -1, format: 0, is_utf8: true };
+        let is_unfit = masked.mask != Mask::Null && Cover::new(&masked.mask, form).is_null();
+        is_unfit.then(|| {
+            let Masked { mask, rule, column } = masked;
+            format!("rule {rule}: the mask {mask} makes no sense for {column}, which is NULL")
+        })
+    });
+    let mut unfit: Vec<String> = unfit.collect();
+    unfit.sort_unstable();
+    unfit
+}
+
+/// `schema`, `table` and `column` of each.
+pub(super) fn names<'a>(snapshot: &'a Snapshot, places: &[Place]) -> Vec<ColumnName<'a>> {
+    let name = |place: &Place| {
+        let relation = snapshot.relation(place.0)?;
+        let columns = snapshot.columns(place.0);
+        let column = columns.iter().find(|column| column.place == place.1)?;
+        Some(ColumnName {
+            schema: Some(relation.schema.as_str()),
+            table: &relation.name,
+            column: Some(&column.name),
+        })
+    };
+    // One that isn't there has no name that a label could mean.
+    places.iter().map(|place| name(place).unwrap_or(NOTHING)).collect()
+}
+
+const NOTHING: ColumnName<'static> = ColumnName { schema: None, table: "", column: Some("") };
+
+/// All that is hidden where these columns are, those that show something of them included. The stricter mask wins.
+pub(super) fn masks(
+    snapshot: &Snapshot,
+    lineage: &Lineage,
+    hidden: impl Iterator<Item = (Place, Hidden)>,
+) -> Masks {
+    let mut found: HashMap<Place, Hidden> = HashMap::new();
+    let mut waiting: Vec<(Place, Hidden)> = hidden.collect();
+    while let Some((place, hidden)) = waiting.pop() {
+        let is_known = found.get(&place).is_some_and(|known| known.0 >= hidden.0);
+        if is_known {
+            continue;
+        }
+        for (shows, is_derived) in lineage.shown_by(place) {
+            let (mask, rule) = hidden.clone();
+            let mask = if *is_derived { Mask::Null } else { mask };
+            waiting.push((*shows, (mask, rule)));
+        }
+        found.insert(place, hidden);
+    }
+    let columns = found.into_iter().map(|(place, (mask, rule))| {
+        let [name] = names(snapshot, &[place]).try_into().unwrap_or([NOTHING]);
+        (place, Masked { mask, rule, column: shown(name) })
+    });
+    Masks {
+        columns: columns.collect(),
+        relations: snapshot.all().iter().map(|relation| relation.oid).collect(),
+    }
+}
+
+/// As it is recorded, and told.
+fn shown(name: ColumnName<'_>) -> Arc<str> {
+    let parts = [name.schema, Some(name.table), name.column];
+    qualified(parts.into_iter().flatten())
+}

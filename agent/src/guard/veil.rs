@@ -1,0 +1,275 @@
+//! What is hidden from a client, and whether what it says can be let through so.
+//!
+//! It is asked for every statement of such a client, also where no rule has anything to say of its text: a view may
+//! show what a table hides.
+
+use std::{collections::HashSet, num::NonZeroUsize, sync::Arc};
+
+use lru::LruCache;
+
+use super::{
+    behind::Behind,
+    catalog::{Database, PATIENCE, Snapshot},
+    court::{Denial, Reading},
+    judging::{ClientCourt, Judging, now},
+    lineage::{self, Copy, Labelled, Why},
+    masking::Masks,
+    wire::Word,
+};
+use crate::{
+    event::{Facts, Origin, Uses},
+    policy::{Circumstances, Standing},
+    statement::Lexing,
+};
+
+/// Databases, and clients of those that can't be asked, of which a worker remembers what is hidden.
+const MAX_DATABASES: NonZeroUsize = NonZeroUsize::new(64).unwrap();
+const MAX_CLIENTS: NonZeroUsize = NonZeroUsize::new(1_024).unwrap();
+/// Relations for a session alone that it may make before it can't read any more of anything.
+const MAX_TEMPORARY: usize = 1_000;
+
+/// Of one worker, for all of its sessions.
+pub(super) struct Veils {
+    /// By a database's server and name.
+    databases: LruCache<(usize, Arc<str>), Seen>,
+    /// The rule that may hide something from whom, where nobody can say what there is.
+    unseen: LruCache<Standing, Option<Arc<str>>>,
+}
+
+impl Default for Veils {
+    fn default() -> Self {
+        Self { databases: LruCache::new(MAX_DATABASES), unseen: LruCache::new(MAX_CLIENTS) }
+    }
+}
+
+/// A database as it was seen once.
+enum Seen {
+    Labelled(Box<Labelled>),
+    /// Nobody can tell what is labelled in it.
+    Not(Arc<Snapshot>, Why),
+}
+
+impl Seen {
+    fn is_of(&self, snapshot: &Arc<Snapshot>) -> bool {
+        match self {
+            Self::Labelled(labelled) => labelled.is_of(snapshot),
+            Self::Not(seen, _) => Arc::ptr_eq(seen, snapshot),
+        }
+    }
+}
+
+/// Of one client.
+#[derive(Default)]
+pub(super) struct Veil {
+    /// With the statement that was judged last.
+    pub(super) masks: Option<Arc<Masks>>,
+    /// Relations of its session alone: no catalog shows them.
+    temporary: HashSet<Arc<str>>,
+}
+
+/// Who asks what.
+struct Asked<'a> {
+    origin: &'a Arc<Origin>,
+    circumstances: Circumstances<'a>,
+    reading: &'a Reading,
+    lexing: Lexing,
+    /// Texts of prepared statements by name.
+    prepared: &'a dyn Fn(&str) -> Option<String>,
+}
+
+/// A rule that hides something, and why that can't be helped.
+type Refused = (Arc<str>, Why);
+
+impl ClientCourt {
+    /// Whether everything that is hidden from the client stays so; for `COPY`, its columns. `hiding`: a rule that
+    /// wants it.
+    pub(super) fn look_through(
+        &mut self,
+        reading: &Reading,
+        hiding: Option<&Arc<str>>,
+    ) -> Result<Copy, Denial> {
+        self.veil.masks = None;
+        if hiding.is_none() && !self.judging.borrow().judge.set().masks() {
+            return Ok(None);
+        }
+        let origin = self.origin(reading);
+        let claims = reading.claims.as_deref().map_or(&[][..], |claims| &claims.tags);
+        let prepared = |name: &str| {
+            let found = self.prepared.iter().rev().find(|(known, ..)| known == name);
+            found.map(|(_, _, text)| text.clone())
+        };
+        let asked = Asked {
+            origin: &origin,
+            circumstances: Circumstances { time: now(), claims, ..Circumstances::default() },
+            reading,
+            lexing: self.said.lexing,
+            prepared: &prepared,
+        };
+        let judging = &mut *self.judging.borrow_mut();
+        let looked = judging.look_through(&asked, hiding, self.database.as_ref(), &self.veil);
+        let Looked { masks, copy, temporary } = looked.map_err(|(rule, why)| why.denial(&rule))?;
+        self.veil.masks = masks;
+        self.veil.temporary.extend(temporary);
+        Ok(copy)
+    }
+
+    /// It is about to define something, which others see when it is committed.
+    pub(super) fn defines(&self, facts: &Facts) {
+        let Some(database) = &self.database else { return };
+        let names: Vec<Arc<str>> = lineage::defines(facts).collect();
+        if !names.is_empty() && self.judging.borrow().judge.set().masks() {
+            database.defining(self.profile.id, names.into_iter());
+        }
+    }
+}
+
+/// What may be let through.
+#[derive(Default)]
+struct Looked {
+    masks: Option<Arc<Masks>>,
+    copy: Copy,
+    temporary: Vec<Arc<str>>,
+}
+
+impl Judging {
+    fn look_through(
+        &mut self,
+        asked: &Asked<'_>,
+        hiding: Option<&Arc<str>>,
+        database: Option<&Arc<Database>>,
+        veil: &Veil,
+    ) -> Result<Looked, Refused> {
+        let Some(database) = database else {
+            return self.look_blindly(asked, hiding, Why::Blind);
+        };
+        let key = (database.server, database.name.clone());
+        // Those from whom nothing is hidden wait for nobody.
+        let is_as_seen = database.is_as_seen();
+        let seen = self.catalogs.snapshot(database, PATIENCE).filter(|_| is_as_seen);
+        if let (Some(seen), None) = (seen, hiding)
+            && self.label(&key, &seen).is_ok()
+            && self.masks(&key, asked).is_none()
+        {
+            return Ok(Looked::default());
+        }
+        // Before it is looked at: what is defined meanwhile may be seen, or not.
+        let changing = database.under_way();
+        let Some(snapshot) = self.catalogs.current(database, PATIENCE) else {
+            return self.look_blindly(asked, hiding, Why::Blind);
+        };
+        if let Err(why) = self.label(&key, &snapshot) {
+            if why == Why::NoColumns {
+                // It is older than the rules that want them.
+                database.changed();
+            }
+            return self.look_blindly(asked, hiding, why);
+        }
+        let masks = self.masks(&key, asked);
+        let Self { veils, analyst, behind, .. } = self;
+        let Some(Seen::Labelled(labelled)) = veils.databases.get_mut(&key) else {
+            return self.look_blindly(asked, hiding, Why::Blind);
+        };
+        let hides = |rule: &Arc<str>| {
+            masks.iter().flat_map(|masks| masks.columns.values()).any(|it| it.rule == *rule)
+        };
+        if let Some(rule) = hiding.filter(|rule| !hides(rule)) {
+            return Err((rule.clone(), Why::NothingHidden));
+        }
+        let Some(masks) = masks else { return Ok(Looked::default()) };
+        let rule = masks.columns.values().next().map(|masked| masked.rule.clone());
+        let rule = rule.unwrap_or_else(|| "?".into());
+        let refused = |why| (hiding.unwrap_or(&rule).clone(), why);
+        let Some(mut changing) = changing else { return Err(refused(Why::TooMuch)) };
+        if veil.temporary.len() > MAX_TEMPORARY {
+            return Err(refused(Why::TooMuch));
+        }
+        changing.extend(veil.temporary.iter().cloned());
+        let statements = &asked.reading.analysed.statements;
+        if statements.len() > 1 {
+            // By the time that one of them runs, another may have.
+            statements.iter().for_each(|said| changing.extend(lineage::defines(said)));
+        }
+        if behind.get(&key).is_none_or(|behind| !behind.is_of(&snapshot)) {
+            behind.put(key.clone(), Behind::new(snapshot.clone()));
+        }
+        let Some(behind) = behind.get_mut(&key) else { return Err(refused(Why::Blind)) };
+        for said in statements {
+            let all = behind.reveal(said, analyst).facts;
+            let ran = behind.runs(said, analyst);
+            labelled.check(&all, &ran, &masks, &changing).map_err(refused)?;
+        }
+        let text = asked.reading.text.as_deref().ok_or_else(|| refused(Why::Unreadable))?;
+        let mut uses_of = |text: &str| -> Result<Arc<[Uses]>, Refused> {
+            analyst.uses(text, asked.lexing).ok_or_else(|| refused(Why::Unanswered))
+        };
+        let uses = uses_of(text)?;
+        let temporary = uses.iter().flat_map(|uses| &uses.temporary);
+        let temporary: Vec<Arc<str>> = temporary.map(|name| lineage::own_name(name)).collect();
+        if statements.len() > 1 {
+            changing.extend(temporary.iter().cloned());
+        }
+        let copy = labelled.follow(&uses, &masks, &changing).map_err(refused)?;
+        for name in uses.iter().flat_map(|uses| &uses.executes) {
+            let Some(text) = (asked.prepared)(name) else {
+                return Err(refused(Why::NotPrepared(name.clone())));
+            };
+            labelled.follow(&uses_of(&text)?, &masks, &changing).map_err(refused)?;
+        }
+        Ok(Looked { masks: Some(masks), copy, temporary })
+    }
+
+    /// What is hidden from a client, where it is known what is labelled; `None` where nothing is.
+    fn masks(&mut self, key: &(usize, Arc<str>), asked: &Asked<'_>) -> Option<Arc<Masks>> {
+        let Some(Seen::Labelled(labelled)) = self.veils.databases.get_mut(key) else { return None };
+        let masks = labelled.masks(&mut self.judge, asked.origin, asked.circumstances);
+        if let Some(lacks) = labelled.news() {
+            let (server, database) = (key.0, key.1.to_string());
+            let word = Word::Lacks { server, database, lacks: lacks.to_vec() };
+            if let Err(error) = self.channel.send(&word, None) {
+                tracing::error!(%error, "the service can't be told");
+            }
+        }
+        masks
+    }
+
+    /// Finds out what is labelled in a database, unless that is known.
+    fn label(&mut self, key: &(usize, Arc<str>), snapshot: &Arc<Snapshot>) -> Result<(), Why> {
+        let Self { judge, veils, analyst, .. } = self;
+        if veils.databases.get(key).is_none_or(|seen| !seen.is_of(snapshot)) {
+            let seen = match Labelled::new(snapshot.clone(), judge, analyst) {
+                Ok(labelled) => Seen::Labelled(Box::new(labelled)),
+                // It may be better the next time.
+                Err(why @ (Why::Unanswered | Why::NoColumns)) => return Err(why),
+                Err(why) => Seen::Not(snapshot.clone(), why),
+            };
+            veils.databases.put(key.clone(), seen);
+        }
+        match veils.databases.get(key) {
+            Some(Seen::Not(_, why)) => Err(why.clone()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Where nobody knows what there is: who may not see all sees nothing but what is PostgreSQL's own.
+    fn look_blindly(
+        &mut self,
+        asked: &Asked<'_>,
+        hiding: Option<&Arc<str>>,
+        why: Why,
+    ) -> Result<Looked, Refused> {
+        let Self { judge, veils, .. } = self;
+        let standing = judge.standing(asked.origin, asked.circumstances);
+        let known = veils.unseen.get(&standing).cloned();
+        let rule = known.unwrap_or_else(|| {
+            let rule = judge.may_hide(asked.origin, asked.circumstances);
+            veils.unseen.put(standing, rule.clone());
+            rule
+        });
+        let Some(rule) = hiding.cloned().or(rule) else { return Ok(Looked::default()) };
+        for facts in &asked.reading.analysed.statements {
+            lineage::blind(facts)
+                .map_err(|own| (rule.clone(), if own == Why::Blind { why.clone() } else { own }))?;
+        }
+        Ok(Looked { masks: Some(Arc::default()), ..Looked::default() })
+    }
+}

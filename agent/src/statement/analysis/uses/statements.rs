@@ -1,0 +1,248 @@
+//! Which statements have queries in them, and which change what the names in others stand for.
+
+use std::sync::Arc;
+
+use pg_query::{
+    Node, NodeEnum,
+    protobuf::{AlterTableType, CopyStmt, CreateTableAsStmt, ObjectType, RangeVar, RenameStmt},
+};
+
+use super::{Gathering, listed};
+use crate::{
+    event::{Change, Query, Rows, Sink},
+    statement::analysis::{
+        names::{relation_name, strings},
+        parts::{Parts, Visitor, descend},
+    },
+};
+
+impl Gathering {
+    pub(super) fn statement(&mut self, node: &Node) {
+        self.deeper(|it| match &node.node {
+            Some(inner) => it.any_statement(inner, Rows::Answered),
+            None => it.lose(),
+        });
+    }
+
+    fn any_statement(&mut self, node: &NodeEnum, rows: Rows) {
+        use NodeEnum as N;
+        match node {
+            N::SelectStmt(select) => {
+                let into = select.into_clause.as_deref();
+                if let Some(into) = into {
+                    self.makes(into.rel.as_ref());
+                }
+                self.top(node, if into.is_some() { Rows::Flow(Sink::Write) } else { rows });
+            }
+            N::InsertStmt(_) | N::UpdateStmt(_) | N::DeleteStmt(_) | N::MergeStmt(_) => {
+                self.top(node, rows);
+            }
+            N::CopyStmt(it) => self.copy(it),
+            N::ExplainStmt(it) => self.inner(it.query.as_deref()),
+            N::PrepareStmt(it) => self.inner(it.query.as_deref()),
+            N::DeclareCursorStmt(it) => self.inner(it.query.as_deref()),
+            N::CreateTableAsStmt(it) => self.create_table_as(it),
+            N::ExecuteStmt(it) => {
+                self.uses.executes.push(it.name.as_str().into());
+                self.alone(Sink::Call, &it.params);
+            }
+            N::CallStmt(it) => match it.funccall.as_deref() {
+                Some(call) => self.alone(Sink::Call, call),
+                None => self.lose(),
+            },
+            N::DoStmt(_) => self.lose(),
+            N::CreateSchemaStmt(it) => {
+                it.schema_elts.iter().for_each(|element| self.statement(element));
+            }
+            N::CreateStmt(it) => self.makes(it.relation.as_ref()),
+            // What it shows is followed when somebody reads it; what it looks at is looked at by its author.
+            N::ViewStmt(it) => {
+                self.makes(it.view.as_ref());
+                self.inner(it.query.as_deref());
+            }
+            N::AlterTableStmt(it) => {
+                for command in &it.cmds {
+                    self.alter(it.relation.as_ref(), command);
+                }
+            }
+            N::RenameStmt(it) => self.rename(it),
+            N::AlterObjectSchemaStmt(it) => self.change(it.relation.as_ref(), None),
+            N::IndexStmt(it) => {
+                let mut named = Named::default();
+                it.index_params.visit(&mut named);
+                it.index_including_params.visit(&mut named);
+                it.where_clause.visit(&mut named);
+                self.change(it.relation.as_ref(), named.columns());
+            }
+            N::CreateStatsStmt(it) => {
+                let mut named = Named::default();
+                it.exprs.visit(&mut named);
+                let columns = named.columns();
+                for relation in &it.relations {
+                    match &relation.node {
+                        Some(N::RangeVar(relation)) => self.change(Some(relation), columns.clone()),
+                        _ => self.lose(),
+                    }
+                }
+            }
+            // Their code sees whole rows.
+            N::CreateTrigStmt(it) => self.change(it.relation.as_ref(), None),
+            N::RuleStmt(it) => {
+                self.change(it.relation.as_ref(), None);
+                self.alone(Sink::Predicate, &it.where_clause);
+                it.actions.iter().for_each(|action| self.statement(action));
+            }
+            N::CreatePolicyStmt(it) => {
+                self.change(it.table.as_ref(), None);
+                self.alone(Sink::Predicate, &it.qual);
+                self.alone(Sink::Predicate, &it.with_check);
+            }
+            N::AlterPolicyStmt(it) => {
+                self.change(it.table.as_ref(), None);
+                self.alone(Sink::Predicate, &it.qual);
+                self.alone(Sink::Predicate, &it.with_check);
+            }
+            // No query of a client's is in them; what they do, and code that they run, the facts tell.
+            _ => {}
+        }
+    }
+
+    fn inner(&mut self, query: Option<&Node>) {
+        match query {
+            Some(query) => self.statement(query),
+            None => self.lose(),
+        }
+    }
+
+    fn top(&mut self, node: &NodeEnum, rows: Rows) {
+        let place = self.reserve();
+        self.fill(place, Some(node));
+        self.uses.top.push((place, rows));
+    }
+
+    /// What stands in no query.
+    fn alone(&mut self, sink: Sink, parts: &impl Parts) {
+        let mix = self.mix(parts);
+        let place = self.reserve();
+        self.put(place, Query { flows: vec![(sink, mix)], ..Query::default() });
+        self.uses.top.push((place, Rows::Answered));
+    }
+
+    fn copy(&mut self, copy: &CopyStmt) {
+        // What comes in is the client's own, and so is what a condition says of that.
+        if copy.is_from {
+            return;
+        }
+        match (&copy.relation, copy.query.as_deref().and_then(|query| query.node.as_ref())) {
+            (Some(relation), None) => {
+                self.uses.copied = Some((relation_name(relation), listed(&copy.attlist)));
+            }
+            (None, Some(query)) => self.any_statement(query, Rows::Copied),
+            _ => self.lose(),
+        }
+    }
+
+    fn create_table_as(&mut self, create: &CreateTableAsStmt) {
+        self.makes(create.into.as_ref().and_then(|into| into.rel.as_ref()));
+        match create.query.as_deref().and_then(|query| query.node.as_ref()) {
+            Some(query @ NodeEnum::SelectStmt(_)) => self.top(query, Rows::Flow(Sink::Write)),
+            // EXECUTE has rows that nobody sees here.
+            _ => self.lose(),
+        }
+    }
+
+    fn makes(&mut self, relation: Option<&RangeVar>) {
+        let is_temporary = |relation: &&RangeVar| {
+            relation.relpersistence == "t" || relation.schemaname.starts_with("pg_temp")
+        };
+        if let Some(relation) = relation.filter(is_temporary) {
+            self.uses.temporary.push(relation.relname.as_str().into());
+        }
+    }
+
+    fn change(&mut self, relation: Option<&RangeVar>, columns: Option<Vec<Arc<str>>>) {
+        if let Some(relation) = relation {
+            self.uses.changes.push(Change { relation: relation_name(relation), columns });
+        }
+    }
+
+    fn alter(&mut self, relation: Option<&RangeVar>, command: &Node) {
+        let Some(NodeEnum::AlterTableCmd(command)) = &command.node else { return self.lose() };
+        let columns = match command.subtype() {
+            AlterTableType::AtDropColumn | AlterTableType::AtDropConstraint => Some(Vec::new()),
+            _ => {
+                let mut named = Named::default();
+                named.names.push(command.name.as_str().into());
+                match command.def.as_deref().and_then(|def| def.node.as_ref()) {
+                    // Another relation.
+                    Some(NodeEnum::PartitionCmd(_) | NodeEnum::RangeVar(_)) | None => {}
+                    Some(def) => named.node(def),
+                }
+                named.columns()
+            }
+        };
+        self.change(relation, columns);
+    }
+
+    fn rename(&mut self, rename: &RenameStmt) {
+        match rename.rename_type() {
+            ObjectType::ObjectColumn => {
+                let columns = vec![rename.subname.as_str().into()];
+                self.change(rename.relation.as_ref(), Some(columns));
+            }
+            ObjectType::ObjectTable
+            | ObjectType::ObjectView
+            | ObjectType::ObjectMatview
+            | ObjectType::ObjectForeignTable => self.change(rename.relation.as_ref(), None),
+            // Labels speak of it.
+            ObjectType::ObjectSchema | ObjectType::ObjectDatabase => self.lose(),
+            _ => {}
+        }
+    }
+}
+
+/// All that may be a column's name in a definition.
+#[derive(Default)]
+struct Named {
+    names: Vec<Arc<str>>,
+    is_any: bool,
+}
+
+impl Named {
+    fn columns(self) -> Option<Vec<Arc<str>>> {
+        (!self.is_any).then_some(self.names)
+    }
+}
+
+impl Visitor for Named {
+    fn node(&mut self, node: &NodeEnum) {
+        match node {
+            // Names of types are none of columns.
+            NodeEnum::TypeName(_) => {}
+            NodeEnum::TypeCast(cast) => cast.arg.visit(self),
+            NodeEnum::ColumnDef(column) => {
+                column.raw_default.visit(self);
+                column.constraints.visit(self);
+            }
+            NodeEnum::String(name) => self.names.push(name.sval.as_str().into()),
+            NodeEnum::ColumnRef(reference) => {
+                let names = strings(&reference.fields);
+                self.is_any |= names.len() < reference.fields.len();
+                self.names.extend(names.into_iter().map(Arc::from));
+            }
+            NodeEnum::IndexElem(element) => {
+                self.names.push(element.name.as_str().into());
+                descend(node, self);
+            }
+            NodeEnum::StatsElem(element) => {
+                self.names.push(element.name.as_str().into());
+                descend(node, self);
+            }
+            _ => descend(node, self),
+        }
+    }
+
+    fn stranger(&mut self) {
+        self.is_any = true;
+    }
+}
