@@ -274,7 +274,9 @@ mod tests {
     use crate::event::Mask;
 
     /// Type, what is masked, and what stands for it by each mask; `-` for NULL.
-    const TEXTS: &[(u32, &str, &[(&str, &str)])] = &[
+    type Masked = (u32, &'static str, &'static [(&'static str, &'static str)]);
+
+    const TEXTS: &[Masked] = &[
         (16, "t", &[("hash", "-"), ("fixed:false", "f"), ("fixed:x", "-"), ("noise", "-")]),
         (17, "\\x616263", &[("fixed:\\xff", "\\xff"), ("fixed:ab", "\\x6162"), ("last4", "-")]),
         (18, "x", &[("fixed:abc", "a"), ("last4", "*")]),

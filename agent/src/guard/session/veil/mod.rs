@@ -36,7 +36,7 @@ use flight::{Flight, Running};
 use rows::Rows;
 
 /// Of one session.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Veil {
     masks: Option<Arc<Masks>>,
     hiding: Arc<Hiding>,
@@ -70,22 +70,6 @@ const MAX_DESCRIPTION_BYTES: usize = 256 << 10;
 const MAX_REPORT_BYTES: usize = 16 << 10;
 /// Texts of which it is known what was told of them.
 const MAX_TOLD: NonZeroUsize = NonZeroUsize::new(256).unwrap();
-
-impl Default for Veil {
-    fn default() -> Self {
-        Self {
-            masks: None,
-            hiding: Arc::default(),
-            flight: Flight::default(),
-            rows: None,
-            copying: None,
-            is_known: false,
-            is_told: false,
-            told: None,
-            described: None,
-        }
-    }
-}
 
 impl Veil {
     /// Whether the client is masked.

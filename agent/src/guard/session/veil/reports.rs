@@ -192,7 +192,7 @@ mod tests {
     #[test]
     fn a_notification_says_only_that_it_came() {
         let mut out = Vec::new();
-        silent(b"\0\0\0\x07news\0123-45-6789\0", &mut out).unwrap();
+        silent(b"\0\0\0\x07news\x00123-45-6789\0", &mut out).unwrap();
         assert_eq!(out, b"A\0\0\0\x0e\0\0\0\x07news\0\0");
         assert!(silent(b"\0\0\0\x07news", &mut out).is_none());
     }

@@ -434,7 +434,7 @@ fn errors_and_notifications_say_nothing_of_values() {
             becomes(&[message(b'E', failed), ready()], &[message(b'E', told.as_bytes()), ready()]),
             client(&[query("SELECT 1")]),
             becomes(
-                &[message(b'A', b"\0\0\0\x01news\0123-45-6789\0"), message(b'E', &long), ready()],
+                &[message(b'A', b"\0\0\0\x01news\x00123-45-6789\0"), message(b'E', &long), ready()],
                 &[message(b'A', b"\0\0\0\x01news\0\0"), message(b'E', told.as_bytes()), ready()],
             ),
         ],
