@@ -1,5 +1,13 @@
 //! The stages that are fuzzed, compiled from the agent's own sources.
 
+/// What sessions of the guard say of statements that wait for people.
+#[path = "../../agent/src/approval"]
+pub mod approval {
+    pub mod ask;
+    pub mod binding;
+    pub use ask::{Answer, Ask, Need, Over};
+    pub use binding::{Binding, Context, Who};
+}
 #[path = "../../agent/src/event/mod.rs"]
 pub mod event;
 /// What stands between two sides that may say anything, and the test that plays both.

@@ -196,6 +196,12 @@ impl Desk {
         wanted.map(|one| Shown::of(one, may_see(one, reader, glass))).collect()
     }
 
+    pub fn n_open(&self) -> u64 {
+        let shared = self.lock();
+        let is_open = |one: &&Request| matches!(one.state, State::Open | State::Approved);
+        shared.registry.requests().filter(is_open).count() as u64
+    }
+
     pub fn show(&self, id: &str, reader: &Origin) -> Option<Shown> {
         let shared = self.lock();
         let glass = shared.registry.break_glass();

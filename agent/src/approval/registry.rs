@@ -622,11 +622,22 @@ impl Request {
         message: String,
         now: WallTime,
     ) -> Approval {
+        // Who decides has no connection: the row is about the server all the same.
+        let origin = match by.server {
+            Some(_) => by.clone(),
+            None => Arc::new(Origin {
+                environment: self.origin.environment.clone(),
+                server: self.origin.server.clone(),
+                engine: self.origin.engine,
+                database: self.origin.database.clone(),
+                ..(**by).clone()
+            }),
+        };
         Approval {
             time: now,
             action,
             id: self.id.clone(),
-            origin: by.clone(),
+            origin,
             rule: self.needs.first().map_or_else(|| "?".into(), |need| need.rule.clone()),
             verdict: self.verdict,
             facts: Some(self.facts.clone()),

@@ -35,7 +35,6 @@ pub struct Shown {
     pub os_user: Option<String>,
     pub login_user: Option<String>,
     pub exe: Option<String>,
-    pub command: Option<String>,
     pub unit: Option<String>,
     pub container: Option<String>,
     pub client_address: Option<String>,
@@ -156,7 +155,6 @@ impl Shown {
             os_user: known(&origin.os_user),
             login_user: known(&origin.login_user),
             exe: known(&origin.exe),
-            command: known(&origin.command),
             unit: known(&origin.unit),
             container: known(&origin.container),
             client_address: known(&origin.client_address),
@@ -169,7 +167,7 @@ impl Shown {
             search_path: binding.context.search_path.clone(),
             text,
             exact,
-            parameters: exact.then(|| binding.parameters.iter().map(value).collect()),
+            parameters: exact.then(|| values(&binding.types, &binding.parameters)),
             prepared: binding.context.prepared.clone().filter(|_| exact),
             fingerprint: facts.fingerprint_text(),
             summary: facts.summary.to_string(),
@@ -192,11 +190,45 @@ impl Shown {
     }
 }
 
-fn value(given: &Given) -> Option<String> {
-    match given {
+fn values(types: &[u32], given: &[Given]) -> Vec<Option<String>> {
+    let types = types.iter().copied().chain(std::iter::repeat(0));
+    let value = |(of, given): (u32, &Given)| match given {
         Given::Null => None,
         Given::Text(text) => Some(text.clone()),
-        Given::Binary(digits) => Some(format!("\\x{digits}")),
+        Given::Binary(digits) => {
+            Some(in_words(of, digits).unwrap_or_else(|| format!("\\x{digits}")))
+        }
+    };
+    types.zip(given).map(value).collect()
+}
+
+/// What people can read of a value in its type's binary format, by the numbers of PostgreSQL's own types.
+fn in_words(of: u32, digits: &str) -> Option<String> {
+    let bytes = hex::decode(digits).ok()?;
+    Some(match (of, bytes.as_slice()) {
+        // `bool`, `int8`, `int2`, `int4`
+        (16, [is]) => (*is != 0).to_string(),
+        (20, bytes) => i64::from_be_bytes(bytes.try_into().ok()?).to_string(),
+        (21, bytes) => i16::from_be_bytes(bytes.try_into().ok()?).to_string(),
+        (23, bytes) => i32::from_be_bytes(bytes.try_into().ok()?).to_string(),
+        // `text`, `varchar`
+        (25 | 1_043, bytes) => String::from_utf8(bytes.to_vec()).ok()?,
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::values;
+    use crate::approval::Given;
+
+    #[test]
+    fn people_read_what_programs_send() {
+        let given = ["0007", "fffffffb", "0000000000000009", "01", "c3bc", "ff", "0007"];
+        let given: Vec<Given> = given.iter().map(|it| Given::Binary((*it).to_owned())).collect();
+        let read = values(&[21, 23, 20, 16, 25, 25], &given);
+        let read: Vec<&str> = read.iter().flatten().map(String::as_str).collect();
+        assert_eq!(read, ["7", "-5", "9", "true", "ü", "\\xff", "\\x0007"]);
     }
 }
 

@@ -191,7 +191,7 @@ fn page(one: &Shown, paint: Paint) -> String {
     line("rule", &format!("{}: {}", one.rules.join(", "), one.message));
     line("who", &format!("{} ({})", one.principal, one.principal_kind));
     line("launched by", one.initiator.as_deref().unwrap_or_default());
-    let process = [&one.os_user, &one.login_user, &one.command, &one.unit, &one.container];
+    let process = [&one.os_user, &one.login_user, &one.exe, &one.unit, &one.container];
     let process: Vec<&str> = process.into_iter().flatten().map(String::as_str).collect();
     line("process", &process.join(", "));
     line("from", one.client_address.as_deref().unwrap_or_default());

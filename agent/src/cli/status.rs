@@ -194,8 +194,12 @@ fn guard(guard: &GuardStatus, fact: &mut impl FnMut(&str, Style, &str)) {
         0 => String::new(),
         n => format!(", {} need no guard", count(n)),
     };
+    let waiting = match guard.approvals_open {
+        0 => String::new(),
+        n => format!(", {} open (dbwarden approvals list)", counted(n, "approval")),
+    };
     let words = format!(
-        "{} passed, {} denied, {} ({} open), {} refused{unjudged}",
+        "{} passed, {} denied, {} ({} open), {} refused{unjudged}{waiting}",
         passed,
         count(guard.denied),
         counted(guard.clients, "client"),
@@ -416,6 +420,7 @@ mod tests {
                     }],
                     passed: 1_200,
                     denied: 3,
+                    approvals_open: 2,
                     differing: 1,
                     clients: 40,
                     clients_open: 2,
@@ -486,7 +491,7 @@ scraped    at http://127.0.0.1:9464/metrics
 webhook    oncall to https://alerts/dbwarden, 40 sent, 3 wait
            lost: expired 2
            HTTP 503
-guard      1200 statements passed, 3 denied, 40 clients (2 open), 0 refused
+guard      1200 statements passed, 3 denied, 40 clients (2 open), 0 refused, 2 approvals open (dbwarden approvals list)
            1 connection on which the server got something else than the guard sent
 guarded    main, its clients are led to the guard; or by 127.0.0.1:6432
            clients of its unix socket are led to the guard

@@ -82,6 +82,8 @@ pub struct GuardStatus {
     /// Statements of sessions that are over.
     pub passed: u64,
     pub denied: u64,
+    /// Statements that wait for somebody's decision, or to be sent once more.
+    pub approvals_open: u64,
     /// Stretches of requests, or parts of one under way, that servers were seen to get as the guard has sent them.
     pub compared: u64,
     /// Connections on which the two were not the same.

@@ -726,6 +726,7 @@ impl Gate {
             unjudged: read(unjudged),
             passed: read(passed),
             denied: read(denied),
+            approvals_open: self.desk.n_open(),
             ..GuardStatus::default()
         }
     }

@@ -98,7 +98,9 @@ impl Needing {
             behind: self.behind,
             tables,
             functions,
-            is_session_sensitive: reading.analysed.is_session_sensitive,
+            // `WHERE CURRENT OF` means whatever row a cursor is at.
+            is_session_sensitive: reading.analysed.is_session_sensitive
+                || text.to_ascii_lowercase().contains("current"),
             estimated_rows: self.estimate.map(|estimate| estimate.rows),
             estimated_percent: self.estimate.and_then(|estimate| estimate.percent),
             who: Who {

@@ -80,6 +80,53 @@ fn an_approval_is_good_for_nothing_else() -> Result<()> {
     Ok(())
 }
 
+/// What is named stays the same, and does something else.
+#[test]
+fn a_name_for_something_else_is_something_else() -> Result<()> {
+    need_root!();
+    let office = Office::open()?;
+    let code = |id: u32| {
+        let text = format!(
+            "CREATE OR REPLACE FUNCTION tidy() RETURNS void LANGUAGE sql AS \
+             'UPDATE customers SET name = ''tidied'' WHERE id = {id}'"
+        );
+        office.postgres().psql(Via::Tcp, &text)
+    };
+    code(3)?;
+    let call = &["SELECT tidy()"];
+    let told = told(&office, call)?;
+    ensure!(told.contains("by code that is there already"), "{told}");
+    let id = id(&told)?;
+    office.approved(BOB, &id)?;
+    code(4)?;
+    let told = self::told(&office, call)?;
+    ensure!(told.contains(&format!("{id} is not for this: objects")), "{told}");
+    let rows = refusals(&office, &id, 1)?;
+    ensure!(rows[0]["message"].as_str().is_some_and(|it| it.contains("tidy(): ")), "{rows:#?}");
+
+    // A cursor at another row.
+    let of = |row: u32| {
+        format!("DECLARE c CURSOR FOR SELECT * FROM customers WHERE id = {row} FOR UPDATE")
+    };
+    let at_cursor = "UPDATE customers SET name = 'here' WHERE CURRENT OF c";
+    let statements = |declare: &str| -> Result<String> {
+        self::told(&office, &["BEGIN", declare, "FETCH c", at_cursor, "COMMIT"])
+    };
+    let ours = self::id(&statements(&of(1))?)?;
+    let shown = office.decided(BOB, &["show", &ours])?;
+    ensure!(shown["prepared"].as_str().is_some_and(|it| it.contains("id = 1")), "{shown:#}");
+    office.approved(BOB, &ours)?;
+    let told = statements(&of(2))?;
+    ensure!(told.contains(&format!("{ours} is not for this: prepared statements")), "{told}");
+    let output = office.psql(ALICE, &["BEGIN", &of(1), "FETCH c", at_cursor, "COMMIT"])?;
+    ensure!(!words(&output).contains("ERROR"), "{}", words(&output));
+    let name = office
+        .postgres()
+        .psql(Via::Tcp, "SELECT string_agg(name, ',') FROM customers WHERE id < 3")?;
+    ensure!(name.contains("here") && name.contains("customer 2"), "{name}");
+    Ok(())
+}
+
 #[test]
 fn neither_later_nor_under_other_rules() -> Result<()> {
     need_root!();
