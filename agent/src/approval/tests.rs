@@ -41,6 +41,7 @@ fn facts(fingerprint: u64) -> Arc<Facts> {
         traits: Vec::new(),
         settings: Vec::new(),
         keys: Vec::new(),
+        copy: None,
         restricted: Some(true),
         analysis: Analysis::Complete,
     })

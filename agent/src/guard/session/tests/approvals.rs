@@ -8,7 +8,11 @@ use crate::{
     event::{PrincipalKind, RequestSum, Verdict},
     guard::{
         court::{Argument, Court, Denial, Moment, Needs, Permit, Question, Reading},
-        session::{Output, Session, Tiding},
+        masking::{Hiding, Masks},
+        session::{
+            Output, Session, Tiding,
+            veil::tests::{TABLE, TEXT, description, masked, row},
+        },
     },
     statement::{self, Lexing, analyse_in},
 };
@@ -19,9 +23,18 @@ struct Asking {
     questions: Vec<Question>,
     given_up: Vec<Over>,
     denied: Vec<Denial>,
+    masks: Option<Arc<Masks>>,
 }
 
 impl Court for Asking {
+    fn masks(&mut self) -> Option<Arc<Masks>> {
+        self.masks.clone()
+    }
+
+    fn hiding(&self) -> Arc<Hiding> {
+        Arc::default()
+    }
+
     fn read(&mut self, text: Option<&str>, state: Moment) -> Arc<Reading> {
         let session = statement::Session {
             lexing: Lexing::default(),
@@ -65,6 +78,7 @@ impl Court for Asking {
             principal_rule: None,
             policy: "v1".into(),
             shown: text.to_owned(),
+            copy: None,
         };
         Err(Denial { needs: Some(Arc::new(needs)), ..super::denial() })
     }
@@ -233,6 +247,36 @@ fn it_goes_on_as_it_came_with_what_came_after_it() {
         play.context(b'I');
         play.hear(pass());
         assert_eq!(play.server_gets(), run.concat());
+    }
+}
+
+/// What has waited is masked as what has not.
+#[test]
+fn what_a_masked_client_has_waited_for_is_described_once() {
+    let columns = [((TABLE, 2), masked("last4"))].into();
+    let masks = Arc::new(Masks { columns, relations: [TABLE].into() });
+    let (describe, described) = (message(b'D', b"P\0"), description(&[(TABLE, 2, TEXT, 0)]));
+    let prepare = [parse("", "DELETE FROM t RETURNING ssn"), bind("", "")];
+    for piece in PIECES {
+        for is_asked in [true, false] {
+            let mut play = Play::new(piece);
+            play.court.masks = Some(masks.clone());
+            let asked = is_asked.then(|| describe.clone()).unwrap_or_default();
+            play.client(&prepare);
+            play.client(&[asked, execute(""), sync()]);
+            play.context(b'I');
+            play.hear(pass());
+            let sent = [&prepare.concat()[..], &describe, &execute(""), &sync()].concat();
+            assert_eq!(play.server_gets(), sent, "{is_asked}");
+            let begun = [message(b'1', b""), message(b'2', b"")];
+            let ended = [message(b'C', b"DELETE 1\0"), ready()];
+            let answer = |description: &[u8], row: &[u8]| {
+                [&begun.concat(), description, row, &ended.concat()].concat()
+            };
+            play.server(&[answer(&described, &row(&[Some(b"123-45-6789")]))]);
+            let told = is_asked.then(|| described.clone()).unwrap_or_default();
+            assert_eq!(play.client_gets(), answer(&told, &row(&[Some(b"***-**-6789")])));
+        }
     }
 }
 

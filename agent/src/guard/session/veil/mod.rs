@@ -16,7 +16,7 @@ mod flight;
 mod reports;
 mod rows;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::{num::NonZeroUsize, sync::Arc};
 

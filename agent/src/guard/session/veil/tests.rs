@@ -20,10 +20,10 @@ use crate::{
 };
 
 /// A table's number, and that of one which nobody knows.
-const TABLE: u32 = 20_000;
+pub(in crate::guard::session) const TABLE: u32 = 20_000;
 const STRANGE: u32 = 20_001;
 /// `text` and `int4`
-const TEXT: u32 = 25;
+pub(in crate::guard::session) const TEXT: u32 = 25;
 const INT4: u32 = 23;
 
 /// Masks the second column of the table, but for texts that say `open`.
@@ -34,7 +34,7 @@ struct Masking {
     told: Vec<(TextPrint, String)>,
 }
 
-fn masked(mask: &str) -> Masked {
+pub(in crate::guard::session) fn masked(mask: &str) -> Masked {
     let column = "public.customers.ssn".into();
     Masked { mask: mask.parse().unwrap(), rule: "test:mask".into(), column }
 }
@@ -96,7 +96,7 @@ impl Court for Masking {
 }
 
 /// `RowDescription` of columns, each by its origin, its type and its format.
-fn description(columns: &[(u32, i16, u32, i16)]) -> Vec<u8> {
+pub(in crate::guard::session) fn description(columns: &[(u32, i16, u32, i16)]) -> Vec<u8> {
     let mut body = (columns.len() as u16).to_be_bytes().to_vec();
     for (relation, place, kind, format) in columns {
         body.extend(b"name\0");
@@ -115,7 +115,7 @@ fn customers() -> Vec<u8> {
     description(&[(TABLE, 1, INT4, 0), (TABLE, 2, TEXT, 0), (STRANGE, 1, TEXT, 0)])
 }
 
-fn row(values: &[Option<&[u8]>]) -> Vec<u8> {
+pub(in crate::guard::session) fn row(values: &[Option<&[u8]>]) -> Vec<u8> {
     let mut body = (values.len() as u16).to_be_bytes().to_vec();
     for value in values {
         match value {
