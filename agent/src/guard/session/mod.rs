@@ -7,6 +7,7 @@
 
 mod answers;
 mod names;
+mod passing;
 mod poison;
 mod progress;
 mod requests;
