@@ -152,9 +152,10 @@ impl Judging {
         {
             return Ok(Looked::default());
         }
-        // Before it is looked at: what is defined meanwhile may be seen, or not.
-        let changing = database.under_way();
-        let Some(snapshot) = self.catalogs.current(database, PATIENCE) else {
+        // In this order: what is committed meanwhile is in one of them.
+        let mut changing = database.under_way();
+        let is_overwhelmed = database.is_overwhelmed();
+        let Some((snapshot, unseen)) = self.catalogs.current(database, PATIENCE) else {
             return self.look_blindly(asked, hiding, Why::Blind);
         };
         if let Err(why) = self.label(&key, &snapshot) {
@@ -179,10 +180,10 @@ impl Judging {
         let rule = masks.columns.values().next().map(|masked| masked.rule.clone());
         let rule = rule.unwrap_or_else(|| "?".into());
         let refused = |why| (hiding.unwrap_or(&rule).clone(), why);
-        let Some(mut changing) = changing else { return Err(refused(Why::TooMuch)) };
-        if veil.temporary.len() > MAX_TEMPORARY {
+        if is_overwhelmed || veil.temporary.len() > MAX_TEMPORARY {
             return Err(refused(Why::TooMuch));
         }
+        changing.extend(unseen);
         changing.extend(veil.temporary.iter().cloned());
         let statements = &asked.reading.analysed.statements;
         if statements.len() > 1 {

@@ -23,10 +23,19 @@ impl Template {
         // Strings that conform are told from those that don't, or one would stand for the other.
         self.key.push(if lexing.standard_conforming_strings { 's' } else { 'n' });
         let mut kept = 0;
+        let mut is_after_uescape = false;
         for token in Lexer::new(text, lexing) {
+            let is_escape = match token.is_significant() {
+                true => std::mem::replace(&mut is_after_uescape, token.is_word(text, "UESCAPE")),
+                false => false,
+            };
             let marker = match token.kind {
                 TokenKind::Literal(kind) => {
                     self.literals.push(token.range());
+                    // It says which name stands before it.
+                    if is_escape {
+                        continue;
+                    }
                     marker(kind)
                 }
                 TokenKind::Comment => " ",
@@ -103,6 +112,8 @@ mod tests {
             ("SELECT \"1\"", "SELECT \"2\"", false),
             ("SELECT 1 AS a", "SELECT 1  AS a", false),
             ("SELECT $1", "SELECT $2", false),
+            ("SELECT U&\"a!0062\" UESCAPE '!'", "SELECT U&\"a!0062\" uescape /**/ '#'", false),
+            ("SELECT U&\"a!0062\" UESCAPE '!', 1", "SELECT U&\"a!0062\" UESCAPE '!', 2", true),
         ] {
             assert_eq!(key(one) == key(other), same, "{one} and {other}");
         }

@@ -199,26 +199,26 @@ impl Catalogs {
         }
     }
 
-    /// What there is, for who must not take anything for what it was long before: `None` where nobody can say so now.
-    /// What [`Database::under_way`] said earlier may be otherwise.
+    /// What there is, for who must not take anything for what it was before, with the names of what has been defined
+    /// since that was seen. `None` where nobody can say so now.
     pub(super) fn current(
         &self,
         database: &Arc<Database>,
         patience: Duration,
-    ) -> Option<Arc<Snapshot>> {
+    ) -> Option<(Arc<Snapshot>, HashSet<Arc<str>>)> {
         let until = Instant::now() + patience;
         let mut known = lock(&database.known);
         loop {
             let now = Instant::now();
             let age = known.age(now);
             if age == Age::Fresh && known.unseen.is_empty() {
-                return known.snapshot.clone();
+                return known.with_unseen();
             }
             self.look_anew(database, &mut known, now);
             let left = until.checked_duration_since(now).filter(|left| !left.is_zero());
             let is_hopeless = !known.is_looking || database.is_stuck.load(Ordering::Acquire);
             let Some(left) = left.filter(|_| !is_hopeless) else {
-                return known.snapshot.clone().filter(|_| age != Age::Spent);
+                return known.with_unseen().filter(|_| age != Age::Spent);
             };
             known =
                 database.told.wait_timeout(known, left).unwrap_or_else(PoisonError::into_inner).0;
@@ -338,6 +338,11 @@ impl Known {
         }
     }
 
+    fn with_unseen(&self) -> Option<(Arc<Snapshot>, HashSet<Arc<str>>)> {
+        let unseen = self.unseen.iter().flat_map(|(_, names)| names).cloned();
+        Some((self.snapshot.clone()?, unseen.collect()))
+    }
+
     /// These are there for everybody now.
     fn define(&mut self, names: HashSet<Arc<str>>) {
         let now = Instant::now();
@@ -398,21 +403,16 @@ impl Database {
         lock(&self.known).unseen.is_empty()
     }
 
-    /// What any session is defining, or has defined since what is known was seen; `None` where it is more than is
-    /// kept.
-    pub(super) fn under_way(&self) -> Option<HashSet<Arc<str>>> {
-        let under_way = lock(&self.under_way);
-        let known = lock(&self.known);
-        let unseen = known.unseen.iter().map(|(_, names)| names);
-        let all = under_way.values().chain(unseen);
-        let mut together = HashSet::new();
-        for names in all {
-            if names.len() + together.len() >= MAX_UNDER_WAY {
-                return None;
-            }
-            together.extend(names.iter().cloned());
-        }
-        Some(together)
+    /// What any session is defining. Whoever asks for what has been defined since asks for that afterwards.
+    pub(super) fn under_way(&self) -> HashSet<Arc<str>> {
+        lock(&self.under_way).values().flatten().cloned().collect()
+    }
+
+    /// Whether there is more of either than is kept.
+    pub(super) fn is_overwhelmed(&self) -> bool {
+        let is_full = |names: &HashSet<Arc<str>>| names.len() >= MAX_UNDER_WAY;
+        lock(&self.under_way).values().any(is_full)
+            || lock(&self.known).unseen.iter().any(|(_, names)| is_full(names))
     }
 
     /// Code has changed, as far as anybody knows: what was seen doesn't hold any more.
