@@ -10,8 +10,11 @@ use super::{
     server,
 };
 
-/// One of them is in each hidden value, and in nothing else.
-const WORDS: [&[u8]; 3] = [b"Kd7", b"Zq4", b"Xv9"];
+/// One of them is in each hidden value, and in nothing else …
+const WORDS: [&[u8]; 6] = [
+    b"Kd7", b"Zq4", b"Xv9", // … likewise in hexadecimal digits.
+    b"4b6437", b"5a7134", b"587639",
+];
 
 /// What is hidden of the corpus.
 const LABELS: &str = r#"
@@ -76,6 +79,8 @@ fn wrong(case: &Case, directly: &[Answer], answers: &[Answer]) -> Option<String>
     match case.becomes? {
         _ if tells(answers) => Some("tells a hidden value".to_owned()),
         Becomes::Denied if !is_denied(last) && !is_first => Some("is not denied".to_owned()),
+        // The guard may not have seen yet what the case has just made.
+        Becomes::Masked if case.needs.iter().any(|it| it == "server") && is_denied(last) => None,
         Becomes::Masked if code(last) != code(directly.last()?) => Some("does not pass".to_owned()),
         _ => None,
     }

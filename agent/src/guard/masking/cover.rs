@@ -279,7 +279,6 @@ mod tests {
     const TEXTS: &[Masked] = &[
         (16, "t", &[("hash", "-"), ("fixed:false", "f"), ("fixed:x", "-"), ("noise", "-")]),
         (17, "\\x616263", &[("fixed:\\xff", "\\xff"), ("fixed:ab", "\\x6162"), ("last4", "-")]),
-        (18, "x", &[("fixed:abc", "a"), ("last4", "*")]),
         (20, "123456789", &[("last4", "6789"), ("fixed:7", "7"), ("fixed:seven", "-")]),
         (21, "4711", &[("last4", "-"), ("fixed:32768", "-"), ("email", "-")]),
         (25, "ann@example.org", &[("last4", "***@******e.org"), ("fixed:", ""), ("null", "-")]),

@@ -54,8 +54,6 @@ impl Kind {
         Some(match oid {
             16 => Self::Bool,
             17 => Self::Bytes,
-            // "char"
-            18 => Self::Text(Length::Characters(1)),
             // name
             19 => Self::Text(Length::Characters(NAME_BYTES)),
             20 => Self::Integer(8),

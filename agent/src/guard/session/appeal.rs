@@ -6,7 +6,8 @@ use super::{
     Shared,
     approval::{Appeal, Subject},
     names::{Found, Meaning},
-    requests::{Copied, Fate, Values},
+    passing::{Copied, Values},
+    requests::Fate,
 };
 use crate::{
     guard::court::{Court, Denial, Gated, Moment, Reading},

@@ -10,6 +10,7 @@ mod appeal;
 mod approval;
 mod context;
 mod names;
+mod passing;
 mod poison;
 mod progress;
 mod requests;
