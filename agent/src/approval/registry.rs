@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    Answer, Ask, Binding, Need, Over,
+    Answer, Ask, Binding, Difference, Need, Over,
     standing::{self, Right, Unfit},
 };
 use crate::event::{
@@ -212,7 +212,7 @@ impl Registry {
                 let why = format!("{id} is not known any more");
                 return Known::Answer(Answer::Denied { id: Some(id.clone()), why });
             };
-            let differences = request.binding.differences(&ask.binding);
+            let differences = request.differences(ask);
             return Known::Answer(match (&request.state, differences.as_slice()) {
                 (State::Approved, []) => request.pass(origin, now, outcome),
                 (State::Approved, differences) => {
@@ -228,20 +228,26 @@ impl Registry {
                 }
             });
         }
+        let mut newest = self.requests.values_mut().rev();
+        let fits = newest.find(|request| {
+            request.state == State::Approved
+                && is_it(request)
+                && request.differences(ask).is_empty()
+        });
+        if let Some(request) = fits {
+            return Known::Answer(request.pass(origin, now, outcome));
+        }
         let mut besides = None;
         // One is enough to tell why, and there may be many.
         let mut told = false;
-        for request in newest {
+        for request in self.requests.values_mut().rev() {
             let is_alike = request.facts.fingerprint == ask.facts.fingerprint
                 && request.binding.server == ask.binding.server;
             if !is_alike && !request.binding.resembles(&ask.binding) {
                 continue;
             }
-            let differences = request.binding.differences(&ask.binding);
+            let differences = request.differences(ask);
             match (&request.state, differences.as_slice()) {
-                (State::Approved, []) if is_it(request) => {
-                    return Known::Answer(request.pass(origin, now, outcome));
-                }
                 // Whoever sends it again has only not waited for the answer.
                 (State::Open, []) if is_it(request) && ask.verdict == Verdict::Ticket => {
                     let besides = besides.take();
@@ -467,6 +473,19 @@ impl Request {
     /// Its session waits for it.
     pub fn waits(&self) -> bool {
         self.verdict == Verdict::Hold && !self.state.is_over()
+    }
+
+    /// How what is asked isn't what was asked then.
+    fn differences(&self, ask: &Ask) -> Vec<Difference> {
+        let mut differences = self.binding.differences(&ask.binding);
+        // By the same rules: there may be more rows by now, or it may be later.
+        let new = ask.needs.iter().filter(|need| !self.needs.contains(need));
+        let new: Vec<&str> = new.map(|need| &*need.rule).collect();
+        if !new.is_empty() {
+            let words = format!("rules: {} wants an approval now as well", new.join(", "));
+            differences.push(Difference { what: "rules", words });
+        }
+        differences
     }
 
     /// Of whom it needs how many.

@@ -241,6 +241,20 @@ fn an_approval_is_good_for_nothing_else() {
     }
 }
 
+/// The same statement, which another rule has something to say about by now.
+#[test]
+fn an_approval_is_as_much_as_was_asked_for() {
+    let mut registry = registry();
+    let id = asked(&mut registry, ask(Verdict::Ticket), 0);
+    approved(&mut registry, &id, 1);
+    let more = vec![need("dba", 1), Need { rule: "bulk".into(), ..need("security", 1) }];
+    let other = registry.ask(Ask { needs: more, ..ask(Verdict::Ticket) }, alice(), 5, WallTime(2));
+    assert_eq!(actions(&other), ["refused", "requested"]);
+    assert!(messages(&other).contains("rules: bulk wants an approval"), "{}", messages(&other));
+    let used = registry.ask(ask(Verdict::Ticket), alice(), 5, WallTime(3));
+    assert_eq!(answer(&used), &Answer::Pass { id });
+}
+
 #[test]
 fn other_policies_and_time_end_it() {
     for is_approved in [false, true] {

@@ -1,7 +1,7 @@
 //! Each way to use an approval for something else, or to decide about one's own: refused, and recorded.
 
 use anyhow::{Result, ensure};
-use dbwarden_tests::{Via, need_root, said, sender::started_by};
+use dbwarden_tests::{Via, await_until, need_root, said, sender::started_by};
 use serde_json::Value;
 
 use super::office::{ALICE, ALICE_AGAIN, BOB, EVE, Office, RULES, id, words};
@@ -94,7 +94,11 @@ fn a_name_for_something_else_is_something_else() -> Result<()> {
     };
     code(3)?;
     let call = &["SELECT tidy()"];
-    let told = told(&office, call)?;
+    // The guard looks at what there is every now and then.
+    let told = await_until("the function's code", || {
+        let told = words(&office.psql(ALICE, call)?);
+        Ok(told.contains("WA001").then_some(told))
+    })?;
     ensure!(told.contains("by code that is there already"), "{told}");
     let id = id(&told)?;
     office.approved(BOB, &id)?;

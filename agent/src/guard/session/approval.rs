@@ -27,8 +27,8 @@ pub(super) struct Approvals {
     pub(super) kept_readings: Vec<Arc<Reading>>,
     /// What had been asked for a masked client before them.
     pub(super) kept_from: Option<u64>,
-    /// What was decided about the statement that `held` begins with.
-    decision: Option<Decision>,
+    /// What was decided about the statement that `held` begins with: for that alone, and for what it needed then.
+    decision: Option<(Subject, Arc<Needs>, Decision)>,
     /// Numbers the questions to the server.
     pub(super) n_asked: u64,
 }
@@ -63,7 +63,7 @@ pub(super) struct Waits {
 }
 
 /// What it says.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Subject {
     pub text: String,
     pub types: Arc<[u32]>,
@@ -127,9 +127,18 @@ impl Approvals {
     ) -> Appeal {
         let Some(needs) = denial.needs.clone() else { return Appeal::Denied(denial) };
         match self.decision.take() {
-            Some(Decision::Passes) => return Appeal::Passes,
-            Some(Decision::Denied(denial)) => return Appeal::Denied(denial),
-            None => {}
+            Some((of, then, decision))
+                if subject.as_ref() == Some(&of)
+                    && then.needs == needs.needs
+                    && then.does == needs.does =>
+            {
+                return match decision {
+                    Decision::Passes => Appeal::Passes,
+                    Decision::Denied(denial) => Appeal::Denied(denial),
+                };
+            }
+            // What was decided is about something else.
+            Some(_) | None => {}
         }
         let Some(subject) = subject.filter(|_| begins) else { return Appeal::Denied(denial) };
         let verdict = needs.verdict;
@@ -152,9 +161,9 @@ impl Approvals {
         }
     }
 
-    pub(super) fn decided(&mut self, decision: Decision) {
+    pub(super) fn decided(&mut self, of: Subject, needs: Arc<Needs>, decision: Decision) {
         self.stage = Stage::Free;
-        self.decision = Some(decision);
+        self.decision = Some((of, needs, decision));
     }
 
     /// Whether the decision was of no use.

@@ -173,7 +173,7 @@ impl Requests {
             };
             match judged {
                 // Neither is the fate of a message that isn't there as a whole.
-                Some(Ok(Fate::Passes | Fate::Kept | Fate::Waits)) => {
+                Some(Ok(Fate::Passes | Fate::Kept)) => {
                     release(place, shared, court, out);
                     self.deframer.tag_under_way().into_iter().for_each(|tag| passes(tag, shared));
                     out.append(&mut self.waiting);
@@ -187,6 +187,11 @@ impl Requests {
                     self.waiting.clear();
                     self.fate = Some(Fate::Replaced(Vec::new()));
                     return Ok(&[]);
+                }
+                Some(Ok(Fate::Waits)) => {
+                    out.extend_from_slice(whole);
+                    let tag = self.deframer.tag_under_way();
+                    return Err(Broken::Malformed(tag.unwrap_or_default()));
                 }
                 Some(Err(broken)) => {
                     out.extend_from_slice(whole);

@@ -69,10 +69,10 @@ impl Session {
             }
         };
         match tiding {
-            Tiding::Answer(Answer::Pass { .. }) => self.resume(Decision::Passes, court, out),
+            Tiding::Answer(Answer::Pass { .. }) => self.resume(waits, Decision::Passes, court, out),
             Tiding::Answer(answer @ Answer::Ticket { .. }) => {
                 let denial = waits.ticket(&answer).unwrap_or_else(|| waits.denial.clone());
-                self.resume(Decision::Denied(denial), court, out)
+                self.resume(waits, Decision::Denied(denial), court, out)
             }
             Tiding::Answer(answer @ Answer::Wait { .. }) => {
                 self.shared.notice = waits.notice(&answer);
@@ -87,17 +87,17 @@ impl Session {
             Tiding::Answer(Answer::Again { .. }) => self.ask_server(waits, court, out),
             Tiding::Answer(Answer::Denied { id, why }) => {
                 let denial = waits.denied(id.as_ref(), &why);
-                self.resume(Decision::Denied(denial), court, out)
+                self.resume(waits, Decision::Denied(denial), court, out)
             }
             Tiding::Cancelled => {
                 court.gives_up(Over::Cancelled);
                 let denial = waits.canceled("user request");
-                self.resume(Decision::Denied(denial), court, out)
+                self.resume(waits, Decision::Denied(denial), court, out)
             }
             Tiding::TimedOut => {
                 court.gives_up(Over::TimedOut);
                 let denial = waits.canceled("statement timeout");
-                self.resume(Decision::Denied(denial), court, out)
+                self.resume(waits, Decision::Denied(denial), court, out)
             }
         }
     }
@@ -126,7 +126,8 @@ impl Session {
             // It may hold locks that others wait for.
             Some(TransactionStatus::InTransaction) => waits.verdict = Verdict::Ticket,
             Some(TransactionStatus::Failed) => {
-                return self.resume(Decision::Denied(waits.denial), court, out);
+                let denial = waits.denial.clone();
+                return self.resume(waits, Decision::Denied(denial), court, out);
             }
         }
         self.ask_server(waits, court, out)
@@ -141,7 +142,8 @@ impl Session {
         self.shared.approvals.n_asked += 1;
         let messages = names(&waits.needs).messages(self.shared.approvals.n_asked);
         let Some(mut messages) = messages else {
-            return self.resume(Decision::Denied(waits.denial), court, out);
+            let denial = waits.denial.clone();
+            return self.resume(waits, Decision::Denied(denial), court, out);
         };
         if waits.after_parts {
             // They have prepared something, and hold what they have looked at.
@@ -187,7 +189,7 @@ impl Session {
                     court.gives_up(Over::Unbound);
                     let why = "the server did not say what it would be bound to";
                     let denial = waits.denied(waits.id.as_ref(), why);
-                    self.resume(Decision::Denied(denial), court, out)?;
+                    self.resume(waits, Decision::Denied(denial), court, out)?;
                 }
             },
         }
@@ -217,12 +219,13 @@ impl Session {
     /// The statement is judged once more, and what was decided holds for it.
     fn resume(
         &mut self,
+        waits: Waits,
         decision: Decision,
         court: &mut dyn Court,
         out: &mut Output,
     ) -> Result<(), Broken> {
         let shared = &mut self.shared;
-        shared.approvals.decided(decision);
+        shared.approvals.decided(waits.subject, waits.needs, decision);
         let held = std::mem::take(&mut shared.approvals.held);
         let before = out.to_server.len();
         let passed = self.requests.bytes(&held, shared, court, &mut out.to_server)?;

@@ -20,6 +20,8 @@ use crate::{
 /// Whatever deletes needs an approval.
 #[derive(Default)]
 struct Asking {
+    /// Texts that need none any more.
+    lets_pass: Option<&'static str>,
     questions: Vec<Question>,
     given_up: Vec<Over>,
     denied: Vec<Denial>,
@@ -60,7 +62,7 @@ impl Court for Asking {
 
     fn judge(&mut self, reading: &Reading) -> Result<Permit, Denial> {
         let text = reading.text.as_deref().unwrap_or_default();
-        if !text.contains("DELETE") {
+        if !text.contains("DELETE") || self.lets_pass == Some(text) {
             return Ok(Permit::given());
         }
         let needs = Needs {
@@ -364,6 +366,22 @@ fn whoever_waits_no_more_is_told_in_the_servers_words() {
         play.hear(pass());
         assert!(play.server_gets().is_empty());
     }
+}
+
+/// What was decided about one statement is for no other, though that one needs it no more.
+#[test]
+fn a_decision_is_for_the_statement_that_has_waited() {
+    let mut play = Play::new(usize::MAX);
+    play.client(&[query("DELETE FROM t"), query("DELETE FROM u")]);
+    play.context(b'I');
+    play.question();
+    play.court.lets_pass = Some("DELETE FROM t");
+    play.hear(pass());
+    assert_eq!(play.server_gets(), query("DELETE FROM t"));
+    play.server(&[message(b'C', b"DELETE 1\0"), ready()]);
+    play.client_gets();
+    play.context(b'I');
+    assert_eq!(play.question().text, "DELETE FROM u");
 }
 
 #[test]
