@@ -5,7 +5,7 @@ use std::thread;
 
 use dbwarden::{
     event::{Effect, Facts},
-    statement::{Lexing, STACK_BYTES, analyse, key_values},
+    statement::{Lexing, STACK_BYTES, analyse, key_values, uses},
 };
 
 libfuzzer_sys::fuzz_target!(|data: (bool, &str)| {
@@ -24,4 +24,8 @@ fn judge(text: &str, lexing: Lexing) {
     // What one statement does, all do.
     assert!(!is_known(whole) || analysed.statements.iter().all(|facts| is_known(facts)));
     key_values(whole, text, lexing, &[]).for_each(drop);
+    for uses in uses(text, lexing) {
+        // Whoever follows a statement begins at queries that are there.
+        assert!(!uses.is_whole || uses.top.iter().all(|(place, _)| *place < uses.queries.len()));
+    }
 }

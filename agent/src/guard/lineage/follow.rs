@@ -5,11 +5,11 @@ use std::{
     sync::Arc,
 };
 
-use super::scope::{Column, Columns, Item, Level, Origin, Origins, Scopes, derived};
-use crate::{
-    event::{By, Cte, Merge, Mix, Of, Output, Query, Rows, Sink, Source, Uses},
-    guard::catalog::Snapshot,
+use super::{
+    ground::{For, Ground, Stray, meanings},
+    scope::{Column, Columns, Item, Level, Origins, Scopes, derived},
 };
+use crate::event::{By, Cte, Merge, Mix, Of, Output, Query, Rows, Sink, Source, Uses};
 
 /// Queries inside of queries: each takes some of the stack.
 const MAX_DEPTH: usize = 48;
@@ -17,51 +17,6 @@ const MAX_DEPTH: usize = 48;
 const MAX_STEPS: usize = 200_000;
 /// Until what a recursive query gives doesn't change any more.
 const MAX_ROUNDS: usize = 16;
-
-/// Why a statement can't be let through.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Stray {
-    /// A column goes where it isn't followed.
-    Flows(Origin, Sink),
-    /// Nobody knows what there is by this name.
-    Unknown(Arc<str>),
-    /// Another session, or this one, is about to change what there is by this name.
-    Changing(Arc<str>),
-    /// Values of other tables stand in it.
-    Statistics(Arc<str>),
-    /// It changes what a label hangs on.
-    Changes(Origin),
-    /// Nobody knows which of the columns that are copied is which.
-    Places,
-    /// It is more than is looked at.
-    TooMuch,
-    /// Not all of it is understood.
-    Unreadable,
-}
-
-/// What a relation is named for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum For {
-    Reading,
-    /// `COPY`, which leaves out what is generated.
-    Copying,
-    /// What isn't there has nothing that matters.
-    Changing,
-}
-
-/// What names stand for, and which columns matter.
-pub(super) trait Ground {
-    fn snapshot(&self) -> &Snapshot;
-
-    /// Whether this column is followed.
-    fn matters(&self, relation: u32, place: i16) -> bool;
-
-    /// Columns may go anywhere; only what comes out is asked for.
-    fn is_lenient(&self) -> bool;
-
-    /// Whether there may be something else by this name at the moment.
-    fn is_changing(&self, relation: Option<u32>, name: &str) -> bool;
-}
 
 pub(super) struct Follow<'a, G> {
     ground: &'a G,
@@ -107,7 +62,7 @@ impl<'a, G: Ground> Follow<'a, G> {
             copied = Some(self.copied(name, listed)?);
         }
         for change in &self.uses.changes {
-            for columns in self.relation(&change.relation, For::Changing)? {
+            for columns in meanings(self.ground, &change.relation, For::Changing)? {
                 let named = columns.all.iter().filter(|column| match &change.columns {
                     None => true,
                     Some(names) => column.name.as_ref().is_some_and(|name| names.contains(name)),
@@ -130,7 +85,7 @@ impl<'a, G: Ground> Follow<'a, G> {
 
     /// `COPY relation (columns) TO`
     fn copied(&mut self, name: &Arc<str>, listed: &[Arc<str>]) -> Result<Columns, Stray> {
-        let meanings = self.relation(name, For::Copying)?;
+        let meanings = meanings(self.ground, name, For::Copying)?;
         let [meaning] = meanings.as_slice() else {
             let is_plain = meanings.iter().all(|meaning| meaning.union().is_empty());
             return if is_plain { Ok(Columns::open()) } else { Err(Stray::Places) };
@@ -252,7 +207,7 @@ impl<'a, G: Ground> Follow<'a, G> {
 
     fn item(&mut self, source: &'a Source) -> Result<Item, Stray> {
         let meanings = match &source.of {
-            Of::Relation(name) => self.relation(name, For::Reading)?,
+            Of::Relation(name) => meanings(self.ground, name, For::Reading)?,
             Of::Lateral(place) => vec![self.query(*place)?],
             Of::Query(place) => vec![self.named_or_own(*place)?],
             Of::Computed(mix) => {
@@ -303,41 +258,6 @@ impl<'a, G: Ground> Follow<'a, G> {
             kind: None,
         }));
         Ok(given)
-    }
-
-    /// All that a relation's name may mean.
-    fn relation(&self, name: &Arc<str>, wanted: For) -> Result<Vec<Columns>, Stray> {
-        let (ground, snapshot) = (self.ground, self.ground.snapshot());
-        let is_changed = wanted == For::Changing;
-        if super::holds_values(name) && !ground.is_lenient() {
-            return Err(Stray::Statistics(name.clone()));
-        }
-        if !is_changed && ground.is_changing(None, super::last_part(name)) {
-            return Err(Stray::Changing(name.clone()));
-        }
-        let mut meanings = Vec::new();
-        for relation in snapshot.relations(name) {
-            if !is_changed && ground.is_changing(Some(relation.oid), &relation.name) {
-                return Err(Stray::Changing(name.clone()));
-            }
-            let shown = snapshot.columns(relation.oid).iter();
-            let shown = shown.filter(|it| !(wanted == For::Copying && it.is_generated()));
-            let all = shown.map(|column| {
-                let (relation, place) = (relation.oid, column.place);
-                let origin = Origin { relation, place, is_derived: false };
-                let from = ground.matters(relation, place).then_some(origin);
-                let (name, kind) = (Some(column.name.clone()), Some(column.kind));
-                Column { name, from: from.into_iter().collect(), kind }
-            });
-            meanings.push(Columns { all: all.collect(), ..Columns::default() });
-        }
-        if super::may_be_system(name) {
-            meanings.push(Columns::open());
-        }
-        match meanings.is_empty() && !is_changed {
-            true => Err(Stray::Unknown(name.clone())),
-            false => Ok(meanings),
-        }
     }
 
     /// Everything that goes into something.

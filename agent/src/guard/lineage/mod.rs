@@ -4,6 +4,7 @@
 //! | room | what |
 //! |---|---|
 //! | [`scope`] | names in a query, and what they may stand for |
+//! | [`ground`] | what the names of relations stand for |
 //! | [`follow`] | from the relations that a statement names to where their columns go |
 //! | [`views`] | columns that show what others have |
 //! | [`columns`] | labels, and what is hidden from one client |
@@ -15,6 +16,7 @@
 mod code;
 mod columns;
 mod follow;
+mod ground;
 mod scope;
 #[cfg(test)]
 mod tests;
@@ -36,7 +38,8 @@ use crate::{
     policy::{Circumstances, Judge, Standing},
     statement::{Lexing, qualified},
 };
-use follow::{Follow, Ground};
+use follow::Follow;
+use ground::Ground;
 use scope::Columns;
 use views::{Lineage, Place, Unknown};
 pub(super) use why::Why;

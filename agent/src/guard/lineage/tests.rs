@@ -508,6 +508,32 @@ fn words_name_the_column_and_where_it_goes() {
     });
 }
 
+/// A worker's own stack is enough for whatever is followed.
+#[test]
+fn deep_and_wide_statements_end_in_words() {
+    let deep = format!(
+        "SELECT x FROM {}(SELECT name AS x FROM customers) a{}",
+        "(SELECT x FROM ".repeat(60),
+        ") a".repeat(60)
+    );
+    let recursive = (0..12).fold("SELECT 1 AS n".to_owned(), |inner, n| {
+        format!("WITH RECURSIVE c{n} AS ({inner} UNION ALL SELECT 1) SELECT * FROM c{n}")
+    });
+    let wide = format!("SELECT * FROM {}", vec!["orders"; 300].join(" NATURAL JOIN "));
+    for (text, is_too_much) in [(deep, true), (recursive, false), (wide, false)] {
+        let reads = text.clone();
+        let thread = thread::Builder::new().stack_size(STACK_BYTES);
+        let all = thread.spawn(move || uses(&reads, Lexing::default()));
+        let all: Arc<[Uses]> = all.unwrap().join().unwrap().into();
+        let snapshot = Arc::new(Snapshot::new("app", database()));
+        let masks = Arc::new(Masks::default());
+        let ground =
+            super::Client { snapshot: &snapshot, masks: &masks, changing: &HashSet::new() };
+        let outcome = super::follow(&ground, &all);
+        assert_eq!(matches!(outcome, Err(Why::TooMuch)), is_too_much, "{text}: {outcome:?}");
+    }
+}
+
 /// Without a catalog, nothing that names a table passes.
 #[test]
 fn blind() {

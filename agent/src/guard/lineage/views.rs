@@ -2,11 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{
-    ReadsUses,
-    follow::{Follow, Ground},
-    scope::Origin,
-};
+use super::{ReadsUses, follow::Follow, ground::Ground, scope::Origin};
 use crate::guard::catalog::{Kind, Relation, Snapshot};
 
 /// From a column to another: more of them are not kept, and then nothing is known.

@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use super::follow::Stray;
+use super::ground::Stray;
 use crate::{
     event::Sink,
     guard::{
