@@ -61,12 +61,22 @@ impl Report {
 
     /// Whether the next case finds all as it was: making databases is most of the work.
     fn is_nothing(&self, case: &Case) -> bool {
-        let has_prepared = !case.setup.is_empty() || !case.cleanup.is_empty();
-        let is_denied = |n: usize| {
-            let mut failures = self.failures.iter();
-            failures.any(|(step, failure)| *step == n && failure.code == "42501")
-        };
-        !has_prepared && !self.is_damage() && (0..case.steps.len()).all(is_denied)
+        let failure = |n: usize| self.failures.iter().find(|(step, _)| *step == n);
+        let mut steps = 0..case.steps.len();
+        case.leaves_nothing()
+            && !self.is_damage()
+            && steps.all(|n| is_denied(failure(n).map(|(_, failure)| failure)))
+    }
+}
+
+fn is_denied(failure: Option<&Failure>) -> bool {
+    failure.is_some_and(|failure| failure.code == "42501")
+}
+
+impl Case {
+    /// What it does is all in its steps.
+    fn leaves_nothing(&self) -> bool {
+        self.setup.is_empty() && self.cleanup.is_empty()
     }
 }
 
@@ -100,32 +110,38 @@ impl Bench {
         run(&mut admin, "CREATE ROLE nobody")?;
         run(&mut admin, "CREATE DATABASE corpus")?;
         run(&mut direct.connect("postgres", "corpus", "bench")?, &base(made_by)?)?;
-        Ok(Bench { direct: direct.clone(), through: through.clone(), user, admin, n_run: 0 })
+        let (direct, through) = (direct.clone(), through.clone());
+        Ok(Bench { direct, through, user, admin, n_made: 0, spare: None })
     }
 
     pub fn run(&mut self, case: &Case) -> Result<Report> {
-        self.in_own(case, |bench, database, folder| bench.in_database(case, database, folder))
+        let run = |bench: &Self, database: &str, folder: &TempDir| {
+            bench.in_database(case, database, folder)
+        };
+        self.in_own(case, run, |report| report.is_nothing(case))
     }
 
     /// What each step is answered, by way of this endpoint.
     pub fn answers(&mut self, case: &Case, by: &Endpoint) -> Result<Vec<Answer>> {
-        self.in_own(case, |bench, database, folder| {
+        let run = |bench: &Self, database: &str, folder: &TempDir| {
             let fill = |text: &str| bench.fill(text, database, folder);
             bench.set_up(case, database, &fill)?;
             let mut session = by.connect(bench.user(case), database, "mallory")?;
             let steps = case.steps.iter();
             steps.map(|step| bench.step(&mut session, step, database, &fill)).collect()
+        };
+        self.in_own(case, run, |answers: &Vec<Answer>| {
+            case.leaves_nothing() && answers.iter().all(|answer| is_denied(answer.failure.as_ref()))
         })
     }
 
-    /// Something in a database that is the case's own.
+    /// Something in a database that no other case has changed; the next one gets it too where it `is_nothing`.
     fn in_own<T>(
         &mut self,
         case: &Case,
         what: impl FnOnce(&Self, &str, &TempDir) -> Result<T>,
+        is_nothing: impl FnOnce(&T) -> bool,
     ) -> Result<T> {
-        self.n_run += 1;
-        let database = format!("case_{}", self.n_run);
         run(&mut self.admin, ROLES)?;
         // What is prepared directly, the guard finds when it looks into a database for the first time.
         let spare = self.spare.take_if(|_| case.setup.is_empty());
@@ -139,10 +155,35 @@ impl Bench {
         chown(folder.path(), Some(owner.uid.as_raw()), None)?;
         let outcome = what(self, &database, &folder);
         let outcome = outcome.with_context(|| format!("the case {}", case.id));
+        if outcome.as_ref().is_ok_and(is_nothing) {
+            self.spare = Some(database);
+            return outcome;
+        }
         let gone = self.clean(case, &database, &folder);
         let outcome = outcome?;
         gone.with_context(|| format!("cleaning up after {}", case.id))?;
         Ok(outcome)
+    }
+
+    /// A database as each case finds it.
+    fn make(&mut self) -> Result<String> {
+        self.n_made += 1;
+        let database = format!("case_{}", self.n_made);
+        run(&mut self.admin, &format!("CREATE DATABASE {database} TEMPLATE corpus"))?;
+        Ok(database)
+    }
+
+    /// Once those of the case before are gone.
+    fn left(&mut self, database: String) -> Result<String> {
+        let there = format!(
+            "SELECT pid FROM pg_stat_activity WHERE datname = '{database}' AND usename <> '{ASKS}'"
+        );
+        let start = Instant::now();
+        while shown(&mut self.admin, &there)? != "[]" {
+            ensure!(start.elapsed() < PATIENCE, "somebody stays in {database}");
+            std::thread::yield_now();
+        }
+        Ok(database)
     }
 
     fn user<'a>(&self, case: &'a Case) -> &'a str {
