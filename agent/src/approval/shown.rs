@@ -217,6 +217,20 @@ fn in_words(of: u32, digits: &str) -> Option<String> {
     })
 }
 
+fn table(table: &TableAccess) -> Table {
+    Table { name: table.name.to_string(), access: table.access.name().to_owned() }
+}
+
+fn decision(decided: &Decided) -> ShownDecision {
+    ShownDecision {
+        time: decided.time,
+        who: words(&decided.origin),
+        decision: if decided.is_approval { "approved" } else { "denied" }.to_owned(),
+        break_glass: decided.is_break_glass,
+        reason: decided.reason.clone(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::values;
@@ -229,19 +243,5 @@ mod tests {
         let read = values(&[21, 23, 20, 16, 25, 25], &given);
         let read: Vec<&str> = read.iter().flatten().map(String::as_str).collect();
         assert_eq!(read, ["7", "-5", "9", "true", "ü", "\\xff", "\\x0007"]);
-    }
-}
-
-fn table(table: &TableAccess) -> Table {
-    Table { name: table.name.to_string(), access: table.access.name().to_owned() }
-}
-
-fn decision(decided: &Decided) -> ShownDecision {
-    ShownDecision {
-        time: decided.time,
-        who: words(&decided.origin),
-        decision: if decided.is_approval { "approved" } else { "denied" }.to_owned(),
-        break_glass: decided.is_break_glass,
-        reason: decided.reason.clone(),
     }
 }
