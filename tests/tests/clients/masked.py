@@ -1,11 +1,17 @@
 """What a masked client gets: values of the same types, the same ones by every way and in either format."""
-import asyncio, sys
+import asyncio, math, sys
 
 import asyncpg, psycopg
 from psycopg import conninfo, pq
 
 WAY, DIRECT = sys.argv[1], sys.argv[2]
 TABLES = sys.argv[3].split(",")
+
+
+def same(one, other):
+    """A float4 has more digits where it came in binary."""
+    floats = isinstance(one, float) and isinstance(other, float)
+    return repr(one) == repr(other) or floats and math.isclose(one, other, rel_tol=1e-6)
 
 
 def types(guarded, direct):
@@ -35,7 +41,7 @@ def types(guarded, direct):
         assert all(one == other for one, other in seen.values()), (table, seen)
         both = [guarded.cursor(binary=binary).execute(f"SELECT * FROM {table}").fetchall() for binary in (False, True)]
         for one, other in zip(*both):
-            differing = [(n, a, b) for n, (a, b) in enumerate(zip(one, other)) if repr(a) != repr(b)]
+            differing = [(n, a, b) for n, (a, b) in enumerate(zip(one, other)) if not same(a, b)]
             assert not differing, (table, differing)
         kept = sum(not is_null for is_null, _ in seen.values())
         print(table, "values", kept, "nulls", len(seen) - kept)

@@ -197,7 +197,7 @@ impl Veil {
         court: &mut dyn Court,
         out: &mut Vec<u8>,
     ) -> Result<Becomes, Broken> {
-        let Some(masks) = self.masks.clone() else { return Ok(Becomes::Itself) };
+        let Some(masks) = &self.masks else { return Ok(Becomes::Itself) };
         match tag {
             backend::DATA_ROW => {
                 self.tell(court);
@@ -214,7 +214,7 @@ impl Veil {
             }
             backend::ROW_DESCRIPTION => {
                 let mut rows = self.rows.take().unwrap_or_default();
-                let described = rows.describe(body, &masks, &self.hiding, settings.is_utf8());
+                let described = rows.describe(body, masks, &self.hiding, settings.is_utf8());
                 described.ok_or(Broken::Server)?;
                 self.rows = Some(rows);
                 self.is_told = false;
