@@ -19,6 +19,7 @@ mod judging;
 mod lineage;
 mod lobby;
 pub mod masking;
+mod outside;
 mod relay;
 mod report;
 mod rulebook;

@@ -6,18 +6,13 @@ use std::{
     io,
     pin::Pin,
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
-use tokio::{
-    io::{AsyncRead as _, AsyncWrite as _, ReadBuf},
-    sync::mpsc::{UnboundedReceiver, UnboundedSender},
-    time::{Sleep, sleep},
-};
+use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 
 use super::{
     court::Court,
-    holds::{Held, Holds},
+    outside::Outside,
     session::{Broken, Output, Session, Tiding},
     stream::Stream,
 };
@@ -83,61 +78,6 @@ struct Direction {
     told: bool,
 }
 
-/// What a session hears that neither side says.
-pub(super) struct Outside {
-    tell: UnboundedSender<Tiding>,
-    tidings: UnboundedReceiver<Tiding>,
-    holds: Holds,
-    /// While its statement waits.
-    held: Option<Held>,
-    /// Since when it has waited for people, and how long it may.
-    until: Option<Pin<Box<Sleep>>>,
-    look: Option<Pin<Box<Sleep>>>,
-}
-
-/// Between looks at a client that is not read for now.
-const LOOK: Duration = Duration::from_secs(1);
-
-impl Outside {
-    pub(super) fn new(
-        tell: UnboundedSender<Tiding>,
-        tidings: UnboundedReceiver<Tiding>,
-        holds: Holds,
-    ) -> Self {
-        Self { tell, tidings, holds, held: None, until: None, look: None }
-    }
-
-    fn rest(&mut self) {
-        if self.held.is_some() || self.until.is_some() || self.look.is_some() {
-            (self.held, self.until, self.look) = (None, None, None);
-        }
-    }
-
-    fn hold(&mut self, key: Option<&[u8]>) {
-        if self.held.is_none() {
-            self.held = key.map(|key| self.holds.hold(key, self.tell.clone()));
-        }
-    }
-
-    fn is_over(&mut self, patience: Option<Duration>, cx: &mut Context<'_>) -> bool {
-        let Some(patience) = patience else { return false };
-        let until = self.until.get_or_insert_with(|| Box::pin(sleep(patience)));
-        until.as_mut().poll(cx).is_ready()
-    }
-
-    fn is_time_to_look(&mut self, cx: &mut Context<'_>) -> bool {
-        let look = self.look.get_or_insert_with(|| Box::pin(sleep(LOOK)));
-        if look.as_mut().poll(cx).is_pending() {
-            return false;
-        }
-        let mut next = Box::pin(sleep(LOOK));
-        // It wakes this task.
-        let _ = next.as_mut().poll(cx);
-        *look = next;
-        true
-    }
-}
-
 struct Relay<'a> {
     client: &'a mut Stream,
     server: &'a mut Stream,
@@ -176,24 +116,22 @@ impl Relay<'_> {
 
     /// What people have decided, what time has, and whether a client that isn't read is still there.
     fn hear_outside(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
-        let mut moved = false;
-        while let Poll::Ready(Some(tiding)) = self.outside.tidings.poll_recv(cx) {
-            self.hear(tiding)?;
-            moved = true;
-        }
         if !self.session.waits() {
             self.outside.rest();
-            return Ok(moved);
+            return Ok(false);
         }
-        self.outside.hold(self.session.cancel_key());
+        if let Some(tiding) = self.outside.hear(self.session.cancel_key(), cx) {
+            self.hear(tiding)?;
+            return Ok(true);
+        }
         if self.outside.is_over(self.session.patience(), cx) {
             self.hear(Tiding::TimedOut)?;
-            moved = true;
+            return Ok(true);
         }
         if self.outside.is_time_to_look(cx) && !self.session.has_room() && self.client.has_left() {
             return Err(End::Client);
         }
-        Ok(moved)
+        Ok(false)
     }
 
     fn hear(&mut self, tiding: Tiding) -> Result<(), End> {

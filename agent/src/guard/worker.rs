@@ -13,10 +13,7 @@ use std::{
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional},
     runtime::LocalOptions,
-    sync::{
-        mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
-        oneshot,
-    },
+    sync::{mpsc::UnboundedReceiver, oneshot},
     task::spawn_local,
 };
 
@@ -28,7 +25,8 @@ use super::{
     holds::Holds,
     judging::{ClientCourt, Judging, SoFar},
     lobby::Lobby,
-    relay::{End, Outside, relay},
+    outside::{Listeners, Outside},
+    relay::{End, relay},
     report::{Report, Severity},
     rulebook::Rulebook,
     session::{Session, Tiding},
@@ -85,7 +83,7 @@ struct Worker {
     lobby: Lobby,
     waiting: RefCell<HashMap<Number, oneshot::Sender<Answer>>>,
     sessions: RefCell<HashMap<Number, Told>>,
-    tidings: RefCell<HashMap<Number, UnboundedSender<Tiding>>>,
+    listeners: Listeners,
     holds: Holds,
     channel: Arc<Channel>,
     catalogs: Catalogs,
@@ -128,7 +126,7 @@ pub(super) fn work(
         lobby: Lobby::new(clock.clone()),
         waiting: RefCell::default(),
         sessions: RefCell::default(),
-        tidings: RefCell::default(),
+        listeners: Listeners::default(),
         holds,
         channel,
         catalogs,
@@ -162,7 +160,7 @@ pub(super) fn work(
 
 impl Worker {
     fn approval(&self, number: Number, answer: approval::Answer) {
-        let session = self.tidings.borrow().get(&number).cloned();
+        let session = self.listeners.borrow().get(&number).cloned();
         // It may have left meanwhile.
         let _ = session.map(|session| session.send(Tiding::Answer(answer)));
     }
@@ -196,7 +194,6 @@ impl Worker {
         let mut session = Session::new(rand::random());
         let broken = self.serve(number, server, socket, &mut session).await;
         self.sessions.borrow_mut().remove(&number);
-        self.tidings.borrow_mut().remove(&number);
         let counts = session.counts();
         let is_whole = counts.took_leave && broken.is_ok();
         let sent = Sent { bytes: counts.sent_bytes, is_whole, sum: session.sum() };
@@ -295,9 +292,8 @@ impl Worker {
             return Ok(());
         };
         court.summed_so_far(session.counts().sent_bytes, session.sum());
-        let (tell, tidings) = unbounded_channel();
-        self.tidings.borrow_mut().insert(number, tell.clone());
-        let outside = Outside::new(tell, tidings, self.holds.clone());
+        let (listeners, holds) = (self.listeners.clone(), self.holds.clone());
+        let outside = Outside::new(number, listeners, holds, self.clock.clone());
         match relay(&mut stream, &mut upstream, session, court, outside).await {
             // A client may go without a word.
             End::Closed | End::Client => Ok(()),
