@@ -25,7 +25,7 @@ const MASKS: [(&str, &str); 10] = [
 const COLUMNS: &str = "a bool, b bytea, c \"char\", d name, e int8, f int2, g int4, h text, i json, j jsonb, k float4, \
                        l float8, m inet, n char(9), o varchar(12), p date, q timestamp, r timestamptz(3), \
                        s numeric, t numeric(6,2), u uuid, v money, w interval, x int4[], y text[], z colour, \
-                       aa positive, bb cidr, cc time, dd timetz, ee macaddr, ff bit(3), gg varbit, hh point, ii xml, \
+                       aa usual, bb cidr, cc time, dd timetz, ee macaddr, ff bit(3), gg varbit, hh point, ii xml, \
                        jj int4range, kk tsvector, ll oid";
 const ROWS: &str = "
     (true, '\\x00ff', 'x', 'a name', 123456789012, 12, 1234567890, 'Ann Example', '{\"a\": 1}', '[1, \"b\"]', 1.1,
@@ -80,7 +80,7 @@ fn people(of_guard: &str) -> Result<Guarded> {
 fn what_stands_for_a_value_is_one_of_its_type_by_every_way() -> Result<()> {
     need_root!();
     let mut sql = String::from(
-        "CREATE TYPE colour AS ENUM ('red', 'green'); CREATE DOMAIN positive AS int CHECK (value > 0);",
+        "CREATE TYPE colour AS ENUM ('red', 'green'); CREATE DOMAIN usual AS int CHECK (value > -10);",
     );
     let mut labels = String::from(OF_PEOPLE);
     for (name, _) in MASKS {
