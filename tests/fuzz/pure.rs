@@ -15,6 +15,7 @@ pub mod event;
 pub mod guard {
     pub mod court;
     pub mod hostile;
+    pub mod masking;
     pub mod report;
     pub mod session;
 }

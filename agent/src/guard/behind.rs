@@ -10,10 +10,11 @@ use std::{
 
 use lru::LruCache;
 
-use super::catalog::{Code, Events, FIRST_OWN_OID, Kind, Snapshot, What};
+use super::catalog::{Code, Events, Kind, Snapshot, What};
 use crate::{
     analyst::Analyst,
     event::{Access, Analysis, Effect, Effects, Facts},
+    protocol::postgres::FIRST_OWN_OID,
 };
 
 /// Pieces of code behind one statement that are looked at.

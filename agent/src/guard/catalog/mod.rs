@@ -34,12 +34,12 @@ use super::{
     rulebook::Rulebook,
     wire::{Channel, Ticket},
 };
-use crate::event::ConnectionId;
+use crate::{event::ConnectionId, protocol::postgres::FIRST_OWN_OID};
 pub(super) use numbers::large_object;
 pub(super) use plan::Planned;
 pub(super) use question::{Question, Value};
 pub(super) use snapshot::Rows;
-pub(super) use snapshot::{Code, Events, FIRST_OWN_OID, Kind, Relation, Snapshot, What};
+pub(super) use snapshot::{Code, Events, Kind, Relation, Snapshot, What};
 #[cfg(test)]
 pub(super) use snapshot::{Column, Function};
 

@@ -8,10 +8,8 @@ use tokio_postgres::{
     types::{Format, IsNull, Kind, ToSql, Type, to_sql_checked},
 };
 
-use super::{
-    plan::{Plan, Planned},
-    snapshot::FIRST_OWN_OID,
-};
+use super::plan::{Plan, Planned};
+use crate::protocol::postgres::FIRST_OWN_OID;
 
 /// A statement as its client sends it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

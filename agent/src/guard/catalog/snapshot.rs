@@ -8,9 +8,6 @@ use std::{
 
 use crate::{event::Access, statement::qualified};
 
-/// Object identifiers below are PostgreSQL's own, and the same everywhere.
-pub(in crate::guard) const FIRST_OWN_OID: u32 = 16_384;
-
 /// As the catalog's rows have it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(in crate::guard) struct Rows {

@@ -9,9 +9,10 @@ use std::{
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::{
-    Ask, Catalogs, Database, FIRST_OWN_OID, Job, PATIENCE, Planned, Question, Relation, Rows,
-    Snapshot, snapshot::Kind,
+    Ask, Catalogs, Database, Job, PATIENCE, Planned, Question, Relation, Rows, Snapshot,
+    snapshot::Kind,
 };
+use crate::protocol::postgres::FIRST_OWN_OID;
 
 /// A catalog without the thread that asks.
 fn catalogs() -> (Catalogs, UnboundedReceiver<Ask>) {

@@ -28,8 +28,7 @@ use std::{
     sync::Arc,
 };
 
-use super::catalog::FIRST_OWN_OID;
-use crate::event::Mask;
+use crate::{event::Mask, protocol::postgres::FIRST_OWN_OID};
 
 pub use cover::{Cover, Form};
 pub use detect::{Detectors, Watch};

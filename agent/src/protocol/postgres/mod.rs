@@ -32,6 +32,9 @@ use exchange::{Exchange, Pairing};
 use startup::Packet;
 use sums::Sums;
 
+/// Object identifiers below are PostgreSQL's own, and the same everywhere.
+pub(crate) const FIRST_OWN_OID: u32 = 16_384;
+
 /// One PostgreSQL connection.
 #[derive(Debug)]
 pub struct Session {
