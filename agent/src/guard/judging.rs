@@ -2,10 +2,7 @@
 
 use std::{
     borrow::Cow,
-    cell::{Cell, RefCell},
-    collections::VecDeque,
     num::NonZeroUsize,
-    rc::Rc,
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -13,45 +10,41 @@ use std::{
 use lru::LruCache;
 
 use super::{
-    approvals::{self, Needing},
-    behind::{Behind, Revealed},
-    catalog::{self, Catalogs, Database, PATIENCE, Question, Snapshot, Value},
-    court::{self, Argument, Court, DENIED, Denial, Moment, Permit, Reading},
-    estimating::{self, Asked, Bulk},
-    masking::{Hiding, Masks, TextPrint},
-    veil::{Veil, Veils},
-    wire::{Channel, Denied, Masked, Number, Summed, Word},
+    behind::Behind,
+    catalog::{Catalogs, Database, PATIENCE, Snapshot},
+    court::{DENIED, Denial, Reading},
+    estimating::Bulk,
+    masking::Hiding,
+    veil::Veils,
+    wire::Channel,
 };
 use crate::{
     analyst::{Analyst, Bounds},
-    approval::Over,
-    event::{Analysis, Effect, Facts, Judgement, Origin, RequestSum, Trait, Verdict, WallTime},
-    pipeline::profile::Profile,
-    policy::{Circumstances, Estimate, Judge, Set},
-    principal::{self, claims},
-    protocol::postgres::startup,
-    statement::{self, Analysed, Lexing, MAX_TEXT_BYTES, Parameters, Prepared},
+    event::{Facts, Judgement, Origin, Verdict, WallTime},
+    policy::{Estimate, Judge, Set},
+    principal,
+    statement::{Analysed, MAX_TEXT_BYTES},
 };
 
 /// Of one worker, for all of its sessions.
 pub(super) struct Judging {
     pub(super) analyst: Analyst,
     pub(super) judge: Judge,
-    host: Arc<Origin>,
-    principals: principal::Rules,
+    pub(super) host: Arc<Origin>,
+    pub(super) principals: principal::Rules,
     pub(super) channel: Arc<Channel>,
-    last: Arc<Reading>,
+    pub(super) last: Arc<Reading>,
     /// Version of the policies, and whether some of them want approvals.
-    policy: Arc<str>,
-    asks: bool,
+    pub(super) policy: Arc<str>,
+    pub(super) asks: bool,
     /// Why nothing can be recorded.
-    ledger_down: Option<Arc<str>>,
+    pub(super) ledger_down: Option<Arc<str>>,
     pub(super) catalogs: Catalogs,
     /// By a database's server and name.
     pub(super) behind: LruCache<(usize, Arc<str>), Behind>,
     pub(super) veils: Veils,
-    bulk: Bulk,
-    hiding: Arc<Hiding>,
+    pub(super) bulk: Bulk,
+    pub(super) hiding: Arc<Hiding>,
 }
 
 /// Databases whose code a worker remembers.
@@ -114,7 +107,7 @@ impl Judging {
     }
 
     /// The code of a database, as far as it is known now.
-    fn behind(
+    pub(super) fn behind(
         &mut self,
         database: &Arc<Database>,
     ) -> Option<(Arc<Snapshot>, &mut Behind, &mut Analyst)> {
@@ -127,421 +120,8 @@ impl Judging {
     }
 }
 
-/// One client before its judge.
-pub(super) struct ClientCourt {
-    pub profile: Profile,
-    pub judging: Rc<RefCell<Judging>>,
-    /// The session's.
-    number: Number,
-    /// What can't be recorded is refused.
-    needs_ledger: bool,
-    /// What it has said so far.
-    pub(super) said: statement::Session,
-    /// Where the server can be asked itself.
-    pub(super) database: Option<Arc<Database>>,
-    /// It has defined something that may not be committed yet.
-    has_defined: bool,
-    /// What `EXECUTE` runs, by name: types in brackets, or nothing, and the statement.
-    pub(super) prepared: VecDeque<(String, String, String)>,
-    /// What is hidden from it.
-    pub(super) veil: Veil,
-    /// Whoever wants to tell the service of it finds it here.
-    pub so_far: Rc<Cell<SoFar>>,
-}
-
-/// Of what was asked of a server, and after how many bytes.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct SoFar {
-    pub bytes: u64,
-    pub sum: RequestSum,
-}
-
-/// Texts of prepared statements are kept up to this length each.
-const MAX_PREPARED_BYTES: usize = 16 << 10;
-
-/// Statements that SQL's EXECUTE can name. What was prepared before them is unknown there.
-const MAX_PREPARED: usize = 256;
-
-impl ClientCourt {
-    pub(super) fn new(
-        profile: Profile,
-        judging: Rc<RefCell<Judging>>,
-        number: Number,
-        needs_ledger: bool,
-        database: Option<Arc<Database>>,
-    ) -> Self {
-        Self {
-            profile,
-            judging,
-            number,
-            needs_ledger,
-            said: statement::Session::default(),
-            database,
-            has_defined: false,
-            prepared: VecDeque::new(),
-            veil: Veil::default(),
-            so_far: Rc::default(),
-        }
-    }
-
-    /// A statement with what is behind it, and the planner's word on it.
-    fn known(
-        &self,
-        reading: &Reading,
-        place: usize,
-        said: &Arc<Facts>,
-    ) -> (Revealed, Option<Estimate>) {
-        let as_said = || (Revealed::as_said(said), None);
-        let Some(database) = &self.database else { return as_said() };
-        if said.tables.is_empty() && said.functions.is_empty() && said.names.is_empty() {
-            return as_said();
-        }
-        let mut judging = self.judging.borrow_mut();
-        let Some((snapshot, behind, analyst)) = judging.behind(database) else { return as_said() };
-        let revealed = behind.reveal(said, analyst);
-        // What it has made itself, nobody else sees.
-        let is_alone = self.has_defined && self.said.in_transaction;
-        if !reading.is_estimable() || is_alone {
-            return (revealed, None);
-        }
-        let estimate =
-            self.question(reading, place, said, &revealed, &snapshot).and_then(|question| {
-                let planned = judging.catalogs.plan(database, question)?;
-                estimating::weighed(&planned, &snapshot, judging.bulk)
-            });
-        (revealed, estimate)
-    }
-
-    fn question(
-        &self,
-        reading: &Reading,
-        place: usize,
-        said: &Facts,
-        revealed: &Revealed,
-        snapshot: &Snapshot,
-    ) -> Option<Question> {
-        let lexing = self.said.lexing;
-        let texts = estimating::statements(reading.text.as_deref()?, lexing);
-        if texts.len() != reading.analysed.statements.len() {
-            return None;
-        }
-        let values: Option<Vec<Value>> = match &reading.values {
-            None => None,
-            Some(values) => Some(values.iter().map(value).collect::<Option<_>>()?),
-        };
-        let asked = Asked {
-            text: texts.get(place)?,
-            lexing,
-            said,
-            facts: &revealed.facts,
-            types: &reading.types,
-            values: values.as_deref(),
-        };
-        let prepared = |name: &str| {
-            let found = self.prepared.iter().rev().find(|(known, ..)| known == name);
-            found.map(|(_, types, text)| (types.clone(), text.clone()))
-        };
-        asked.question(snapshot, prepared)
-    }
-
-    /// What `EXECUTE` may run later, for the planner: of use where the server can be asked.
-    fn keep(&mut self, name: String, types: String, text: String) {
-        if text.len() + types.len() > MAX_PREPARED_BYTES {
-            return;
-        }
-        if self.prepared.len() >= MAX_PREPARED {
-            self.prepared.pop_front();
-        }
-        self.prepared.push_back((name, types, text));
-    }
-
-    fn forget_oldest(&mut self) {
-        let surplus = self.said.prepared.len().saturating_sub(MAX_PREPARED);
-        self.said.prepared.drain(..surplus);
-    }
-
-    /// Without the service, which has started this process, there is nobody to tell, and its end is near.
-    fn tell(&self, word: &Word) {
-        if let Err(error) = self.judging.borrow().channel.send(word, None) {
-            tracing::error!(%error, "the service can't be told");
-        }
-    }
-
-    /// Whether a session may start with these settings.
-    pub(super) fn judge_startup(&mut self, packet: &[u8]) -> Result<Permit, Denial> {
-        let parameters = startup::parameters(packet);
-        let pairs = parameters.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-        let facts = Arc::new(statement::startup(pairs));
-        let analysed = Analysed::of(facts);
-        // It reads nothing.
-        self.judge_by_rules(&Reading::of(None, Arc::new(analysed), None)).map(|_| Permit::given())
-    }
-
-    fn defined(&mut self) {
-        self.has_defined = false;
-        if let Some(database) = &self.database {
-            database.has_news();
-            database.defined(self.profile.id);
-        }
-    }
-
-    /// The rule that wants something hidden, where one does, and what it takes where some want approvals.
-    fn judge_by_rules(&mut self, reading: &Reading) -> Result<(Option<Arc<str>>, Needing), Denial> {
-        let claims = reading.claims.as_deref();
-        let origin = self.origin(reading);
-        let time = now();
-        let (mut hiding, mut needing) = (None, Needing::default());
-        for (place, said) in reading.analysed.statements.iter().enumerate() {
-            let (Revealed { facts, by }, estimate) = self.known(reading, place, said);
-            let circumstances = Circumstances {
-                time,
-                rows: None,
-                claims: claims.map_or(&[], |claims| &claims.tags),
-                estimate,
-            };
-            let judgement =
-                self.judging.borrow_mut().judge.judge(&origin, Some(&facts), circumstances);
-            match judgement.verdict {
-                Verdict::Mask => hiding = judgement.rule.clone(),
-                Verdict::Hold | Verdict::Ticket => {
-                    let rules = self.judging.borrow().judge.set().clone();
-                    let denial = denial(&judgement, &facts, &by, estimate);
-                    needing.add(&rules, &judgement, denial, &facts, &by, estimate);
-                }
-                verdict if verdict > Verdict::Flag => {
-                    return Err(denial(&judgement, &facts, &by, estimate));
-                }
-                _ => {}
-            }
-        }
-        let judging = self.judging.borrow();
-        match judging.ledger_down.as_ref().filter(|_| self.needs_ledger) {
-            Some(why) if !reading.analysed.statements.iter().all(|facts| gives_up(facts)) => {
-                Err(Denial::unrecorded(why))
-            }
-            _ => Ok((hiding, needing)),
-        }
-    }
-
-    /// Who says it, with what they claim in it.
-    pub(super) fn origin(&mut self, reading: &Reading) -> Arc<Origin> {
-        let Self { profile, judging, .. } = self;
-        let Judging { host, principals, .. } = &mut *judging.borrow_mut();
-        profile.origin_claiming(host, principals, reading.claims.as_deref())
-    }
-
-    fn analyse(&mut self, text: &str, state: Moment, parameters: Parameters) -> Arc<Analysed> {
-        if self.has_defined && !state.in_transaction {
-            // It is committed now, if it went well.
-            self.defined();
-        }
-        let Some(lexing) = statement::lexing(text, state.conforming_strings, false) else {
-            return Arc::new(Analysed::ambiguous(text));
-        };
-        self.said.lexing = lexing;
-        self.said.in_transaction = state.in_transaction;
-        self.said.parameters = parameters;
-        let analysed = self.judging.borrow_mut().analyst.analysed_in(text, &self.said);
-        // Values are not kept longer than they are looked at.
-        self.said.parameters = Parameters::Unseen;
-        analysed
-    }
-}
-
-impl Court for ClientCourt {
-    fn read(&mut self, text: Option<&str>, state: Moment) -> Arc<Reading> {
-        let Some(text) = text else {
-            let analysed = Analysed::unparsed("", Lexing::default(), Analysis::TooLong);
-            return Arc::new(Reading::of(None, analysed.into(), None));
-        };
-        let analysed = self.analyse(text, state, Parameters::Unseen);
-        let claims = claims::read(Some(text), self.profile.application()).map(Arc::new);
-        Reading::anew(&mut self.judging.borrow_mut().last, text, analysed, claims)
-    }
-
-    fn read_again(
-        &mut self,
-        reading: &Arc<Reading>,
-        values: Option<Vec<Argument>>,
-        state: Moment,
-    ) -> Arc<Reading> {
-        let Some(text) = reading.text.as_deref() else { return reading.clone() };
-        let parameters = match &values {
-            None => Parameters::Unseen,
-            Some(values) => Parameters::Bound(values.iter().map(Argument::parameter).collect()),
-        };
-        let analysed = self.analyse(text, state, parameters);
-        let keeps = self.database.is_some() && reading.is_estimable();
-        let values = values.filter(|_| keeps);
-        let values = values.map(Into::into).or_else(|| reading.values.clone());
-        Arc::new(Reading { analysed, values, ..Reading::clone(reading) })
-    }
-
-    fn read_call(
-        &mut self,
-        oid: Option<u32>,
-        values: Vec<Argument>,
-        state: Moment,
-    ) -> Arc<Reading> {
-        let named = oid.and_then(|oid| match catalog::large_object(oid) {
-            Some(name) => Some(("pg_catalog".to_owned(), name.to_owned())),
-            None => {
-                let database = self.database.as_ref()?;
-                let named = self.judging.borrow().catalogs.name(database, oid)?;
-                Some((*named).clone())
-            }
-        });
-        let Some((schema, name)) = named else {
-            let analysed = Analysed::unparsed("", Lexing::default(), Analysis::NoText);
-            return Arc::new(Reading::of(None, analysed.into(), None));
-        };
-        let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
-        let places: Vec<String> = (1..=values.len()).map(|n| format!("${n}")).collect();
-        let text = format!("SELECT {}.{}({})", quoted(&schema), quoted(&name), places.join(", "));
-        let parameters = Parameters::Bound(values.iter().map(Argument::parameter).collect());
-        let state = Moment { conforming_strings: Some(true), ..state };
-        let analysed = self.analyse(&text, state, parameters);
-        Arc::new(Reading::of(Some(text), analysed, None))
-    }
-
-    fn sent(&mut self, reading: &Reading) {
-        if let Some(database) = &self.database {
-            let whole = &reading.analysed.whole;
-            let is_code =
-                [Trait::Code, Trait::Extension].iter().any(|it| whole.traits.contains(it));
-            let defines =
-                [Effect::Define, Effect::Drop, Effect::Grant, Effect::Call, Effect::Unknown];
-            if is_code {
-                database.changed();
-            } else if defines.into_iter().any(|effect| whole.effects.contains(effect)) {
-                database.has_news();
-                self.has_defined = true;
-            }
-            self.has_defined |= is_code;
-            self.defines(whole);
-        }
-        let may_prepare = self.database.is_some() && !reading.analysed.says.is_empty();
-        if let Some(text) = reading.text.as_deref().filter(|_| may_prepare) {
-            for one in estimating::statements(text, self.said.lexing) {
-                if let Some((name, types, text)) = estimating::preparation(one, self.said.lexing) {
-                    self.keep(name, types, text);
-                }
-            }
-        }
-        if !reading.analysed.says.is_empty() {
-            self.said.hear(&reading.analysed);
-            self.forget_oldest();
-        }
-    }
-
-    fn prepared(&mut self, name: &str, reading: &Reading) {
-        if !name.is_empty() {
-            if let Some(text) = reading.text.as_deref().filter(|_| self.database.is_some()) {
-                self.keep(name.to_owned(), String::new(), text.to_owned());
-            }
-            let analysed = &reading.analysed;
-            self.said.prepared.push(Prepared {
-                name: name.into(),
-                facts: analysed.whole.clone(),
-                is_parameter_sensitive: analysed.is_parameter_sensitive,
-            });
-            self.forget_oldest();
-        }
-    }
-
-    fn judge(&mut self, reading: &Reading) -> Result<Permit, Denial> {
-        let (hiding, needing) = self.judge_by_rules(reading)?;
-        let copy = self.look_through(reading, hiding.as_ref())?;
-        if needing.is_nothing() {
-            return Ok(Permit::copying(copy));
-        }
-        let origin = self.origin(reading);
-        let judging = self.judging.borrow();
-        match needing.denial(reading, self.said.lexing, &origin, &judging.policy, &copy) {
-            Some(denial) => Err(denial),
-            None => Ok(Permit::copying(copy)),
-        }
-    }
-
-    fn masks(&mut self) -> Option<Arc<Masks>> {
-        self.veil.masks.clone()
-    }
-
-    fn settled(&mut self) {
-        if self.has_defined {
-            self.defined();
-        }
-    }
-
-    fn denied(&mut self, token: &str, denial: &Denial, text: Option<&str>) {
-        let denied = Denied {
-            connection: self.profile.id,
-            token: token.to_owned(),
-            text: text.map(str::to_owned),
-            denial: denial.clone(),
-        };
-        self.tell(&Word::Denied(Box::new(denied)));
-    }
-
-    fn summed(&mut self, sum: RequestSum) {
-        let summed = Summed { connection: self.profile.id, bytes: None, sum };
-        self.tell(&Word::Summed(vec![summed]));
-    }
-
-    fn summed_so_far(&mut self, bytes: u64, sum: RequestSum) {
-        self.so_far.set(SoFar { bytes, sum });
-    }
-
-    fn hiding(&self) -> Arc<Hiding> {
-        self.judging.borrow().hiding.clone()
-    }
-
-    fn veiled(&mut self) {
-        self.tell(&Word::Veiled(self.profile.id));
-    }
-
-    fn masked(&mut self, text: TextPrint, columns: &[Arc<str>]) {
-        let (connection, columns) = (self.profile.id, columns.into());
-        self.tell(&Word::Masked(Box::new(Masked { connection, text, columns })));
-    }
-
-    fn authenticated(&mut self, method: &'static str) {
-        self.profile.authenticated(method);
-    }
-
-    fn renamed(&mut self, application: &str) {
-        self.profile.calls_itself(application);
-    }
-
-    fn asks(&self) -> bool {
-        self.judging.borrow().asks
-    }
-
-    fn ask(&mut self, question: court::Question) {
-        let ask = approvals::asked(&self.profile, self.number, question);
-        self.tell(&Word::Approval(Box::new(ask)));
-    }
-
-    fn gives_up(&mut self, why: Over) {
-        self.tell(&Word::ApprovalOver { number: self.number, why });
-    }
-}
-
-impl Drop for ClientCourt {
-    fn drop(&mut self) {
-        if self.has_defined {
-            self.defined();
-        }
-    }
-}
-
-/// It only takes back what was begun: nobody should hold locks because nothing can be recorded.
-fn gives_up(facts: &Facts) -> bool {
-    facts.analysis.is_complete() && matches!(&*facts.summary, "ROLLBACK" | "ROLLBACK TO")
-}
-
 /// What the client is told of a judgement.
-fn denial(
+pub(super) fn denial(
     judgement: &Judgement,
     facts: &Facts,
     by: &[String],
@@ -588,16 +168,6 @@ fn denial(
         approval: None,
         needs: None,
     }
-}
-
-/// For the planner; `None` where it isn't known.
-fn value(argument: &Argument) -> Option<Value> {
-    Some(match argument {
-        Argument::Null => Value::Null,
-        Argument::Text(text) => Value::Text((**text).to_owned()),
-        Argument::Binary(bytes) => Value::Binary(bytes.to_vec()),
-        Argument::Unreadable => return None,
-    })
 }
 
 pub(super) fn now() -> WallTime {

@@ -8,6 +8,7 @@ mod approvals;
 mod behind;
 mod catalog;
 mod client_ca;
+mod client_court;
 mod clock;
 mod court;
 mod entry;

@@ -10,8 +10,9 @@ use lru::LruCache;
 use super::{
     behind::Behind,
     catalog::{Database, PATIENCE, Snapshot},
+    client_court::ClientCourt,
     court::{Denial, Reading},
-    judging::{ClientCourt, Judging, now},
+    judging::{Judging, now},
     lineage::{self, Copy, Labelled, Why},
     masking::Masks,
     wire::Word,

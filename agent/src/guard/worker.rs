@@ -19,11 +19,12 @@ use tokio::{
 
 use super::{
     catalog::Catalogs,
+    client_court::{ClientCourt, SoFar},
     clock::Clock,
     court::Court as _,
     entry::{self, Arrival, Failed, Unwelcome},
     holds::Holds,
-    judging::{ClientCourt, Judging, SoFar},
+    judging::Judging,
     lobby::Lobby,
     outside::{Listeners, Outside},
     relay::{End, relay},
