@@ -383,16 +383,20 @@ fn after_a_minute_without_a_backend_what_was_dropped_is_what_did_not_arrive() ->
     ensure!(down["dropped"]["queue_full"].as_u64() > Some(0), "all fit: {down}");
 
     let collector = Collector::start_at(folder.path(), grpc, http)?;
-    let after = await_until("recovery", || {
+    await_until("recovery", || {
         let signal = signal(&agent, "traces")?;
-        Ok((signal["waiting"] == 0 && signal["trouble"].is_null()).then_some(signal))
+        Ok((signal["waiting"] == 0 && signal["trouble"].is_null()).then_some(()))
     })?;
     let n = |value: &Value| value.as_u64().context("no figure");
-    let (sent, dropped) = (n(&after["sent"])?, n(&after["dropped"]["queue_full"])?);
     let query = "SELECT count(*) AS n FROM statements";
-    let text = said(&mut agent.command(&["sql", "--format", "json", query]))?;
-    let statements = n(&serde_json::from_str::<Value>(text.trim())?["n"])?;
-    ensure!(sent + dropped == statements, "{sent} sent, {dropped} dropped, {statements} in all");
+    // What is under way waits no more, and isn't sent yet.
+    let (statements, sent, dropped) = await_until("an account of each statement", || {
+        let signal = signal(&agent, "traces")?;
+        let (sent, dropped) = (n(&signal["sent"])?, n(&signal["dropped"]["queue_full"])?);
+        let text = said(&mut agent.command(&["sql", "--format", "json", query]))?;
+        let statements = n(&serde_json::from_str::<Value>(text.trim())?["n"])?;
+        Ok((sent + dropped == statements).then_some((statements, sent, dropped)))
+    })?;
     await_until("what was sent", || {
         let arrived = collector.said()?.matches("Span #").count() as u64;
         ensure!(arrived <= sent, "{arrived} arrived, {sent} sent");
