@@ -2,7 +2,7 @@
 
 use std::{
     num::NonZeroUsize,
-    sync::{Arc, Condvar, Mutex, PoisonError},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -37,20 +37,21 @@ impl Default for State {
 }
 
 impl Masked {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn veil(&self, connection: ConnectionId) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.veiled.put(connection, ());
+        self.lock().veiled.put(connection, ());
     }
 
     pub(super) fn is_veiled(&self, connection: ConnectionId) -> bool {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.veiled.get(&connection).is_some()
+        self.lock().veiled.get(&connection).is_some()
     }
 
     pub(super) fn put(&self, told: wire::Masked) {
         let wire::Masked { connection, text, columns } = told;
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.texts.put((connection, text), columns);
+        self.lock().texts.put((connection, text), columns);
         self.was_told.notify_all();
     }
 
@@ -61,7 +62,7 @@ impl Masked {
         awaited: bool,
     ) -> Arc<[Arc<str>]> {
         let until = Instant::now() + PATIENCE;
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
         loop {
             if let Some(columns) = state.texts.get(&(connection, text)) {
                 return columns.clone();

@@ -49,8 +49,8 @@ use crate::{
     guard::{
         masking::TextPrint,
         wire::{
-            self, CatalogRights, CatalogState, Channel, Denied, MaskKey, Number, Refusal, Sent,
-            Summed, Ticket, Wants,
+            CatalogRights, CatalogState, Channel, Denied, MaskKey, Number, Refusal, Sent, Summed,
+            Ticket, Wants,
         },
     },
     policy::Set,
@@ -663,14 +663,6 @@ impl Gate {
         self.masked.of(connection, text, awaited)
     }
 
-    fn veil(&self, connection: ConnectionId) {
-        self.masked.veil(connection);
-    }
-
-    fn mask(&self, told: wire::Masked) {
-        self.masked.put(told);
-    }
-
     fn deny(&self, told: Denied) {
         let mut denied = self.denied.lock().unwrap_or_else(PoisonError::into_inner);
         denied.put(told.token.clone(), Arc::new(told));
@@ -697,13 +689,14 @@ impl Gate {
                 Err(why) => format!("clients of its unix socket go past the guard: {why}"),
             }),
             socket_problem: state.sockets.get(place).and_then(|open| open.clone()?.err()),
-            lacks: state.lacks.iter().filter(|((at, _), _)| *at == place).fold(
-                Vec::new(),
-                |mut all, ((_, database), lacks)| {
-                    all.extend(lacks.iter().map(|lack| format!("{database}: {lack}")));
-                    all
-                },
-            ),
+            lacks: state
+                .lacks
+                .iter()
+                .filter(|((at, _), _)| *at == place)
+                .flat_map(|((_, database), lacks)| {
+                    lacks.iter().map(move |lack| format!("{database}: {lack}"))
+                })
+                .collect(),
             catalog: server.catalog.as_ref().map(|_| match state.catalogs.get(&place) {
                 Some(state) => told(state),
                 None => Err("it was not asked yet".to_owned()),

@@ -107,8 +107,8 @@ fn listen(gate: &Arc<Gate>, channel: &Arc<Channel>) -> io::Result<()> {
             }
             Word::Approval(ask) => gate.wants_approval(*ask),
             Word::ApprovalOver { number, why } => gate.approval_is_over(number, why),
-            Word::Veiled(connection) => gate.veil(connection),
-            Word::Masked(masked) => gate.mask(*masked),
+            Word::Veiled(connection) => gate.masked.veil(connection),
+            Word::Masked(masked) => gate.masked.put(*masked),
             Word::Summed(summed) => gate.summed.push(&summed),
             Word::CatalogSocket { ticket, server } => gate.wanted(ticket, server),
             Word::Catalog { server, state } => gate.catalog(server, state),

@@ -6,7 +6,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     court::{Argument, Denial, Needs, Question, Reading},
-    lineage::Copy,
+    masking::Copied,
     wire::Number,
 };
 use crate::{
@@ -75,17 +75,16 @@ impl Needing {
         lexing: Lexing,
         origin: &Origin,
         policy: &Arc<str>,
-        copy: &Copy,
+        copy: &Copied,
     ) -> Option<Denial> {
         let (verdict, denial) = self.worst?;
         let facts = match self.facts.as_slice() {
             [only] if reading.analysed.statements.len() == 1 => only.clone(),
             _ => reading.analysed.whole.clone(),
         };
-        let mut tables = names(&self.facts, &reading.analysed.whole, |facts| {
+        let tables = names(&self.facts, &reading.analysed.whole, |facts| {
             facts.tables.iter().map(|table| table.name.clone()).collect()
         });
-        tables.dedup();
         let functions =
             names(&self.facts, &reading.analysed.whole, |facts| facts.functions.clone());
         let known = |text: &Option<Arc<str>>| text.as_deref().map(str::to_owned);

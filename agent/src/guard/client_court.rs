@@ -43,7 +43,7 @@ pub(super) struct ClientCourt {
     /// It has defined something that may not be committed yet.
     has_defined: bool,
     /// What `EXECUTE` runs, by name: types in brackets, or nothing, and the statement.
-    pub(super) prepared: VecDeque<(String, String, String)>,
+    prepared: VecDeque<(String, String, String)>,
     /// What is hidden from it.
     pub(super) veil: Veil,
     /// Whoever wants to tell the service of it finds it here.
@@ -139,10 +139,15 @@ impl ClientCourt {
             values: values.as_deref(),
         };
         let prepared = |name: &str| {
-            let found = self.prepared.iter().rev().find(|(known, ..)| known == name);
-            found.map(|(_, types, text)| (types.clone(), text.clone()))
+            self.prepared_as(name).map(|(types, text)| (types.to_owned(), text.to_owned()))
         };
         asked.question(snapshot, prepared)
+    }
+
+    /// What the client has prepared last by this name: types in brackets, or nothing, and the statement.
+    pub(super) fn prepared_as(&self, name: &str) -> Option<(&str, &str)> {
+        let found = self.prepared.iter().rev().find(|(known, ..)| known == name);
+        found.map(|(_, types, text)| (types.as_str(), text.as_str()))
     }
 
     /// What `EXECUTE` may run later, for the planner: of use where the server can be asked.
@@ -161,11 +166,8 @@ impl ClientCourt {
         self.said.prepared.drain(..surplus);
     }
 
-    /// Without the service, which has started this process, there is nobody to tell, and its end is near.
     fn tell(&self, word: &Word) {
-        if let Err(error) = self.judging.borrow().channel.send(word, None) {
-            tracing::error!(%error, "the service can't be told");
-        }
+        self.judging.borrow().channel.tell(word);
     }
 
     /// Whether a session may start with these settings.

@@ -5,7 +5,7 @@ use std::{borrow::Cow, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    masking::{CopyColumn, Hiding, Masked, Masks, TextPrint},
+    masking::{Copied, CopyColumn, Hiding, Masked, Masks, TextPrint},
     report::{Report, Severity},
 };
 use crate::{
@@ -211,9 +211,7 @@ impl Reading {
 /// Shows that somebody has judged.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Permit {
-    /// Of a `COPY … TO STDOUT` to a client from whom something is hidden: its columns in their order, and which of
-    /// them are. `None` of what is no such statement, or has nothing to hide.
-    pub(super) copy: Option<Arc<[Option<CopyColumn>]>>,
+    pub(super) copy: Copied,
     judged: (),
 }
 
@@ -222,7 +220,7 @@ impl Permit {
         Self::copying(None)
     }
 
-    pub(super) fn copying(copy: Option<Arc<[Option<CopyColumn>]>>) -> Self {
+    pub(super) fn copying(copy: Copied) -> Self {
         Self { copy, judged: () }
     }
 }
@@ -278,7 +276,7 @@ pub struct Needs {
     /// The text without secrets.
     pub shown: String,
     /// As [`Permit`] has it.
-    pub copy: Option<Arc<[Option<CopyColumn>]>>,
+    pub copy: Copied,
 }
 
 /// A statement with all that an approval is bound to.

@@ -13,8 +13,8 @@ use super::{
     client_court::ClientCourt,
     court::{Denial, Reading},
     judging::{Judging, now},
-    lineage::{self, Copy, Labelled, Why},
-    masking::Masks,
+    lineage::{self, Labelled, Why},
+    masking::{Copied, Masks},
     wire::Word,
 };
 use crate::{
@@ -88,17 +88,14 @@ impl ClientCourt {
         &mut self,
         reading: &Reading,
         hiding: Option<&Arc<str>>,
-    ) -> Result<Copy, Denial> {
+    ) -> Result<Copied, Denial> {
         self.veil.masks = None;
         if hiding.is_none() && !self.judging.borrow().judge.set().masks() {
             return Ok(None);
         }
         let origin = self.origin(reading);
         let claims = reading.claims.as_deref().map_or(&[][..], |claims| &claims.tags);
-        let prepared = |name: &str| {
-            let found = self.prepared.iter().rev().find(|(known, ..)| known == name);
-            found.map(|(_, _, text)| text.clone())
-        };
+        let prepared = |name: &str| self.prepared_as(name).map(|(_, text)| text.to_owned());
         let asked = Asked {
             origin: &origin,
             circumstances: Circumstances { time: now(), claims, ..Circumstances::default() },
@@ -128,7 +125,7 @@ impl ClientCourt {
 #[derive(Default)]
 struct Looked {
     masks: Option<Arc<Masks>>,
-    copy: Copy,
+    copy: Copied,
     temporary: Vec<Arc<str>>,
 }
 
@@ -227,9 +224,7 @@ impl Judging {
         if let Some(lacks) = labelled.news() {
             let (server, database) = (key.0, key.1.to_string());
             let word = Word::Lacks { server, database, lacks: lacks.to_vec() };
-            if let Err(error) = self.channel.send(&word, None) {
-                tracing::error!(%error, "the service can't be told");
-            }
+            self.channel.tell(&word);
         }
         masks
     }

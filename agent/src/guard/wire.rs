@@ -294,6 +294,13 @@ impl Channel {
         Self { stream, writing: Mutex::new(()) }
     }
 
+    /// The guard's word to the service. Without that, which has started it, there is nobody to tell, and its end is near.
+    pub(super) fn tell(&self, word: &Word) {
+        if let Err(error) = self.send(word, None) {
+            tracing::error!(%error, "the service can't be told");
+        }
+    }
+
     /// Waits while the other side is slow.
     pub fn send<T: Serialize>(
         &self,

@@ -186,7 +186,7 @@ impl Worker {
             let news: Vec<Summed> =
                 self.sessions.borrow_mut().values_mut().filter_map(Told::news).collect();
             if !news.is_empty() {
-                self.tell(&Word::Summed(news));
+                self.channel.tell(&Word::Summed(news));
             }
         }
     }
@@ -198,7 +198,12 @@ impl Worker {
         let counts = session.counts();
         let is_whole = counts.took_leave && broken.is_ok();
         let sent = Sent { bytes: counts.sent_bytes, is_whole, sum: session.sum() };
-        self.tell(&Word::Ended { number, passed: counts.passed, sent, broken: broken.err() });
+        self.channel.tell(&Word::Ended {
+            number,
+            passed: counts.passed,
+            sent,
+            broken: broken.err(),
+        });
     }
 
     /// What went wrong, in words.
@@ -313,7 +318,7 @@ impl Worker {
     async fn ask(&self, number: Number, wants: Wants) -> Answer {
         let (asker, answer) = oneshot::channel();
         self.waiting.borrow_mut().insert(number, asker);
-        self.tell(&Word::Arrived { number, wants });
+        self.channel.tell(&Word::Arrived { number, wants });
         let answer = self.clock.timeout(ADMISSION, answer).await;
         self.waiting.borrow_mut().remove(&number);
         match answer {
@@ -321,12 +326,6 @@ impl Worker {
             Ok(Err(_)) | Err(_) => {
                 Answer::Refused(Refusal::unreachable("the service does not answer"))
             }
-        }
-    }
-
-    fn tell(&self, word: &Word) {
-        if let Err(error) = self.channel.send(word, None) {
-            tracing::error!(%error, "the service can't be told");
         }
     }
 }

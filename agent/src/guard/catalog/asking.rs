@@ -254,7 +254,7 @@ impl Office {
         self.next.set(ticket + 1);
         let (asker, answer) = oneshot::channel();
         self.waiting.borrow_mut().insert(ticket, asker);
-        self.say(&Word::CatalogSocket { ticket, server });
+        self.channel.tell(&Word::CatalogSocket { ticket, server });
         let answer = timeout(SOCKET, answer).await;
         self.waiting.borrow_mut().remove(&ticket);
         let fd = match answer {
@@ -271,13 +271,7 @@ impl Office {
     fn tell(&self, server: usize, state: CatalogState) {
         if self.told.borrow().get(&server) != Some(&state) {
             self.told.borrow_mut().insert(server, state.clone());
-            self.say(&Word::Catalog { server, state });
-        }
-    }
-
-    fn say(&self, word: &Word) {
-        if let Err(error) = self.channel.send(word, None) {
-            tracing::error!(%error, "the service can't be told");
+            self.channel.tell(&Word::Catalog { server, state });
         }
     }
 }

@@ -217,12 +217,8 @@ impl<'a, G: Ground> Follow<'a, G> {
                 vec![Columns { all: vec![column], is_exact: false, is_open: true }]
             }
             Of::Joined(places) => {
-                let mut all = Columns::default();
-                if let Some(level) = self.scopes.0.last() {
-                    for item in places.iter().filter_map(|place| level.items.get(*place)) {
-                        all.append(&item.together());
-                    }
-                }
+                let all = self.scopes.0.last().map(|level| level.together(places));
+                let all = all.unwrap_or_default();
                 // Those that are merged stand first.
                 vec![Columns { is_exact: false, ..all }]
             }
@@ -373,14 +369,7 @@ impl<'a, G: Ground> Follow<'a, G> {
     /// Columns of both sides that a join compares by their names.
     fn merge(&self, merge: &Merge) -> Result<(), Stray> {
         let Some(level) = self.scopes.0.last() else { return Ok(()) };
-        let side = |places: &[usize]| {
-            let mut all = Columns::default();
-            for item in places.iter().filter_map(|place| level.items.get(*place)) {
-                all.append(&item.together());
-            }
-            all
-        };
-        let (left, right) = (side(&merge.left), side(&merge.right));
+        let (left, right) = (level.together(&merge.left), level.together(&merge.right));
         for (own, other) in [(&left, &right), (&right, &left)] {
             for column in own.all.iter().filter(|column| !column.from.is_empty()) {
                 let is_compared = match (&merge.names, &column.name) {

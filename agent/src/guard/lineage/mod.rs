@@ -30,7 +30,7 @@ use lru::LruCache;
 use super::{
     behind::Ran,
     catalog::Snapshot,
-    masking::{CopyColumn, Masked, Masks},
+    masking::{Copied, CopyColumn, Masked, Masks},
 };
 use crate::{
     analyst::Analyst,
@@ -63,9 +63,6 @@ impl ReadsUses for Analyst {
 /// Nobody reads more of them.
 const MAX_LACKS: usize = 20;
 
-/// Of a `COPY`: its columns.
-pub(super) type Copy = Option<Arc<[Option<CopyColumn>]>>;
-
 /// Of one database as it was seen once, by one set of rules.
 pub(super) struct Labelled {
     snapshot: Arc<Snapshot>,
@@ -84,7 +81,7 @@ pub(super) struct Labelled {
 struct Followed {
     _uses: Arc<[Uses]>,
     _masks: Arc<Masks>,
-    outcome: Result<Copy, Why>,
+    outcome: Result<Copied, Why>,
 }
 
 impl Labelled {
@@ -159,7 +156,7 @@ impl Labelled {
         uses: &Arc<[Uses]>,
         masks: &Arc<Masks>,
         changing: &HashSet<Arc<str>>,
-    ) -> Result<Copy, Why> {
+    ) -> Result<Copied, Why> {
         let key = (Arc::as_ptr(uses).cast::<()>().addr(), Arc::as_ptr(masks).addr());
         if let Some(known) = self.followed.get(&key).filter(|_| changing.is_empty()) {
             return known.outcome.clone();
@@ -262,7 +259,7 @@ impl Ground for Client<'_> {
 }
 
 /// The outcome for a whole text.
-fn follow(ground: &Client<'_>, all: &[Uses]) -> Result<Copy, Why> {
+fn follow(ground: &Client<'_>, all: &[Uses]) -> Result<Copied, Why> {
     let mut copy = None;
     for uses in all {
         let columns = Follow::new(ground, uses).statement();
@@ -280,7 +277,7 @@ fn follow(ground: &Client<'_>, all: &[Uses]) -> Result<Copy, Why> {
 }
 
 /// What becomes of the columns that are copied, place by place.
-fn positions(columns: &Columns, masks: &Masks) -> Result<Copy, Why> {
+fn positions(columns: &Columns, masks: &Masks) -> Result<Copied, Why> {
     if columns.union().is_empty() {
         return Ok(None);
     }

@@ -200,6 +200,15 @@ impl Scopes {
 }
 
 impl Level {
+    /// All columns of these, one after the other.
+    pub(super) fn together(&self, places: &[usize]) -> Columns {
+        let mut all = Columns::default();
+        for item in places.iter().filter_map(|place| self.items.get(*place)) {
+            all.append(&item.together());
+        }
+        all
+    }
+
     fn qualified(&self, of: &str, column: Option<&str>, resolved: &mut Resolved) -> bool {
         let mut is_found = false;
         for item in self.items.iter().filter(|item| *item.alias == *of) {

@@ -8,7 +8,7 @@ use std::{
 
 use serde::Deserialize;
 
-use super::{Copy, Labelled, ReadsUses, Why, defines, own_name};
+use super::{Copied, Labelled, ReadsUses, Why, defines, own_name};
 use crate::{
     event::{Effect, Engine, Facts, Lane, Origin, Uses},
     guard::{
@@ -276,7 +276,7 @@ impl Client {
         }
     }
 
-    fn say(&mut self, text: &str) -> Result<Copy, Why> {
+    fn say(&mut self, text: &str) -> Result<Copied, Why> {
         let analysed = analyse_in(text, &self.session);
         let all = uses(text, Lexing::default()).into();
         let copy = self.judge(&analysed, &all)?;
@@ -298,7 +298,7 @@ impl Client {
         Ok(copy)
     }
 
-    fn judge(&mut self, analysed: &Analysed, uses: &Arc<[Uses]>) -> Result<Copy, Why> {
+    fn judge(&mut self, analysed: &Analysed, uses: &Arc<[Uses]>) -> Result<Copied, Why> {
         let mut changing: HashSet<Arc<str>> =
             self.changing.union(&self.temporary).cloned().collect();
         if analysed.statements.len() > 1 {

@@ -89,6 +89,10 @@ impl Masks {
     }
 }
 
+/// Of a `COPY … TO STDOUT` to a client from whom something is hidden: its columns in their order, and which of them
+/// are. `None` of what is no such statement, or has nothing to hide.
+pub type Copied = Option<Arc<[Option<CopyColumn>]>>;
+
 /// A column of a `COPY … TO STDOUT`, whose rows don't say where they come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CopyColumn {

@@ -6,11 +6,14 @@ use super::{
     Shared,
     approval::{Appeal, Subject},
     names::{Found, Meaning},
-    passing::{Copied, Values},
+    passing::Values,
     requests::Fate,
 };
 use crate::{
-    guard::court::{Court, Denial, Gated, Moment, Reading},
+    guard::{
+        court::{Court, Denial, Gated, Moment, Reading},
+        masking::Copied,
+    },
     protocol::postgres::deframer::Message,
 };
 

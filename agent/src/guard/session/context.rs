@@ -6,6 +6,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use super::poison::message;
 use crate::{approval::Context, protocol::postgres::frontend};
 
 /// The answer is a handful of names.
@@ -95,15 +96,6 @@ impl Names<'_> {
 /// Ends a segment.
 pub(super) fn sync() -> Vec<u8> {
     message(frontend::SYNC, &[])
-}
-
-fn message(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
-    let len: usize = parts.iter().map(|part| part.len()).sum();
-    let mut bytes = Vec::with_capacity(len + 5);
-    bytes.push(tag);
-    bytes.extend_from_slice(&(len as u32 + 4).to_be_bytes());
-    parts.iter().for_each(|part| bytes.extend_from_slice(part));
-    bytes
 }
 
 /// A literal of `text[]`.

@@ -14,7 +14,7 @@ use crate::{
     event::Effect,
     guard::{
         court::{Argument, Court, Denial, Gated, Moment, Reading},
-        masking::CopyColumn,
+        masking::Copied,
     },
     protocol::postgres::frontend::Arguments,
 };
@@ -60,9 +60,6 @@ pub(super) struct Values<'a> {
     pub count: u16,
     pub make: &'a dyn Fn() -> Vec<Argument>,
 }
-
-/// Of a COPY to the client: which of its columns are masked.
-pub(super) type Copied = Option<Arc<[Option<CopyColumn>]>>;
 
 pub(super) fn judge_reading(reading: &Reading, court: &mut dyn Court) -> Result<Copied, Denial> {
     match court.judge(reading) {
@@ -140,7 +137,7 @@ pub(super) fn execute_on(
     court: &mut dyn Court,
 ) -> Result<Fate, Broken> {
     shared.veil.follow(portal.was_settled, court);
-    match run(readings.clone(), copy, shared) {
+    match run(|| readings.clone(), copy, shared) {
         Ok(run) => {
             let first = shared.veil.executes(portal.name, run, portal.segment);
             let first = first.map_err(|TooMany| Broken::TooMany)?;
@@ -151,11 +148,16 @@ pub(super) fn execute_on(
     }
 }
 
-/// What a masked client is about to run; `None` for others.
-pub(super) fn run(readings: Meaning, copy: Copied, shared: &Shared) -> Result<Option<Run>, Denial> {
+/// What a masked client is about to run; `None` for others, of whom nobody asks for it.
+pub(super) fn run(
+    readings: impl FnOnce() -> Meaning,
+    copy: Copied,
+    shared: &Shared,
+) -> Result<Option<Run>, Denial> {
     if !shared.veil.is_on() {
         return Ok(None);
     }
+    let readings = readings();
     let mut wholes = readings.iter().map(|reading| &reading.analysed.whole);
     let copies = match copy {
         Some(columns) => {

@@ -299,7 +299,7 @@ fn judge(
             let passed = appeal(judged, subject, shared).and_then(|copy| {
                 // Not before: what it was judged by is masked.
                 shared.veil.follow(was_settled, court);
-                run(Arc::new([reading.clone()]), copy, shared).map_err(Stop::Denied)
+                run(|| Arc::new([reading.clone()]), copy, shared).map_err(Stop::Denied)
             });
             let fate = match passed {
                 Ok(run) => {
