@@ -15,7 +15,7 @@ use tokio::sync::broadcast;
 use super::{
     Answer, Ask, Over,
     journal::Journal,
-    registry::{Decision, Limits, Outcome, Ran, Registry, Request, State, Undecided},
+    registry::{Decision, Limits, Outcome, Ran, Registry, Request, Undecided},
     shown::{Shown, Step, may_see},
 };
 use crate::event::{
@@ -189,17 +189,12 @@ impl Desk {
     pub fn list(&self, reader: &Origin, all: bool) -> Vec<Shown> {
         let shared = self.lock();
         let glass = shared.registry.break_glass();
-        let wanted = shared
-            .registry
-            .requests()
-            .filter(|request| all || matches!(request.state, State::Open | State::Approved));
+        let wanted = shared.registry.requests().filter(|request| all || !request.state.is_over());
         wanted.map(|one| Shown::of(one, may_see(one, reader, glass))).collect()
     }
 
     pub fn n_open(&self) -> u64 {
-        let shared = self.lock();
-        let is_open = |one: &&Request| matches!(one.state, State::Open | State::Approved);
-        shared.registry.requests().filter(is_open).count() as u64
+        self.lock().registry.pending().count() as u64
     }
 
     pub fn show(&self, id: &str, reader: &Origin) -> Option<Shown> {
@@ -274,10 +269,7 @@ impl Desk {
         let is_answered = !answers.is_empty();
         shared.answers.extend(answers);
         let Shared { registry, journal, .. } = &mut *shared;
-        let open = registry
-            .requests()
-            .filter(|request| matches!(request.state, State::Open | State::Approved));
-        if let Err(error) = journal.keep(open) {
+        if let Err(error) = journal.keep(registry.pending()) {
             tracing::error!(%error, "the list of open approvals can't be written");
         }
         drop(shared);

@@ -99,7 +99,7 @@ impl State {
         }
     }
 
-    fn is_over(&self) -> bool {
+    pub fn is_over(&self) -> bool {
         !matches!(self, Self::Open | Self::Approved)
     }
 }
@@ -171,6 +171,11 @@ impl Registry {
         self.requests.values()
     }
 
+    /// Those that are not over.
+    pub fn pending(&self) -> impl Iterator<Item = &Request> {
+        self.requests().filter(|request| !request.state.is_over())
+    }
+
     pub fn request(&self, id: &str) -> Option<&Request> {
         self.requests.values().find(|request| *request.id == *id)
     }
@@ -216,8 +221,8 @@ impl Registry {
             return Known::Answer(match (&request.state, differences.as_slice()) {
                 (State::Approved, []) => request.pass(origin, now, outcome),
                 (State::Approved, differences) => {
-                    let words: Vec<&str> = differences.iter().map(|one| &*one.words).collect();
-                    let why = format!("it is not what was approved any more: {}", words.join("; "));
+                    let why =
+                        format!("it is not what was approved any more: {}", words(differences));
                     outcome.rows.push(request.row(ApprovalAction::Refused, origin, &why, now));
                     request.deny(&why, origin, now, outcome);
                     Answer::Denied { id: Some(id.clone()), why }
@@ -256,8 +261,7 @@ impl Registry {
                 (State::Open | State::Approved, []) | (State::Open, _) => {}
                 (State::Approved, differences) if !told => {
                     told = true;
-                    let words: Vec<&str> = differences.iter().map(|one| &*one.words).collect();
-                    let why = format!("{} is not for this: {}", request.id, words.join("; "));
+                    let why = format!("{} is not for this: {}", request.id, words(differences));
                     outcome.rows.push(request.row(ApprovalAction::Refused, origin, &why, now));
                     // What is bound is not for everybody's eyes.
                     let what: Vec<&str> = differences.iter().map(|one| one.what).collect();
@@ -286,10 +290,9 @@ impl Registry {
         besides: Option<String>,
         outcome: &mut Outcome,
     ) -> Answer {
-        let is_open = |request: &&Request| !request.state.is_over();
-        let n_open = self.requests.values().filter(is_open).count();
+        let n_open = self.pending().count();
         let is_theirs = |request: &&Request| request.binding.principal == ask.binding.principal;
-        let n_theirs = self.requests.values().filter(is_open).filter(is_theirs).count();
+        let n_theirs = self.pending().filter(is_theirs).count();
         let weight = weight(&ask.binding);
         self.make_room(weight);
         let is_full = n_open >= MAX_OPEN || self.bytes + weight > MAX_BYTES;
@@ -417,8 +420,7 @@ impl Registry {
 
     /// When the next one expires.
     pub fn next_expiry(&self) -> Option<WallTime> {
-        let open = self.requests.values().filter(|request| !request.state.is_over());
-        open.map(|request| request.expires).min()
+        self.pending().map(|request| request.expires).min()
     }
 
     /// A session doesn't wait any more.
@@ -462,6 +464,11 @@ impl Registry {
         }
         outcome
     }
+}
+
+fn words(differences: &[Difference]) -> String {
+    let words: Vec<&str> = differences.iter().map(|one| &*one.words).collect();
+    words.join("; ")
 }
 
 enum Known {

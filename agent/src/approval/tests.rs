@@ -7,7 +7,7 @@ use super::{
     Undecided, Who, registry::State,
 };
 use crate::event::{
-    Analysis, ConnectionId, Effects, Entry, Facts, Origin, Parent, PrincipalKind, Verdict, WallTime,
+    Analysis, ConnectionId, Entry, Facts, Origin, Parent, PrincipalKind, Verdict, WallTime,
 };
 
 const SECOND: i64 = 1_000_000;
@@ -32,18 +32,8 @@ fn facts(fingerprint: u64) -> Arc<Facts> {
         text: "DELETE FROM customers WHERE id = ?".into(),
         fingerprint,
         summary: "DELETE customers".into(),
-        effects: Effects::default(),
-        tables: Vec::new(),
-        columns: Vec::new(),
-        functions: Vec::new(),
-        calls: Vec::new(),
-        names: Vec::new(),
-        traits: Vec::new(),
-        settings: Vec::new(),
-        keys: Vec::new(),
-        copy: None,
         restricted: Some(true),
-        analysis: Analysis::Complete,
+        ..Facts::nothing(Analysis::Complete)
     })
 }
 

@@ -218,11 +218,9 @@ impl Api {
     }
 
     async fn change_quarantine(&self, request: Incoming, peer: &Peer) -> Answer {
-        let read = Limited::new(request, quarantine::REQUEST_BYTES).collect();
-        let bytes = match timeout(HEAD_TIMEOUT, read).await {
-            Ok(Ok(body)) => body.to_bytes(),
-            Ok(Err(broken)) => return error(StatusCode::BAD_REQUEST, &broken.to_string()),
-            Err(_) => return error(StatusCode::REQUEST_TIMEOUT, "the request took too long"),
+        let bytes = match body(request, quarantine::REQUEST_BYTES).await {
+            Ok(bytes) => bytes,
+            Err(refused) => return refused,
         };
         let now = WallTime::from_utc(time::UtcDateTime::now());
         match quarantine::change(&self.service.quarantine, peer, &bytes, now) {
@@ -269,11 +267,9 @@ impl Api {
     }
 
     async fn change_approval(&self, request: Incoming, peer: &Peer) -> Answer {
-        let read = Limited::new(request, approvals::REQUEST_BYTES).collect();
-        let bytes = match timeout(HEAD_TIMEOUT, read).await {
-            Ok(Ok(body)) => body.to_bytes(),
-            Ok(Err(broken)) => return error(StatusCode::BAD_REQUEST, &broken.to_string()),
-            Err(_) => return error(StatusCode::REQUEST_TIMEOUT, "the request took too long"),
+        let bytes = match body(request, approvals::REQUEST_BYTES).await {
+            Ok(bytes) => bytes,
+            Err(refused) => return refused,
         };
         let who = match approvals::who(&self.service.questions, peer).await {
             Ok(who) => who,
@@ -409,6 +405,15 @@ fn value(status: StatusCode, value: &impl Serialize) -> Answer {
             respond(status, "application/json", Either::Left(Full::from(body)))
         }
         Err(failure) => error(StatusCode::INTERNAL_SERVER_ERROR, &failure.to_string()),
+    }
+}
+
+/// What comes with a request, of so many bytes at most; or why it doesn't.
+async fn body(request: Incoming, most: usize) -> Result<Bytes, Answer> {
+    match timeout(HEAD_TIMEOUT, Limited::new(request, most).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(broken)) => Err(error(StatusCode::BAD_REQUEST, &broken.to_string())),
+        Err(_) => Err(error(StatusCode::REQUEST_TIMEOUT, "the request took too long")),
     }
 }
 

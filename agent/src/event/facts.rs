@@ -47,6 +47,27 @@ pub struct Facts {
 }
 
 impl Facts {
+    /// Of what names nothing and does nothing.
+    pub fn nothing(analysis: Analysis) -> Self {
+        Self {
+            text: Arc::default(),
+            fingerprint: 0,
+            summary: Arc::default(),
+            effects: Effects::default(),
+            tables: Vec::new(),
+            columns: Vec::new(),
+            functions: Vec::new(),
+            calls: Vec::new(),
+            names: Vec::new(),
+            traits: Vec::new(),
+            settings: Vec::new(),
+            keys: Vec::new(),
+            restricted: None,
+            copy: None,
+            analysis,
+        }
+    }
+
     /// The fingerprint as it is written out: sixteen hexadecimal digits.
     pub fn fingerprint_text(&self) -> String {
         format!("{:016x}", self.fingerprint)

@@ -126,20 +126,10 @@ fn read_of(name: ColumnName<'_>) -> Facts {
     let table = qualified(parts.iter().map(String::as_str));
     let column = name.column.map_or_else(|| "*".to_owned(), plain);
     Facts {
-        text: "".into(),
-        fingerprint: 0,
         summary: "SELECT".into(),
         effects: Effects::from_iter([Effect::Read]),
         columns: vec![format!("{table}.{column}").into()],
         tables: vec![TableAccess { name: table, access: Access::Read }],
-        functions: Vec::new(),
-        calls: Vec::new(),
-        names: Vec::new(),
-        traits: Vec::new(),
-        settings: Vec::new(),
-        keys: Vec::new(),
-        restricted: None,
-        copy: None,
-        analysis: Analysis::Complete,
+        ..Facts::nothing(Analysis::Complete)
     }
 }

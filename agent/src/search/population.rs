@@ -180,21 +180,10 @@ impl<'a> Columns<'a> {
     fn facts(&self, at: usize, effects: Effects, analysis: Analysis) -> Facts {
         let columns = self.columns.texts(at).into_iter().flatten();
         Facts {
-            text: Arc::default(),
-            fingerprint: 0,
-            summary: Arc::default(),
             effects,
             tables: self.tables.at(at),
             columns: columns.map(Arc::from).collect(),
-            functions: Vec::new(),
-            calls: Vec::new(),
-            names: Vec::new(),
-            traits: Vec::new(),
-            settings: Vec::new(),
-            keys: Vec::new(),
-            restricted: None,
-            copy: None,
-            analysis,
+            ..Facts::nothing(analysis)
         }
     }
 

@@ -30,18 +30,7 @@ fn finding(episode: &Episode, id: &str) -> Value {
     let mode = if finding.dry_run { " (dry-run)" } else { "" };
     let head =
         format!("{} finding {}{mode}: {}", finding.severity.name(), action.name(), finding.rule);
-    let head = plain(&head, HEADER_CHARS);
-    let why = plain(&finding.message, TEXT_CHARS);
-    let (who, place) = (plain(&who(origin), FIELD_CHARS), plain(&place(origin), FIELD_CHARS));
-    let mut blocks = vec![
-        json!({ "type": "header", "text": element(&head) }),
-        section(&why),
-        json!({
-            "type": "section",
-            "fields": [element(&format!("who: {who}")), element(&format!("where: {place}"))],
-        }),
-    ];
-    let mut text = format!("{head}: {why} ({who}, {place})");
+    let (mut text, mut blocks) = opening(&head, &finding.message, origin);
     if let Some(facts) = facts {
         let statement = plain(&facts.text, TEXT_CHARS);
         text = format!("{text}: {statement}");
@@ -66,18 +55,8 @@ fn finding(episode: &Episode, id: &str) -> Value {
 
 fn approval(row: &Approval) -> Value {
     let Approval { action, id, origin, rule, facts, message, .. } = row;
-    let head = plain(&format!("approval {}: {rule}", action.name()), HEADER_CHARS);
-    let why = plain(message, TEXT_CHARS);
-    let (who, place) = (plain(&who(origin), FIELD_CHARS), plain(&place(origin), FIELD_CHARS));
-    let mut text = format!("{head}: {why} ({who}, {place})");
-    let mut blocks = vec![
-        json!({ "type": "header", "text": element(&head) }),
-        section(&why),
-        json!({
-            "type": "section",
-            "fields": [element(&format!("who: {who}")), element(&format!("where: {place}"))],
-        }),
-    ];
+    let head = format!("approval {}: {rule}", action.name());
+    let (mut text, mut blocks) = opening(&head, message, origin);
     if let Some(facts) = facts {
         let statement = plain(&facts.text, TEXT_CHARS);
         text = format!("{text}: {statement}");
@@ -92,6 +71,21 @@ fn approval(row: &Approval) -> Value {
     let context = [element(&format!("approval {id}"))];
     blocks.push(json!({ "type": "context", "elements": context }));
     json!({ "text": text, "mrkdwn": false, "blocks": blocks })
+}
+
+/// What every message begins with, as a text and as blocks.
+fn opening(head: &str, why: &str, origin: &Origin) -> (String, Vec<Value>) {
+    let (head, why) = (plain(head, HEADER_CHARS), plain(why, TEXT_CHARS));
+    let (who, place) = (plain(&who(origin), FIELD_CHARS), plain(&place(origin), FIELD_CHARS));
+    let blocks = vec![
+        json!({ "type": "header", "text": element(&head) }),
+        section(&why),
+        json!({
+            "type": "section",
+            "fields": [element(&format!("who: {who}")), element(&format!("where: {place}"))],
+        }),
+    ];
+    (format!("{head}: {why} ({who}, {place})"), blocks)
 }
 
 fn section(text: &str) -> Value {

@@ -109,17 +109,7 @@ fn unknown_facts(redacted: String, fingerprint: u64, verb: Option<&str>, why: An
         fingerprint,
         summary: verb.unwrap_or_default().into(),
         effects: Effects::from_iter([Effect::Unknown]),
-        tables: Vec::new(),
-        columns: Vec::new(),
-        functions: Vec::new(),
-        calls: Vec::new(),
-        names: Vec::new(),
-        traits: Vec::new(),
-        settings: Vec::new(),
-        keys: Vec::new(),
-        restricted: None,
-        copy: None,
-        analysis: why,
+        ..Facts::nothing(why)
     }
 }
 
