@@ -38,11 +38,11 @@ impl Session {
         self.shared.approvals.held.len() < MAX_HELD
     }
 
-    /// How long its client lets a statement take, once it waits for people.
+    /// How long its client lets a statement take, as long as it waits for people. While the server is asked once more
+    /// nobody would hear of its end.
     pub fn patience(&self) -> Option<Duration> {
         match &self.shared.approvals.stage {
-            Stage::Asked(Waits { id: Some(_), statement_timeout, .. })
-            | Stage::Context(Waits { id: Some(_), statement_timeout, .. }, _) => *statement_timeout,
+            Stage::Asked(Waits { id: Some(_), statement_timeout, .. }) => *statement_timeout,
             _ => None,
         }
     }

@@ -1,6 +1,6 @@
 //! Statements that need an approval: what waits, what the server gets meanwhile, and what goes on in which order.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use super::{NONCE, bind, execute, message, parse, query, ready, sync};
 use crate::{
@@ -164,7 +164,7 @@ impl Play {
         assert!(words.contains("what an approval is bound to"), "{words}");
         assert!(got.starts_with(b"P") && got.ends_with(&sync()) && !words.contains("DELETE"));
         let mut row = 9_u16.to_be_bytes().to_vec();
-        for value in ["0", "app", "app", "public", "public", "ISO", "16401"] {
+        for value in ["5000", "app", "app", "public", "public", "ISO", "16401"] {
             row.extend((value.len() as u32).to_be_bytes());
             row.extend(value.as_bytes());
         }
@@ -230,8 +230,11 @@ fn it_goes_on_as_it_came_with_what_came_after_it() {
             let told = String::from_utf8_lossy(&play.client_gets()).into_owned();
             assert!(told.starts_with('N') && told.contains("waiting for approval apr-1"), "{told}");
             assert!(play.server_gets().is_empty(), "{name}");
+            assert_eq!(play.session.patience(), Some(Duration::from_secs(5)), "{name}");
             play.hear(Tiding::Answer(Answer::Again { id: id() }));
+            assert_eq!(play.session.patience(), None, "it would be told to nobody: {name}");
             play.context(b'I');
+            assert_eq!(play.session.patience(), Some(Duration::from_secs(5)), "{name}");
             assert_eq!(play.question().waits_for, Some(id()));
             play.hear(pass());
             assert_eq!(play.server_gets(), messages.concat(), "{name}");
