@@ -5,7 +5,7 @@
 use std::io;
 
 use rustls::pki_types::CertificateDer;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use super::{
     stream::{Socket, Stream},
@@ -140,10 +140,10 @@ pub(super) async fn introduce(
 }
 
 /// Asks the server for TLS, where there is any to be had.
-pub(super) async fn secure(
-    mut server: Socket,
+pub(super) async fn secure<S: AsyncRead + AsyncWrite + Unpin>(
+    mut server: S,
     tls: Option<(&Tls, Option<CertificateDer<'_>>)>,
-) -> io::Result<Stream> {
+) -> io::Result<Stream<S>> {
     let Some((tls, shown)) = tls else { return Ok(Stream::Plain(server)) };
     server.write_all(SSL_REQUEST).await?;
     match server.read_u8().await? {

@@ -21,6 +21,7 @@ mod lineage;
 mod lobby;
 pub mod masking;
 mod outside;
+mod reactor;
 mod relay;
 mod report;
 mod rulebook;

@@ -19,6 +19,8 @@ use super::{
 
 /// Read at a time.
 const CHUNK: usize = 64 << 10;
+/// Of what either side says, before others have their turn.
+const ROUNDS: usize = 32;
 /// What waits for one side before the other is read again.
 const MOST_WAITING: usize = 256 << 10;
 /// An idle session holds less than this for either direction.
@@ -95,7 +97,7 @@ impl Relay<'_> {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
-        loop {
+        for _ in 0..ROUNDS {
             let mut moved = false;
             let waiting = &mut self.out.to_server;
             moved |= self.to_server.write(waiting, self.server, cx).map_err(End::Server)?;
@@ -112,6 +114,9 @@ impl Relay<'_> {
                 return Poll::Pending;
             }
         }
+        // Others want to go on too.
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// What people have decided, what time has, and whether a client that isn't read is still there.

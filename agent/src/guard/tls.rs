@@ -12,6 +12,7 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
     server::WebPkiClientVerifier,
 };
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
 use super::{
@@ -97,11 +98,11 @@ impl Tls {
     }
 
     /// `shown`: the client's certificate, which has been verified.
-    pub(super) async fn connect(
+    pub(super) async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
-        server: Socket,
+        server: S,
         shown: Option<&CertificateDer<'_>>,
-    ) -> io::Result<Box<TlsStream<Socket>>> {
+    ) -> io::Result<Box<TlsStream<S>>> {
         let connector = match (shown, &self.clients) {
             (Some(shown), Some(ca)) => {
                 self.standing_in(ca, shown).map_err(|error| io::Error::other(in_full(&error)))?

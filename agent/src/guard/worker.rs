@@ -12,9 +12,7 @@ use std::{
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional},
-    runtime::LocalOptions,
     sync::{mpsc::UnboundedReceiver, oneshot},
-    task::spawn_local,
 };
 
 use super::{
@@ -27,6 +25,7 @@ use super::{
     judging::Judging,
     lobby::Lobby,
     outside::{Listeners, Outside},
+    reactor::Reactor,
     relay::{End, relay},
     report::{Report, Severity},
     rulebook::Rulebook,
@@ -89,6 +88,7 @@ struct Worker {
     channel: Arc<Channel>,
     catalogs: Catalogs,
     clock: Clock,
+    reactor: Reactor,
 }
 
 /// How much of a session's requests the service knows of.
@@ -121,6 +121,7 @@ pub(super) fn work(
     mut tasks: UnboundedReceiver<Task>,
 ) -> io::Result<()> {
     let judging = rules.judging(channel.clone(), catalogs.clone()).map_err(io::Error::other)?;
+    let reactor = Reactor::new()?;
     let worker = Rc::new(Worker {
         judging: Rc::new(RefCell::new(judging)),
         rules: RefCell::new(rules),
@@ -132,19 +133,17 @@ pub(super) fn work(
         channel,
         catalogs,
         clock,
+        reactor: reactor.clone(),
     });
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
-        .build_local(LocalOptions::default())?;
-    runtime.block_on(async {
-        spawn_local(worker.clone().compare());
+    reactor.spawn(worker.clone().compare());
+    reactor.run(async move {
         while let Some(task) = tasks.recv().await {
             match task {
                 Task::Rules(rules) => worker.replace(rules),
                 Task::Approval { number, answer } => worker.approval(number, answer),
                 Task::Ledger { down } => worker.judging.borrow_mut().ledger_is_down(down),
                 Task::Client { number, server, socket } => {
-                    spawn_local(worker.clone().client(number, server, socket));
+                    worker.reactor.spawn(worker.clone().client(number, server, socket));
                 }
                 Task::Answer { number, answer } => {
                     let asker = worker.waiting.borrow_mut().remove(&number);
@@ -155,8 +154,7 @@ pub(super) fn work(
                 }
             }
         }
-    });
-    Ok(())
+    })
 }
 
 impl Worker {
@@ -215,7 +213,7 @@ impl Worker {
         session: &mut Session,
     ) -> Result<(), String> {
         let rules = self.rules.borrow().clone();
-        let socket = Socket::given(socket).map_err(|error| error.to_string())?;
+        let socket = Socket::given(socket, &self.reactor).map_err(|error| error.to_string())?;
         let tls = match rules.tls.get(server) {
             // As PostgreSQL, which speaks it on no unix socket.
             _ if socket.is_unix() => None,
@@ -271,7 +269,7 @@ impl Worker {
         };
         let tls = tls.filter(|_| matches!(stream, Stream::Tls(_)));
         let tls = tls.map(|tls| (tls, stream.certificate()));
-        let upstream = Socket::given(upstream).map_err(|error| error.to_string())?;
+        let upstream = Socket::given(upstream, &self.reactor).map_err(|error| error.to_string())?;
         let introduced =
             self.clock.timeout(INTRODUCTION, entry::introduce(upstream, tls, &packet)).await;
         let introduced = introduced.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));

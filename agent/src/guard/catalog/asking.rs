@@ -32,7 +32,6 @@ use crate::{
     event::in_full,
     guard::{
         rulebook::Rulebook,
-        stream::Socket,
         wire::{Account, CatalogState, Channel, Ticket, Word},
     },
 };
@@ -262,7 +261,7 @@ impl Office {
             Ok(Ok(Err(why))) => return Err(Unreached::Socket(why)),
             _ => return Err(socket("the service does not answer")),
         };
-        let connection = connection::connect(Socket::given(fd)?, tls, account, database).await?;
+        let connection = connection::connect(fd, tls, account, database).await?;
         self.tell(server, CatalogState::Fine(connection.rights));
         Ok(Held { connection, place })
     }

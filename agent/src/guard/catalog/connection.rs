@@ -1,18 +1,28 @@
 //! A connection of the guard's own to a database.
 
-use std::{io, time::Duration};
+use std::{
+    io,
+    net::TcpStream as StdTcpStream,
+    os::{fd::OwnedFd, unix::net::UnixStream as StdUnixStream},
+    time::Duration,
+};
 
+use rustix::{
+    io::ioctl_fionbio,
+    net::{AddressFamily, sockopt::socket_domain},
+};
 use tokio::{
+    net::{TcpStream, UnixStream},
     task::{JoinHandle, spawn_local},
     time::timeout,
 };
 use tokio_postgres::{Client, NoTls, error::SqlState};
+use tokio_util::either::Either;
 
 use crate::{
     event::in_full,
     guard::{
         entry,
-        stream::Socket,
         tls::Tls,
         wire::{Account, CatalogRights},
     },
@@ -67,13 +77,13 @@ pub(super) struct Connection {
 }
 
 pub(super) async fn connect(
-    socket: Socket,
+    socket: OwnedFd,
     tls: Option<&Tls>,
     account: &Account,
     database: &str,
 ) -> Result<Connection, Unreached> {
     let logged_in = async {
-        let stream = entry::secure(socket, tls.map(|tls| (tls, None))).await?;
+        let stream = entry::secure(connected(socket)?, tls.map(|tls| (tls, None))).await?;
         let mut config = tokio_postgres::Config::new();
         config.user(&account.user).dbname(database).application_name(NAME).options(OPTIONS);
         if let Some(password) = &account.password {
@@ -89,6 +99,16 @@ pub(super) async fn connect(
         Ok(Connection { client, driver, rights })
     };
     timeout(LOG_IN, logged_in).await.unwrap_or(Err(Unreached::Silent))
+}
+
+fn connected(socket: OwnedFd) -> io::Result<Either<TcpStream, UnixStream>> {
+    ioctl_fionbio(&socket, true)?;
+    if socket_domain(&socket)? == AddressFamily::UNIX {
+        return Ok(Either::Right(UnixStream::from_std(StdUnixStream::from(socket))?));
+    }
+    let stream = TcpStream::from_std(StdTcpStream::from(socket))?;
+    stream.set_nodelay(true)?;
+    Ok(Either::Left(stream))
 }
 
 /// What the role may, as far as `EXPLAIN` wants it.
