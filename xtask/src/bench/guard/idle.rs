@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 
 use super::{
     super::{Plan, Report, Target, cost, table::table, tell},
-    ways::Guard,
+    ways::Watching,
 };
 use crate::interrupt;
 
@@ -67,7 +67,7 @@ pub fn measure(plan: &Plan, program: &Path) -> Result<Vec<Idle>> {
     for (way, via, counts) in
         [("in the clear", Via::Guard, many), ("TLS on both sides", Via::GuardTls, &[FEW])]
     {
-        let guard = Guard::start(program, &postgres, "", None)?;
+        let guard = Watching::start(program, &postgres, "guard", "", None)?;
         let mut holder = Holder::start(&postgres.conninfo(via))?;
         holder.hold(FIRST)?;
         let before = guard.kib()?;

@@ -10,7 +10,7 @@ use dbwarden_tests::Wire;
 
 use super::{
     super::pinned::Pinned,
-    ways::{Guard, Spent, Way, Ways},
+    ways::{Spent, Watching, Way, Ways},
 };
 
 const N_ROWS: u64 = 100_000;
@@ -33,12 +33,12 @@ impl fmt::Display for Rows {
     }
 }
 
-pub fn measure(ways: &Ways, way: Way, guard: Option<&Guard>, seconds: u32) -> Result<Rows> {
+pub fn measure(ways: &Ways, way: Way, agent: Option<&Watching>, seconds: u32) -> Result<Rows> {
     let mut wire = Wire::connect_at(ways.port(way)?, "rows")?;
     // The server's process has inherited its processor from the postmaster; this is for the client.
     let _on_one = Pinned::to_one()?;
     ask(&mut wire)?;
-    let before = ways.spent(way, guard)?;
+    let before = ways.spent(way, agent)?;
     let (begun, start) = (Instant::now(), wire.received());
     let time = Duration::from_secs(seconds.into());
     let mut n_rows = 0;
@@ -48,7 +48,7 @@ pub fn measure(ways: &Ways, way: Way, guard: Option<&Guard>, seconds: u32) -> Re
     }
     let elapsed = begun.elapsed().as_secs_f64();
     let mb = (wire.received() - start) as f64 / 1e6;
-    let spent = ways.spent(way, guard)?.since(before);
+    let spent = ways.spent(way, agent)?.since(before);
     Ok(Rows {
         mb_per_second: mb / elapsed,
         rows_per_second: n_rows as f64 / elapsed,

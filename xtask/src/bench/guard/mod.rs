@@ -43,19 +43,19 @@ pub fn run(plan: &Plan, program: &Path) -> Result<Vec<Report>> {
     let mut rows = Vec::new();
     for round in 0..plan.rounds() {
         for way in order(round) {
-            let _guard = ways.guard(way)?;
+            let agent = ways.agent(way)?;
             sleep(SETTLE);
             let told = format!("round {} of {}, {}", round + 1, plan.rounds(), way.name());
             let loads = LOADS.iter().zip(&mut transactions);
             for (load, visits) in loads.filter(|_| way.has_transactions()) {
                 interrupt::check()?;
                 let figures =
-                    transactions::measure(&ways, way, _guard.as_ref(), load, plan.seconds())?;
+                    transactions::measure(&ways, way, agent.as_ref(), load, plan.seconds())?;
                 tell(&format!("{told}, {load}: {figures}"));
                 visits.push(Visit { round, way, figures });
             }
             if way.has_rows() {
-                let figures = large::measure(&ways, way, _guard.as_ref(), plan.seconds())?;
+                let figures = large::measure(&ways, way, agent.as_ref(), plan.seconds())?;
                 tell(&format!("{told}: {figures}"));
                 rows.push(Visit { round, way, figures });
             }

@@ -44,9 +44,13 @@ impl<T> Of<'_, T> {
         self.against(way, other, |one, other| ratio(figure(one), figure(other)))
     }
 
-    /// What a way adds to going direct.
+    /// What a way adds to what a client has without it.
     fn added(&self, way: Way, figure: impl Fn(&T) -> f64) -> f64 {
-        self.against(way, Way::Direct, |one, direct| figure(one) - figure(direct))
+        self.added_to(way.without(), way, figure)
+    }
+
+    fn added_to(&self, other: Way, way: Way, figure: impl Fn(&T) -> f64) -> f64 {
+        self.against(way, other, |one, other| figure(one) - figure(other))
     }
 }
 
@@ -66,7 +70,8 @@ pub fn transactions(plan: &Plan, measured: &[Vec<Visit<Transactions>>]) -> Repor
     }
     text += "A proxy's CPU is that of its processes, the guard's with its analysts. The agent's is beside it: \
              it observes what the guard sends, and keeps it. The server's has what BPF programs do in its \
-             time.\n";
+             time. Added is to going direct; what the guard itself adds is to going direct where the agent \
+             observes, as it does on its hosts for everybody.\n";
     Report { text, targets }
 }
 
@@ -80,7 +85,7 @@ fn one_load(plan: &Plan, load: &Load, visits: &Of<'_, Transactions>) -> String {
         ];
         for figure in [|of: &Transactions| of.p50_us, |of: &Transactions| of.p99_us] {
             row.push(format!("{:.0}", visits.median(way, figure)));
-            row.push(format!("{:+.0}", visits.added(way, figure)));
+            row.push(format!("{:+.0}", visits.added_to(Way::Direct, way, figure)));
         }
         let cpu: [fn(&Transactions) -> f64; 3] =
             [|of| of.spent.proxy_us, |of| of.spent.agent_us, |of| of.spent.server_us];
@@ -112,12 +117,16 @@ fn one_load(plan: &Plan, load: &Load, visits: &Of<'_, Transactions>) -> String {
 fn targets_of(load: &Load, visits: &Of<'_, Transactions>) -> [Target; 3] {
     let [ours, theirs] = [Way::Guard, Way::PgBouncer].map(|way| visits.added(way, |of| of.p50_us));
     let added = ratio(ours, theirs);
+    let all = visits.added_to(Way::Direct, Way::Guard, |of| of.p50_us);
     let cpu = visits.times(Way::Guard, Way::PgBouncer, |of| of.spent.proxy_us);
     let labels = visits.times(Way::Labelled, Way::Catalog, |of| of.spent.proxy_us);
     [
         Target {
             what: format!("{load}: added p50 latency at most {MOST_ADDED} of PgBouncer's"),
-            measured: format!("{ours:.0} of {theirs:.0} µs: {added:.2}"),
+            measured: format!(
+                "{ours:.0} of {theirs:.0} µs: {added:.2} ({:.2} with the observer's)",
+                ratio(all, theirs)
+            ),
             met: theirs > 0.0 && added <= MOST_ADDED,
         },
         Target {

@@ -7,7 +7,7 @@ use dbwarden_tests::said;
 
 use super::{
     super::{figures::quantile, pinned::Pinned},
-    ways::{Guard, Spent, Way, Ways},
+    ways::{Spent, Watching, Way, Ways},
 };
 
 /// How many ask, and how.
@@ -52,7 +52,7 @@ impl fmt::Display for Transactions {
 pub fn measure(
     ways: &Ways,
     way: Way,
-    guard: Option<&Guard>,
+    agent: Option<&Watching>,
     load: &Load,
     seconds: u32,
 ) -> Result<Transactions> {
@@ -71,9 +71,9 @@ pub fn measure(
         .arg(&log)
         .args(["-T", &seconds.to_string()])
         .arg(ways.conninfo(way)?);
-    let before = ways.spent(way, guard)?;
+    let before = ways.spent(way, agent)?;
     let report = on_one(&mut command)?;
-    let spent = ways.spent(way, guard)?.since(before);
+    let spent = ways.spent(way, agent)?.since(before);
     let mut latencies = Vec::new();
     for file in fs::read_dir(folder.path())? {
         latencies.extend(fs::read_to_string(file?.path())?.lines().filter_map(latency_us));

@@ -13,6 +13,9 @@ pub enum Way {
     Direct,
     Haproxy,
     PgBouncer,
+    /// Nothing stands between; the agent observes.
+    Observed,
+    /// What is observed goes through the guard.
     Guard,
     /// It asks the server itself.
     Catalog,
@@ -22,10 +25,11 @@ pub enum Way {
     Masking,
 }
 
-pub const WAYS: [Way; 7] = [
+pub const WAYS: [Way; 8] = [
     Way::Direct,
     Way::Haproxy,
     Way::PgBouncer,
+    Way::Observed,
     Way::Guard,
     Way::Catalog,
     Way::Labelled,
@@ -45,7 +49,12 @@ const FOR_OTHERS: &str = r#"forbid (principal is Human, action, resource)
     when { principal.name == "nobody" && resource.labels.contains("bench") };"#;
 
 impl Way {
-    fn has_guard(self) -> bool {
+    /// What a client has where nothing of it is in use.
+    pub fn without(self) -> Self {
+        if self.has_agent() { Self::Observed } else { Self::Direct }
+    }
+
+    fn has_agent(self) -> bool {
         !matches!(self, Self::Direct | Self::Haproxy | Self::PgBouncer)
     }
 
@@ -56,7 +65,7 @@ impl Way {
 
     /// Whether large results are.
     pub fn has_rows(self) -> bool {
-        !matches!(self, Self::Catalog | Self::Labelled)
+        !matches!(self, Self::Observed | Self::Catalog | Self::Labelled)
     }
 
     pub fn name(self) -> &'static str {
@@ -64,6 +73,7 @@ impl Way {
             Self::Direct => "direct",
             Self::Haproxy => "HAProxy",
             Self::PgBouncer => "PgBouncer",
+            Self::Observed => "observed",
             Self::Guard => "guard",
             Self::Catalog => "guard, catalog",
             Self::Labelled => "guard, labels",
@@ -94,24 +104,28 @@ impl Ways {
         Ok(Self { program: program.to_owned(), postgres, haproxy, pgbouncer, catalog })
     }
 
-    /// The agent with its guard, where this is the way.
-    pub fn guard(&self, way: Way) -> Result<Option<Guard>> {
-        way.has_guard().then(|| self.start_guard(way)).transpose()
+    /// The agent, where it has to do with this way.
+    pub fn agent(&self, way: Way) -> Result<Option<Watching>> {
+        way.has_agent().then(|| self.start_agent(way)).transpose()
     }
 
-    fn start_guard(&self, way: Way) -> Result<Guard> {
+    fn start_agent(&self, way: Way) -> Result<Watching> {
         let rule = match way {
             Way::Labelled => Some(FOR_OTHERS),
             Way::Masking => Some(FOR_ALL),
             _ => None,
         };
-        let catalog = if way == Way::Guard { "" } else { &self.catalog };
-        Guard::start(&self.program, &self.postgres, catalog, rule)
+        let (lane, catalog) = match way {
+            Way::Observed => ("observe", ""),
+            Way::Guard => ("guard", ""),
+            _ => ("guard", &*self.catalog),
+        };
+        Watching::start(&self.program, &self.postgres, lane, catalog, rule)
     }
 
     pub fn port(&self, way: Way) -> Result<u16> {
         Ok(match way {
-            Way::Direct => self.postgres.port(),
+            Way::Direct | Way::Observed => self.postgres.port(),
             Way::Haproxy => self.haproxy.port(),
             Way::PgBouncer => self.pgbouncer.port(),
             Way::Guard | Way::Catalog | Way::Labelled | Way::Masking => {
@@ -126,14 +140,14 @@ impl Ways {
     }
 
     /// Processor time that was spent so far.
-    pub fn spent(&self, way: Way, guard: Option<&Guard>) -> Result<Spent> {
-        let proxy_us = match (way, guard) {
+    pub fn spent(&self, way: Way, agent: Option<&Watching>) -> Result<Spent> {
+        let proxy_us = match (way, agent) {
             (Way::Haproxy, _) => cost::threads_us(self.haproxy.pid())?,
             (Way::PgBouncer, _) => cost::threads_us(self.pgbouncer.pid())?,
-            (_, Some(guard)) => guard.own_us()?,
+            (_, Some(agent)) => agent.guard_us()?,
             (_, None) => 0.0,
         };
-        let agent_us = guard.map(|guard| cost::threads_us(guard.agent.pid())).transpose()?;
+        let agent_us = agent.map(|agent| cost::threads_us(agent.agent.pid())).transpose()?;
         Ok(Spent {
             proxy_us,
             agent_us: agent_us.unwrap_or_default(),
@@ -168,18 +182,20 @@ impl Spent {
 /// load's share on this one, and that decides whether proxies meet their clients one by one or many at a time.
 const APART: &str = "setsid";
 
-/// An agent as it is installed, with its guard in front of one server.
-pub struct Guard {
+/// An agent as it is installed, with one server.
+pub struct Watching {
     agent: Agent,
-    pid: u32,
+    /// Where the server is in its lane.
+    guard: Option<u32>,
     _policies: TempDir,
 }
 
-impl Guard {
+impl Watching {
     /// The guard is on the processor of the load, where every proxy is; the agent is not.
     pub fn start(
         program: &Path,
         postgres: &Postgres,
+        lane: &str,
         catalog: &str,
         rule: Option<&str>,
     ) -> Result<Self> {
@@ -198,10 +214,13 @@ impl Guard {
                 .program(program)
                 .under(&[APART])
                 .configuration(&policy)
-                .configuration(&postgres.guarded(&of_server))
+                .configuration(&postgres.in_lane(lane, &of_server))
                 .start()?
         };
         agent.await_server(postgres.port())?;
+        if lane == "observe" {
+            return Ok(Self { agent, guard: None, _policies: policies });
+        }
         agent.await_guard()?;
         agent.await_catalog()?;
         let is_guard = |pid: &u32| {
@@ -210,13 +229,14 @@ impl Guard {
         let pid = cost::children(agent.pid())?.into_iter().find(is_guard);
         let pid = pid.context("the agent has no guard")?;
         Pinned::process_to_one(pid)?;
-        Ok(Self { agent, pid, _policies: policies })
+        Ok(Self { agent, guard: Some(pid), _policies: policies })
     }
 
     /// The guard's own time and that of its analysts.
-    fn own_us(&self) -> Result<f64> {
-        let mut total = cost::threads_us(self.pid)?;
-        for analyst in cost::children(self.pid)? {
+    fn guard_us(&self) -> Result<f64> {
+        let Some(pid) = self.guard else { return Ok(0.0) };
+        let mut total = cost::threads_us(pid)?;
+        for analyst in cost::children(pid)? {
             total += cost::threads_us(analyst).unwrap_or_default();
         }
         Ok(total)
@@ -224,6 +244,6 @@ impl Guard {
 
     /// Memory of the guard itself.
     pub fn kib(&self) -> Result<u64> {
-        cost::proportional_kib(self.pid)
+        cost::proportional_kib(self.guard.context("the agent has no guard")?)
     }
 }
