@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use dbwarden_tests::{Guarded, Postgres, Via, await_until, need_root, place, said};
 
 const PROGRAM: &str = include_str!("clients/masked.py");
+const NULLED: &str = include_str!("clients/nulled.py");
 
 /// Masks, by what stands behind the name of the table that each is for.
 const MASKS: [(&str, &str); 10] = [
@@ -144,6 +145,49 @@ fn who_has_seen_what_masked_is_told() -> Result<()> {
     }
     let shown = said(&mut guarded.agent.command(&["search", "ssn"]))?;
     ensure!(shown.contains(r#""masked":["public.people.ssn:hash"]"#), "{shown}");
+    Ok(())
+}
+
+#[test]
+fn what_flows_is_null_where_its_rule_says_so() -> Result<()> {
+    need_root!();
+    let rules = rules().replace(" @message", " @flow(\"null\") @message");
+    let guarded = Guarded::start_asking(Postgres::builder(), PEOPLE, &rules, OF_PEOPLE, "")?;
+    let postgres = &guarded.postgres;
+    let mut python = dbwarden_tests::python()?;
+    python.args(["-c", NULLED]).arg(postgres.conninfo(Via::Guard));
+    let told = said(python.arg(postgres.conninfo(Via::Tcp)));
+    let told = told.with_context(|| guarded.agent.log())?;
+    ensure!(told.contains("cases 11"), "{told}");
+
+    // What the client has said is on record, and what was NULL; and the row is the server's.
+    for (text, masked, verdict) in [
+        ("SELECT ssn, count(*) FROM people GROUP BY ssn", "public.people.ssn:null-flow", "mask"),
+        (
+            "SELECT id, upper(ssn), length(mail), born + ? FROM people WHERE id <= $1 ORDER BY ssn, id",
+            "public.people.born:null-flow public.people.mail:null-flow public.people.ssn:null-flow",
+            "mask",
+        ),
+        (
+            "COPY (SELECT id, upper(ssn), mail FROM people WHERE id = ?) TO STDOUT",
+            "public.people.mail:email public.people.ssn:null-flow",
+            "mask",
+        ),
+        ("UPDATE people SET note = ssn", "-", "deny"),
+    ] {
+        let query = format!(
+            "SELECT array_to_string(masked, ' ') AS masked, verdict FROM statements WHERE lane = 'guarded' AND \
+             text = '{text}' LIMIT 1"
+        );
+        let row = &guarded.agent.await_rows(1, &query)?[0];
+        let got = row["masked"].as_str().unwrap_or("-");
+        ensure!(got == masked && row["verdict"] == verdict, "{text}: {row}");
+    }
+    let left = "SELECT text FROM statements WHERE text LIKE '%dbwarden%' OR text LIKE '%NULL::%'";
+    ensure!(guarded.agent.rows(left)?.is_empty(), "{:?}", guarded.agent.rows(left)?);
+    // The guard and the observer have seen the same.
+    let differs = "SELECT * FROM rows WHERE record = 'finding' AND rule LIKE 'builtin:%'";
+    ensure!(guarded.agent.rows(differs)?.is_empty(), "{:?}", guarded.agent.rows(differs)?);
     Ok(())
 }
 

@@ -4,6 +4,8 @@ use std::{fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
+use super::origin::named;
+
 /// What stands in a value's place, from the one that tells most of it to the one that tells nothing: where two rules
 /// hide one column, the greater one applies.
 ///
@@ -28,6 +30,19 @@ pub enum Mask {
 pub const MASKS: [&str; 6] = ["null", "hash", "email", "last4", "noise", "fixed:…"];
 
 const FIXED: &str = "fixed:";
+
+named! {
+    /// What becomes of a statement in which a hidden value goes into something else. Where two rules hide one column,
+    /// the greater one applies.
+    #[derive(Default, PartialOrd, Ord, Hash)]
+    Flow {
+        /// The column is NULL for all of the statement.
+        Null = "null",
+        /// It is denied.
+        #[default]
+        Deny = "deny",
+    }
+}
 
 /// `fixed` is written out in every row; nobody needs a longer one.
 const MAX_FIXED_BYTES: usize = 256;

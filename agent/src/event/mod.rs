@@ -33,7 +33,7 @@ pub use facts::{
 };
 pub use in_full::in_full;
 pub use judgement::{Episode, EpisodeAction, Finding, Judgement, Severity, Verdict};
-pub use mask::{MASKS, Mask, NoMask};
+pub use mask::{Flow, MASKS, Mask, NoMask};
 pub use origin::{Certainty, Engine, Lane, Origin, Transport};
 pub use principal::{Evidence, Principal, PrincipalKind, Strength};
 pub use process::{LoginStrength, Parent, Process, ProcessEvent, Program};
@@ -45,6 +45,6 @@ pub use statement::{Outcome, Parameter, Statement, StatementKind, Tag, Transacti
 pub use stream::{Chunk, Direction, Extent, Layer, Piece, Reach};
 pub use time::{BootTime, Clock, WallTime};
 pub use uses::{
-    By, ByOutput, Change, Cte, Inner, Merge, Mix, Of, Output, Query, Reference, Rows, Sink, Source,
-    Uses,
+    By, ByOutput, Change, Cte, Form, Inner, Merge, Mix, Of, Output, Query, Reference, Rows, Sink,
+    Source, Spot, Uses,
 };

@@ -54,7 +54,8 @@ pub struct Record {
     pub judgement: Option<Arc<Judgement>>,
     /// The approval that it needs, or that has let it pass.
     pub approval: Option<Arc<str>>,
-    /// What the client saw masked of the answer, each as `schema.table.column:mask`.
+    /// What the client saw masked of the answer, each as `schema.table.column:mask`, or
+    /// `…:null-flow` where the column was NULL for all of the statement.
     pub masked: Arc<[Arc<str>]>,
 
     pub truncated_bytes: u64,

@@ -22,6 +22,8 @@ pub struct Uses {
     pub temporary: Vec<Arc<str>>,
     /// Statements by name that it executes.
     pub executes: Vec<Arc<str>>,
+    /// It shows what there is, and changes, locks and keeps nothing.
+    pub only_reads: bool,
     /// All of it is here. Where not, any column may go anywhere.
     pub is_whole: bool,
     /// Other literals could mean other uses.
@@ -37,6 +39,7 @@ impl Default for Uses {
             changes: Vec::new(),
             temporary: Vec::new(),
             executes: Vec::new(),
+            only_reads: false,
             is_whole: true,
             is_literal_sensitive: false,
         }
@@ -146,6 +149,36 @@ pub struct Reference {
     pub of: Option<Arc<str>>,
     /// `None` for `*`.
     pub column: Option<Arc<str>>,
+    /// `None` where nothing else could stand in its place.
+    pub spot: Option<Spot>,
+}
+
+impl Reference {
+    pub fn in_form(self, form: Form) -> Self {
+        Self { spot: self.spot.map(|spot| Spot { form, ..spot }), ..self }
+    }
+}
+
+/// Where something stands in its text, and in that of each other text which differs in literals only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Spot {
+    /// Which of the tokens that say something begins it.
+    pub token: u32,
+    /// Names with a dot between each two.
+    pub parts: u16,
+    pub form: Form,
+}
+
+/// What else a reference does where it stands than to be a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Form {
+    Value,
+    /// It is a result, which is called after it.
+    Result,
+    /// A result that is made from it is called after it.
+    Namesake,
+    /// It is the number of a result.
+    Place,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -163,6 +196,7 @@ pub enum Output {
 pub struct ByOutput {
     pub sink: Sink,
     pub by: By,
+    pub spot: Option<Spot>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -49,8 +49,8 @@ use crate::{
     guard::{
         masking::TextPrint,
         wire::{
-            CatalogRights, CatalogState, Channel, Denied, MaskKey, Number, Refusal, Sent, Summed,
-            Ticket, Wants,
+            CatalogRights, CatalogState, Channel, Denied, MaskKey, Nulled, Number, Refusal, Sent,
+            Summed, Ticket, Wants,
         },
     },
     policy::Set,
@@ -661,6 +661,11 @@ impl Gate {
         awaited: bool,
     ) -> Arc<[Arc<str>]> {
         self.masked.of(connection, text, awaited)
+    }
+
+    /// What a client has said, where the server got this text for it.
+    pub fn nulled(&self, connection: ConnectionId, text: TextPrint) -> Option<Arc<Nulled>> {
+        self.masked.nulled(connection, text)
     }
 
     fn deny(&self, told: Denied) {

@@ -109,6 +109,7 @@ fn listen(gate: &Arc<Gate>, channel: &Arc<Channel>) -> io::Result<()> {
             Word::ApprovalOver { number, why } => gate.approval_is_over(number, why),
             Word::Veiled(connection) => gate.masked.veil(connection),
             Word::Masked(masked) => gate.masked.put(*masked),
+            Word::Nulled(nulled) => gate.masked.put_nulled(*nulled),
             Word::Summed(summed) => gate.summed.push(&summed),
             Word::CatalogSocket { ticket, server } => gate.wanted(ticket, server),
             Word::Catalog { server, state } => gate.catalog(server, state),

@@ -11,12 +11,12 @@ use super::{
     approvals::{self, Needing},
     behind::Revealed,
     catalog::{self, Database, Question, Snapshot, Value},
-    court::{self, Argument, Court, Denial, Moment, Permit, Reading},
+    court::{self, Argument, Court, Denial, Moment, Nulled, Permit, Reading},
     estimating::{self, Asked},
     judging::{Judging, denial, now},
     masking::{Hiding, Masks, TextPrint},
     veil::Veil,
-    wire::{Denied, Masked, Number, Summed, Word},
+    wire::{self, Denied, Masked, Number, Summed, Word},
 };
 use crate::{
     approval::Over,
@@ -170,6 +170,15 @@ impl ClientCourt {
         self.judging.borrow().channel.tell(word);
     }
 
+    /// Before the server gets it, whoever reads along knows what it stands for.
+    fn tell_nulled(&self, reading: &Reading) {
+        let (Some(nulled), Some(text)) = (&reading.nulled, &reading.text) else { return };
+        let Some(said) = nulled.said.text.clone() else { return };
+        let (text, columns) = (TextPrint::of(text), nulled.columns.clone());
+        let told = wire::Nulled { connection: self.profile.id, text, said, columns };
+        self.tell(&Word::Nulled(Box::new(told)));
+    }
+
     /// Whether a session may start with these settings.
     pub(super) fn judge_startup(&mut self, packet: &[u8]) -> Result<Permit, Denial> {
         let parameters = startup::parameters(packet);
@@ -274,10 +283,14 @@ impl Court for ClientCourt {
             Some(values) => Parameters::Bound(values.iter().map(Argument::parameter).collect()),
         };
         let analysed = self.analyse(text, state, parameters);
+        let nulled = reading.nulled.clone().map(|nulled| {
+            let said = self.read_again(&nulled.said, values.clone(), state);
+            Arc::new(Nulled { said, columns: nulled.columns.clone() })
+        });
         let keeps = self.database.is_some() && reading.is_estimable();
         let values = values.filter(|_| keeps);
         let values = values.map(Into::into).or_else(|| reading.values.clone());
-        Arc::new(Reading { analysed, values, ..Reading::clone(reading) })
+        Arc::new(Reading { analysed, values, nulled, ..Reading::clone(reading) })
     }
 
     fn read_call(
@@ -308,6 +321,7 @@ impl Court for ClientCourt {
     }
 
     fn sent(&mut self, reading: &Reading) {
+        self.tell_nulled(reading);
         if let Some(database) = &self.database {
             let whole = &reading.analysed.whole;
             let is_code =
@@ -353,7 +367,13 @@ impl Court for ClientCourt {
     }
 
     fn judge(&mut self, reading: &Reading) -> Result<Permit, Denial> {
-        let (hiding, needing) = self.judge_by_rules(reading)?;
+        self.veil.flows = None;
+        let (hiding, mut needing) = self.judge_by_rules(reading)?;
+        if let Some(nulled) = &reading.nulled {
+            // Who may say it needs no less because something of it is NULL.
+            let (_, of_said) = self.judge_by_rules(&nulled.said)?;
+            needing = if of_said.is_nothing() { needing } else { of_said };
+        }
         let copy = self.look_through(reading, hiding.as_ref())?;
         if needing.is_nothing() {
             return Ok(Permit::copying(copy));
@@ -364,6 +384,12 @@ impl Court for ClientCourt {
             Some(denial) => Err(denial),
             None => Ok(Permit::copying(copy)),
         }
+    }
+
+    fn instead(&mut self, reading: &Arc<Reading>, state: Moment) -> Option<Arc<Reading>> {
+        let nulled = self.nulled(reading, state)?;
+        self.tell_nulled(&nulled);
+        Some(nulled)
     }
 
     fn masks(&mut self) -> Option<Arc<Masks>> {

@@ -34,6 +34,11 @@ pub trait Court {
     /// Whether it may go to the server. Whoever has no permit can't send it.
     fn judge(&mut self, reading: &Reading) -> Result<Permit, Denial>;
 
+    /// What might go to the server in the place of what was denied last: judged like anything else.
+    fn instead(&mut self, _reading: &Arc<Reading>, _state: Moment) -> Option<Arc<Reading>> {
+        None
+    }
+
     /// What is hidden from the client in the answers to what was judged last; `None` where nothing is.
     fn masks(&mut self) -> Option<Arc<Masks>> {
         None
@@ -125,6 +130,16 @@ pub struct Reading {
     /// Of parameters, once they have come, where they make a difference.
     pub values: Option<Arc<[Argument]>>,
     pub approval: Gated,
+    /// The client has said something else.
+    pub nulled: Option<Arc<Nulled>>,
+}
+
+/// What a client has said, where the server gets the same with NULL for some columns.
+#[derive(Clone, Debug)]
+pub struct Nulled {
+    pub said: Arc<Reading>,
+    /// As records have them.
+    pub columns: Arc<[Arc<str>]>,
 }
 
 /// How a text stands to approvals.
@@ -157,11 +172,13 @@ impl Reading {
                 types,
                 values,
                 approval,
+                nulled,
             }) if kept.capacity() <= SPARE_TEXT => {
                 kept.clear();
                 kept.push_str(text);
                 (*is, *claimed, *values) = (analysed, claims, None);
                 *approval = Gated::No;
+                *nulled = None;
                 if !types.is_empty() {
                     *types = Arc::default();
                 }
@@ -178,7 +195,8 @@ impl Reading {
         claims: Option<Arc<Claims>>,
     ) -> Self {
         let types = Arc::default();
-        Self { text, analysed, claims, types, values: None, approval: Gated::No }
+        let approval = Gated::No;
+        Self { text, analysed, claims, types, values: None, approval, nulled: None }
     }
 
     /// How the one COPY writes that it is.
@@ -194,6 +212,16 @@ impl Reading {
         self.analysed.whole.restricted.is_some()
     }
 
+    /// What goes to the server, where that is not what the client has said.
+    pub(super) fn reworded(&self) -> Option<&str> {
+        self.nulled.as_ref().and(self.text.as_deref())
+    }
+
+    /// What the client has said.
+    pub(super) fn said(&self) -> Option<&str> {
+        self.nulled.as_ref().map_or(self, |nulled| &nulled.said).text.as_deref()
+    }
+
     pub(super) fn weight(&self) -> usize {
         let values = self.values.iter().flat_map(|values| values.iter());
         let values = values.map(|value| match value {
@@ -201,9 +229,11 @@ impl Reading {
             Argument::Binary(bytes) => bytes.len() + size_of::<Argument>(),
             Argument::Null | Argument::Unreadable => size_of::<Argument>(),
         });
+        let said = self.nulled.as_ref().map_or(0, |nulled| nulled.said.weight());
         self.text.as_ref().map_or(0, String::capacity)
             + values.sum::<usize>()
             + self.types.len() * 4
+            + said
             + 256
     }
 }

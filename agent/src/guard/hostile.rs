@@ -1,9 +1,9 @@
 //! Both sides hostile: plays any bytes to a session, and checks what must hold whatever they say.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, ops::Range, sync::Arc};
 
 use super::{
-    court::{Argument, Court, Denial, Moment, Permit, Reading},
+    court::{Argument, Court, Denial, Moment, Nulled, Permit, Reading},
     masking::Hiding,
     session::{Output, Session},
 };
@@ -15,6 +15,10 @@ use crate::{
 
 /// A text with this word is denied.
 pub const MARK: &str = "MARKED";
+/// A text with this one is sent in other words.
+pub const FLOWS: &str = "FLOWS";
+/// What stands in the place of that one.
+const NULLED: &str = "(NULL::x)";
 const NONCE: u64 = 0x5eed;
 /// Comes before all that is played: `user` is `u`.
 const STARTUP: &[u8] = b"\0\0\0\x10\0\x03\0\0user\0u\0\0";
@@ -76,9 +80,16 @@ impl Court for Marked {
 
     fn judge(&mut self, reading: &Reading) -> Result<Permit, Denial> {
         match reading.text.as_deref() {
-            Some(text) if !text.contains(MARK) => Ok(Permit::given()),
+            Some(text) if !text.contains(MARK) && !text.contains(FLOWS) => Ok(Permit::given()),
             _ => Err(denial()),
         }
+    }
+
+    fn instead(&mut self, reading: &Arc<Reading>, state: Moment) -> Option<Arc<Reading>> {
+        let text = reading.text.as_deref().filter(|text| text.contains(FLOWS))?;
+        let other = self.read(Some(&text.replace(FLOWS, NULLED)), state);
+        let nulled = Nulled { said: reading.clone(), columns: Arc::default() };
+        Some(Arc::new(Reading { nulled: Some(Arc::new(nulled)), ..Reading::clone(&other) }))
     }
 
     fn read_call(&mut self, _: Option<u32>, _: Vec<Argument>, moment: Moment) -> Arc<Reading> {
@@ -223,6 +234,9 @@ impl Heard {
             let original = *said.get(n).unwrap_or(&under_way);
             match has_poison(message) && *message != original {
                 true => assert!(original.first().is_some_and(|tag| b"QPBEF".contains(tag))),
+                false if contains(message, NULLED.as_bytes()) && *message != original => {
+                    assert_eq!(*message, reworded(original), "the server got other words");
+                }
                 false => assert_eq!(*message, original, "the server got something else"),
             }
         }
@@ -264,16 +278,36 @@ fn messages(bytes: &[u8]) -> (Vec<&[u8]>, &[u8]) {
 }
 
 fn is_denied(message: &[u8]) -> bool {
-    let text = match message.first() {
-        Some(b'Q') => message.get(5..),
+    let text = text_of(message).and_then(|range| message.get(range)).unwrap_or_default();
+    let is_marked = [MARK, FLOWS].iter().any(|word| contains(text, word.as_bytes()));
+    is_marked || message.first() == Some(&b'F')
+}
+
+/// Where a message has a text.
+fn text_of(message: &[u8]) -> Option<Range<usize>> {
+    let end_of = |from: usize| {
+        let rest = message.get(from..)?;
+        Some(from + rest.iter().position(|byte| *byte == 0).unwrap_or(rest.len()))
+    };
+    let start = match message.first()? {
+        b'Q' => 5,
         // Its name may be anything.
-        Some(b'P') => message.get(5..).and_then(|body| body.splitn(2, |byte| *byte == 0).nth(1)),
-        Some(b'F') => return true,
-        _ => None,
+        b'P' => end_of(5)? + 1,
+        _ => return None,
     };
     // What stands behind the text's end is no part of it, for the server neither.
-    let text = text.and_then(|text| text.split(|byte| *byte == 0).next());
-    contains(text.unwrap_or_default(), MARK.as_bytes())
+    Some(start..end_of(start)?)
+}
+
+/// The message that is sent for one whose text is sent in other words.
+fn reworded(message: &[u8]) -> Vec<u8> {
+    let Some(range) = text_of(message) else { return message.to_vec() };
+    let text = String::from_utf8_lossy(&message[range.clone()]).replace(FLOWS, NULLED);
+    let mut other = message.to_vec();
+    other.splice(range, text.bytes());
+    let len = (other.len() as u32 - 1).to_be_bytes();
+    other[1..5].copy_from_slice(&len);
+    other
 }
 
 fn has_poison(message: &[u8]) -> bool {
@@ -288,7 +322,7 @@ fn contains(bytes: &[u8], word: &[u8]) -> bool {
 mod tests {
     use std::{fs, path::Path};
 
-    use super::{MARK, Says, check, fuzz, messages, script};
+    use super::{FLOWS, MARK, Says, check, fuzz, messages, script};
 
     /// What either side said in a transcript of the tests, from behind the start-up on.
     /// A name, and what was said: by the client or not.
@@ -378,6 +412,17 @@ mod tests {
     /// Each text of a real conversation once with the mark in it.
     #[test]
     fn a_marked_text_of_a_real_conversation_never_gets_to_the_server() {
+        assert!(with(MARK) > 50);
+    }
+
+    /// Likewise.
+    #[test]
+    fn a_text_of_a_real_conversation_may_be_sent_in_other_words() {
+        assert!(with(FLOWS) > 50);
+    }
+
+    /// Plays each text of a real conversation with this word in it; gives how many that were.
+    fn with(word: &str) -> usize {
         let mut marked = 0;
         for (_, calls) in transcripts() {
             let texts = calls.iter().enumerate().filter(|(_, (is_client, _))| *is_client);
@@ -395,7 +440,7 @@ mod tests {
                         }
                     };
                     let mut body = body.to_vec();
-                    body.splice(text..text, MARK.bytes());
+                    body.splice(text..text, word.bytes());
                     changed.push(message[0]);
                     changed.extend((body.len() as u32 + 4).to_be_bytes());
                     changed.extend(body);
@@ -409,7 +454,7 @@ mod tests {
                 }
             }
         }
-        assert!(marked > 50, "{marked}");
+        marked
     }
 
     /// An error may repeat the text that stands for a denied one, and be longer than any that stands for it.

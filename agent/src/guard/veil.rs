@@ -3,7 +3,11 @@
 //! It is asked for every statement of such a client, also where no rule has anything to say of its text: a view may
 //! show what a table hides.
 
-use std::{collections::HashSet, num::NonZeroUsize, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashSet},
+    num::NonZeroUsize,
+    sync::Arc,
+};
 
 use lru::LruCache;
 
@@ -11,14 +15,14 @@ use super::{
     behind::Behind,
     catalog::{Database, PATIENCE, Snapshot},
     client_court::ClientCourt,
-    court::{Denial, Reading},
+    court::{Court as _, Denial, Moment, Nulled, Reading},
     judging::{Judging, now},
-    lineage::{self, Labelled, Why},
+    lineage::{self, Labelled, Place, Why},
     masking::{Copied, Masks},
     wire::Word,
 };
 use crate::{
-    event::{Facts, Origin, Uses},
+    event::{Facts, Flow, Origin, Uses},
     policy::{Circumstances, Standing},
     statement::Lexing,
 };
@@ -26,6 +30,10 @@ use crate::{
 /// Databases, and clients of those that can't be asked, of which a worker remembers what is hidden.
 const MAX_DATABASES: NonZeroUsize = NonZeroUsize::new(64).unwrap();
 const MAX_CLIENTS: NonZeroUsize = NonZeroUsize::new(1_024).unwrap();
+/// Columns of one statement that are made NULL, one after the other.
+const MAX_ROUNDS: usize = 16;
+/// A longer text would be cut off where it is recorded.
+const MAX_NULLED_BYTES: usize = 32 << 10;
 /// Relations for a session alone that it may make before it can't read any more of anything.
 const MAX_TEMPORARY: usize = 1_000;
 
@@ -66,6 +74,8 @@ pub(super) struct Veil {
     pub(super) masks: Option<Arc<Masks>>,
     /// Relations of its session alone: no catalog shows them.
     temporary: HashSet<Arc<str>>,
+    /// What was denied last flows, and may be NULL instead.
+    pub(super) flows: Option<Place>,
 }
 
 /// Who asks what.
@@ -90,25 +100,51 @@ impl ClientCourt {
         hiding: Option<&Arc<str>>,
     ) -> Result<Copied, Denial> {
         self.veil.masks = None;
+        self.veil.flows = None;
         if hiding.is_none() && !self.judging.borrow().judge.set().masks() {
             return Ok(None);
         }
         let origin = self.origin(reading);
-        let claims = reading.claims.as_deref().map_or(&[][..], |claims| &claims.tags);
         let prepared = |name: &str| self.prepared_as(name).map(|(_, text)| text.to_owned());
-        let asked = Asked {
-            origin: &origin,
-            circumstances: Circumstances { time: now(), claims, ..Circumstances::default() },
-            reading,
-            lexing: self.said.lexing,
-            prepared: &prepared,
-        };
+        let asked = Asked::of(reading, &origin, self.said.lexing, &prepared);
         let judging = &mut *self.judging.borrow_mut();
         let looked = judging.look_through(&asked, hiding, self.database.as_ref(), &self.veil);
+        if let Err((_, Why::Flows { place, flow: Flow::Null, .. })) = &looked {
+            self.veil.flows = Some(*place);
+        }
         let Looked { masks, copy, temporary } = looked.map_err(|(rule, why)| why.denial(&rule))?;
         self.veil.masks = masks;
         self.veil.temporary.extend(temporary);
         Ok(copy)
+    }
+
+    /// The same with NULL for the columns that flow, where their rules want that and nothing else stands against it.
+    pub(super) fn nulled(&mut self, said: &Arc<Reading>, state: Moment) -> Option<Arc<Reading>> {
+        let database = self.database.clone()?;
+        let mut columns: BTreeSet<Arc<str>> = BTreeSet::new();
+        let mut reading = said.clone();
+        for _ in 0..MAX_ROUNDS {
+            let place = self.veil.flows.take()?;
+            let origin = self.origin(&reading);
+            let asked = Asked::of(&reading, &origin, self.said.lexing, &|_| None);
+            let (text, column) = self.judging.borrow_mut().without(place, &asked, &database)?;
+            if text.len() > MAX_NULLED_BYTES {
+                return None;
+            }
+            columns.insert(column);
+            let read = self.read(Some(&text), state);
+            let columns = columns.iter().cloned().collect();
+            reading = Arc::new(Reading {
+                claims: said.claims.clone(),
+                types: said.types.clone(),
+                nulled: Some(Arc::new(Nulled { said: said.clone(), columns })),
+                ..Reading::clone(&read)
+            });
+            if self.look_through(&reading, None).is_ok() {
+                return Some(reading);
+            }
+        }
+        None
     }
 
     /// It is about to define something, which others see when it is committed.
@@ -118,6 +154,19 @@ impl ClientCourt {
         if !names.is_empty() && self.judging.borrow().judge.set().masks() {
             database.defining(self.profile.id, names.into_iter());
         }
+    }
+}
+
+impl<'a> Asked<'a> {
+    fn of(
+        reading: &'a Reading,
+        origin: &'a Arc<Origin>,
+        lexing: Lexing,
+        prepared: &'a dyn Fn(&str) -> Option<String>,
+    ) -> Self {
+        let claims = reading.claims.as_deref().map_or(&[][..], |claims| &claims.tags);
+        let circumstances = Circumstances { time: now(), claims, ..Circumstances::default() };
+        Self { origin, circumstances, reading, lexing, prepared }
     }
 }
 
@@ -215,6 +264,35 @@ impl Judging {
             labelled.follow(&uses_of(&text)?, &masks, &changing).map_err(refused)?;
         }
         Ok(Looked { masks: Some(masks), copy, temporary })
+    }
+
+    /// The text with NULL for one more column, and how that is recorded.
+    fn without(
+        &mut self,
+        place: Place,
+        asked: &Asked<'_>,
+        database: &Database,
+    ) -> Option<(String, Arc<str>)> {
+        let key = (database.server, database.name.clone());
+        let masks = self.masks(&key, asked)?;
+        let Self { veils, analyst, behind, .. } = self;
+        let Some(Seen::Labelled(labelled)) = veils.databases.get_mut(&key) else { return None };
+        let behind = behind.get_mut(&key)?;
+        let text = asked.reading.text.as_deref()?;
+        let uses = analyst.uses(text, asked.lexing)?;
+        let statements = &asked.reading.analysed.statements;
+        if uses.len() != statements.len() {
+            return None;
+        }
+        let mut reading: Vec<&Uses> = Vec::new();
+        for (uses, said) in uses.iter().zip(statements) {
+            let all = behind.reveal(said, analyst).facts;
+            if lineage::only_shows(uses, &all, &behind.runs(said, analyst)) {
+                reading.push(uses);
+            }
+        }
+        let other = labelled.without(place, text, asked.lexing, &reading, &masks)?;
+        Some((other, masks.columns.get(&place)?.flow_tag()))
     }
 
     /// What is hidden from a client, where it is known what is labelled; `None` where nothing is.

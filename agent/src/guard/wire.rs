@@ -199,6 +199,7 @@ pub enum Word {
     /// Values are masked for this client; told before anything is sent of which some are.
     Veiled(ConnectionId),
     Masked(Box<Masked>),
+    Nulled(Box<Nulled>),
     /// What servers are asked, to be held against what they were seen to get.
     Summed(Vec<Summed>),
     Ended {
@@ -279,6 +280,17 @@ pub struct Masked {
     pub connection: ConnectionId,
     pub text: TextPrint,
     /// Each as `schema.table.column:mask`; none where nothing of it was.
+    pub columns: Arc<[Arc<str>]>,
+}
+
+/// What a client has said, where the server gets another text for it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Nulled {
+    pub connection: ConnectionId,
+    /// Of what the server gets.
+    pub text: TextPrint,
+    pub said: String,
+    /// What is NULL in it, each as `schema.table.column:null-flow`.
     pub columns: Arc<[Arc<str>]>,
 }
 

@@ -15,7 +15,7 @@ use crate::{
     },
     gate::{Asked, BrokenOff, Came, Gate, Identified},
     guard::{
-        masking::TextPrint,
+        masking::{NULLED, TextPrint},
         session::POISON,
         wire::{Refusal, Wants},
     },
@@ -164,9 +164,15 @@ pub fn masked(gate: &Gate, record: &mut Record) {
     if record.origin.lane != Some(Lane::Guarded) || !gate.is_veiled(connection) {
         return;
     }
-    if let Some(text) = record.text.as_deref() {
-        let has_answer = record.rows.is_some_and(|rows| rows > 0);
-        record.masked = gate.masked(connection, TextPrint::of(text), has_answer);
+    let Some(text) = record.text.as_deref() else { return };
+    let print = TextPrint::of(text);
+    let nulled = text.contains(NULLED).then(|| gate.nulled(connection, print)).flatten();
+    let has_answer = record.rows.is_some_and(|rows| rows > 0);
+    record.masked = gate.masked(connection, print, has_answer);
+    if let Some(nulled) = nulled {
+        // Who looks for what the client has said finds that.
+        record.text = Some(nulled.said.as_str().into());
+        record.masked = record.masked.iter().chain(&*nulled.columns).cloned().collect();
     }
 }
 

@@ -146,7 +146,7 @@ impl Policing {
         let judged = self.judge.judge(&record.origin, facts, circumstances);
         let judgement = match denied {
             // By the same rule, but with all that the rules of now have to say.
-            Some(denied) if judged.verdict > Verdict::Flag && judged.rule == denied.rule => judged,
+            Some(denied) if judged.verdict > Verdict::Mask && judged.rule == denied.rule => judged,
             Some(denied) => denied,
             // Masks are made while it is answered.
             None if judged.verdict == Verdict::Mask && !record.masked.is_empty() => judged,

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use super::{
-    Caller, Judge, Set,
+    Caller, Judge, Rule, Set,
     label::{TableName, Touched},
     question::{Case, Circumstances, Subject},
     world::World,
 };
 use crate::{
-    event::{Access, Analysis, Effect, Effects, Facts, Mask, Origin, TableAccess, Verdict},
+    event::{Access, Analysis, Effect, Effects, Facts, Flow, Mask, Origin, TableAccess, Verdict},
     statement::qualified,
 };
 
@@ -22,8 +22,24 @@ pub struct ColumnName<'a> {
     pub column: Option<&'a str>,
 }
 
-/// What is hidden by which rule.
-pub type Hidden = (Mask, Arc<str>);
+/// What hides a column. Of several rules the strictest mask counts, and the strictest flow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hidden {
+    pub mask: Mask,
+    /// Whose mask it is.
+    pub rule: Arc<str>,
+    pub flow: Flow,
+}
+
+impl Hidden {
+    /// Both of them together.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        let flow = self.flow.max(other.flow);
+        let strictest = if other.mask >= self.mask { other } else { self };
+        Self { flow, ..strictest }
+    }
+}
 
 impl Set {
     /// Whether a rule hides anything from anybody.
@@ -91,7 +107,7 @@ impl Judge {
         set.world().samples(caller.database.as_deref()).iter().find_map(|sample| {
             let (schema, table, column) = sample;
             let name = ColumnName { schema: schema.as_deref(), table, column: column.as_deref() };
-            Some(set.hides(&caller, circumstances, name)?.1)
+            Some(set.hides(&caller, circumstances, name)?.rule)
         })
     }
 }
@@ -110,10 +126,14 @@ impl Set {
         let wanting = wanting.filter(|one| one.verdict == Verdict::Mask && !one.dry_run);
         let hidden = wanting.map(|finding| {
             // A rule that names no mask shows nothing.
-            let mask = self.rule(&finding.rule).and_then(|rule| rule.mask().cloned());
-            (mask.unwrap_or(Mask::Null), finding.rule.clone())
+            let rule = self.rule(&finding.rule);
+            Hidden {
+                mask: rule.and_then(Rule::mask).cloned().unwrap_or(Mask::Null),
+                rule: finding.rule.clone(),
+                flow: rule.map(Rule::flow).unwrap_or_default(),
+            }
         });
-        hidden.max_by(|one, other| one.0.cmp(&other.0))
+        hidden.reduce(Hidden::and)
     }
 }
 

@@ -5,7 +5,7 @@ use std::{ops::Range, sync::Arc, time::Duration};
 use cedar_policy::{Effect, Policy, PolicyId};
 
 use super::complaint::{Complaint, Source, did_you_mean};
-use crate::event::{MASKS, Mask, NoMask, Severity, Verdict};
+use crate::event::{Flow, MASKS, Mask, NoMask, Severity, Verdict};
 
 /// One policy with its annotations understood.
 #[derive(Clone, Debug)]
@@ -35,6 +35,8 @@ pub enum Does {
         approvers: Approvers,
         /// Of the verdict `mask`.
         mask: Option<Mask>,
+        /// Likewise.
+        flow: Flow,
     },
     /// `permit`: these rules don't apply where it does.
     Silence(Vec<Arc<str>>),
@@ -53,7 +55,7 @@ pub struct Approvers {
 /// Ids of what dbwarden brings along begin with one of these, and only they do.
 pub const BUILTIN: [&str; 2] = ["builtin:", "guard:"];
 
-const OF_FORBID: [&str; 12] = [
+const OF_FORBID: [&str; 13] = [
     "id",
     "verdict",
     "severity",
@@ -66,6 +68,7 @@ const OF_FORBID: [&str; 12] = [
     "ttl",
     "owner",
     "mask",
+    "flow",
 ];
 const OF_PERMIT: [&str; 4] = ["id", "silences", "message", "owner"];
 const MODES: [&str; 2] = ["enforce", "dry-run"];
@@ -143,7 +146,9 @@ impl Rule {
                 }
                 let mask = reader.mask(verdict);
                 let dry_run = mode.is_some_and(|mode| mode == "dry-run");
-                let does = verdict.map(|verdict| Does::Judge { verdict, dry_run, approvers, mask });
+                let flow = reader.flow(verdict);
+                let does =
+                    verdict.map(|verdict| Does::Judge { verdict, dry_run, approvers, mask, flow });
                 (severity.unwrap_or(Severity::Medium), does)
             }
             Effect::Permit => {
@@ -195,6 +200,14 @@ impl Rule {
         match &self.does {
             Does::Judge { mask, .. } => mask.as_ref(),
             Does::Silence(_) => None,
+        }
+    }
+
+    /// What becomes of a statement in which what it hides goes into something else.
+    pub fn flow(&self) -> Flow {
+        match &self.does {
+            Does::Judge { flow, .. } => *flow,
+            Does::Silence(_) => Flow::default(),
         }
     }
 
@@ -299,6 +312,17 @@ impl Reader<'_> {
                 None
             }
         }
+    }
+
+    /// Which is of no use without a mask.
+    fn flow(&mut self, verdict: Option<Verdict>) -> Flow {
+        let other = verdict.filter(|verdict| *verdict != Verdict::Mask);
+        if let Some(other) = other.filter(|_| self.policy.annotation("flow").is_some()) {
+            let message = format!("@flow is of no use to the verdict {}", other.name());
+            let help = "say @verdict(\"mask\"), or take it out";
+            self.complain("flow", message, Some(help.into()));
+        }
+        self.one_of("flow", Flow::ALL, |flow| flow.name()).unwrap_or_default()
     }
 
     fn one_of<T: Copy>(

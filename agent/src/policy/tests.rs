@@ -414,6 +414,10 @@ fn what_is_wrong_is_said_with_its_place_and_what_to_do() {
         (forbid("@verdict(\"mask\") @mask(\"fixed:\\0\")", ""), "t.cedar:2: @mask(\"fixed:\\0\"): a fixed text has up to 256 bytes"),
         (forbid("@verdict(\"deny\") @mask(\"hash\")", ""), "t.cedar:2: @mask is of no use to the verdict deny"),
         (forbid("@verdict(\"mask\") @mask(\"fixed:REDACTED\")", ""), "nothing"),
+        (forbid("@verdict(\"mask\") @mask(\"hash\")\n@flow(\"nul\")", ""), "t.cedar:3: @flow(\"nul\") is not known; did you mean `null`?"),
+        (forbid("@verdict(\"mask\") @mask(\"hash\")\n@flow(\"allow\")", ""), "t.cedar:3: @flow(\"allow\") is not known"),
+        (forbid("@verdict(\"deny\")\n@flow(\"null\")", ""), "t.cedar:3: @flow is of no use to the verdict deny"),
+        (forbid("@verdict(\"mask\") @mask(\"hash\") @flow(\"null\")", ""), "nothing"),
         // Not every action has every attribute.
         (when("context.effects.contains(\"read\")"), "say action in Action::\"statement\""),
         (when("context has program && context.program == \"/usr/bin/curl\""), "nothing"),

@@ -48,6 +48,32 @@ fn a_held_statement_goes_on_when_it_was_approved() -> Result<()> {
     Ok(())
 }
 
+/// People approve what the server gets; who looks for what the client has said finds that.
+#[test]
+fn a_held_statement_goes_on_with_nulls() -> Result<()> {
+    need_root!();
+    let office = Office::open_with(
+        "[[label]]\nname = \"held\"\non = [\"*.public.customers.id\"]\n\
+         [[label]]\nname = \"hidden\"\non = [\"*.public.customers.name\"]\n",
+    )?;
+    let said = "SELECT id, upper(name) FROM customers WHERE id = 9";
+    let waiting = Waiting::start(&office, ALICE, &[said])?;
+    let id = waiting.id.clone();
+    let shown = office.decided(BOB, &["show", &id])?;
+    let text = shown["text"].as_str().unwrap_or_default();
+    ensure!(text.ends_with("upper((NULL::pg_catalog.text)) FROM customers WHERE id = 9"), "{text}");
+    office.approved(BOB, &id)?;
+    let (went_well, rest) = waiting.end()?;
+    ensure!(went_well && rest.is_empty(), "{rest}");
+    let query =
+        format!("SELECT text, rows, verdict, masked FROM statements WHERE approval = '{id}'");
+    let row = &office.agent().await_rows(1, &query)?[0];
+    ensure!(row["text"] == "SELECT id, upper(name) FROM customers WHERE id = ?", "{row:#}");
+    ensure!(row["masked"][0] == "public.customers.name:null-flow", "{row:#}");
+    ensure!(row["verdict"] == "hold" && row["rows"] == 1, "{row:#}");
+    Ok(())
+}
+
 #[test]
 fn denied_left_cancelled_and_timed_out() -> Result<()> {
     need_root!();

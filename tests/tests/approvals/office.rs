@@ -24,6 +24,10 @@ forbid (principal, action == Action::"update", resource) when { context.lane == 
 forbid (principal, action == Action::"grant", resource) when { context.lane == "guarded" };
 @id("short-inserts") @verdict("ticket") @severity("low") @approvers("dba") @ttl("1s") @message("be quick")
 forbid (principal, action == Action::"insert", resource) when { context.lane == "guarded" };
+@id("hold-numbers") @verdict("hold") @severity("medium") @approvers("dba") @message("numbers are looked at first")
+forbid (principal, action == Action::"read", resource) when { resource has labels && resource.labels.contains("held") };
+@id("hide-numbers") @verdict("mask") @mask("hash") @flow("null") @severity("low") @message("numbers are hidden")
+forbid (principal, action == Action::"read", resource) when { resource has labels && resource.labels.contains("hidden") };
 "#;
 
 const PRINCIPALS: &str = r#"

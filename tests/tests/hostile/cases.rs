@@ -41,6 +41,9 @@ pub struct Case {
     pub cleanup: Vec<String>,
     /// What becomes of hidden values.
     pub becomes: Option<Becomes>,
+    /// Where the rules say so, it passes with NULLs, and isn't refused.
+    #[serde(default)]
+    pub nulled: bool,
     /// Directly, they are told.
     #[serde(default = "leaks")]
     pub leaks: bool,

@@ -37,7 +37,16 @@ struct Masking(Guarded);
 
 impl Masking {
     fn start() -> Result<Self> {
-        Ok(Self(Guarded::start_asking(server(), "", RULES, LABELS, "")?))
+        Self::start_by(RULES)
+    }
+
+    /// What flows is NULL.
+    fn start_nulling() -> Result<Self> {
+        Self::start_by(&RULES.replace(" @message", " @flow(\"null\") @message"))
+    }
+
+    fn start_by(rules: &str) -> Result<Self> {
+        Ok(Self(Guarded::start_asking(server(), "", rules, LABELS, "")?))
     }
 
     fn direct(&self) -> Endpoint {
@@ -117,6 +126,47 @@ fn masking_leaves_no_way_to_a_hidden_value() -> Result<()> {
     })?;
     ensure!(masked["masked"][0] == "public.customers.ssn:hash", "{masked}");
     ensure!(masked["verdict"] == "mask" && masked["rule"] == "hide-pii", "{masked}");
+    Ok(())
+}
+
+/// Each way that is closed by refusing it leads to NULLs, where the rules say so, or is refused all the same.
+#[test]
+fn what_flows_is_null_and_leaves_no_way_to_a_hidden_value() -> Result<()> {
+    need_root!();
+    let masking = Masking::start_nulling()?;
+    let mut bench = masking.bench()?;
+    let cases = Case::load("masking/escapes")?;
+    let guard = masking.guard()?;
+    let mut broken = Vec::new();
+    let mut n_nulled = 0;
+    for case in cases.iter().filter(|case| case.becomes == Some(Becomes::Denied)) {
+        let answers = bench.answers(case, &guard)?;
+        let failed = answers.iter().find_map(|answer| answer.failure.as_ref());
+        let what = match (case.nulled, failed) {
+            _ if tells(&answers) => "tells a hidden value",
+            (true, None) => {
+                n_nulled += 1;
+                continue;
+            }
+            (true, Some(_)) => "does not run with NULLs",
+            (false, None) => "is not refused",
+            (false, Some(_)) => continue,
+        };
+        broken.push(format!("{} {what}: {}", case.id, shown(&answers)));
+    }
+    ensure!(broken.is_empty(), "{} cases:\n{}", broken.len(), broken.join("\n"));
+    ensure!(n_nulled >= 60, "only {n_nulled} cases");
+
+    // The row says what the client has said, and what was NULL in it.
+    let nulled = await_until("what was NULL", || {
+        let rows = masking.0.agent.rows(
+            "SELECT text, masked, verdict, rule FROM statements WHERE masked IS NOT NULL AND \
+             text = 'SELECT max(ssn) FROM customers' LIMIT 1",
+        )?;
+        Ok(rows.into_iter().next())
+    })?;
+    ensure!(nulled["masked"][0] == "public.customers.ssn:null-flow", "{nulled}");
+    ensure!(nulled["verdict"] == "mask" && nulled["rule"] == "hide-pii", "{nulled}");
     Ok(())
 }
 

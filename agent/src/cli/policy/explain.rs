@@ -168,7 +168,12 @@ fn tell_people(
         writeln!(out, "  {}", clean(&finding.message))?;
         if let Some(rule) = set.rule(&finding.rule) {
             if let Some(mask) = rule.mask() {
-                writeln!(out, "  mask: {}", clean(&mask.to_string()))?;
+                writeln!(
+                    out,
+                    "  mask: {}, flow: {}",
+                    clean(&mask.to_string()),
+                    rule.flow().name()
+                )?;
             }
             let more = [("why", &rule.why), ("silence", &rule.silence)];
             for (name, text) in more.iter().filter_map(|(name, text)| Some((name, text.as_ref()?)))

@@ -14,7 +14,10 @@ use super::{
     sources::Place,
     tell,
 };
-use crate::policy::{Does, Rule};
+use crate::{
+    event::Flow,
+    policy::{Does, Rule},
+};
 
 pub(super) fn list(common: &Common, place: &Place) -> Result<Answer> {
     let set = match place.load()? {
@@ -32,7 +35,8 @@ pub(super) fn list(common: &Common, place: &Place) -> Result<Answer> {
                 let line = json!({
                     "id": rule.id, "verdict": verdict(rule), "dry_run": rule.dry_run(),
                     "severity": rule.severity.name(), "message": rule.message, "why": rule.why,
-                    "silence": rule.silence, "silences": silences, "mask": rule.mask(), "file": rule.file,
+                    "silence": rule.silence, "silences": silences, "mask": rule.mask(),
+                    "flow": rule.mask().map(|_| rule.flow().name()), "file": rule.file,
                     "line": rule.line,
                 });
                 writeln!(out, "{line}")?;
@@ -62,8 +66,9 @@ pub(super) fn list(common: &Common, place: &Place) -> Result<Answer> {
 
 fn verdict(rule: &Rule) -> String {
     match &rule.does {
-        Does::Judge { mask: Some(mask), dry_run, .. } => {
-            format!("mask ({mask}{})", if *dry_run { ", dry-run" } else { "" })
+        Does::Judge { mask: Some(mask), dry_run, flow, .. } => {
+            let flow = if *flow == Flow::Null { ", flow null" } else { "" };
+            format!("mask ({mask}{flow}{})", if *dry_run { ", dry-run" } else { "" })
         }
         Does::Judge { verdict, dry_run: false, .. } => verdict.name().to_owned(),
         Does::Judge { verdict, dry_run: true, .. } => format!("{} (dry-run)", verdict.name()),

@@ -230,6 +230,10 @@ impl Snapshot {
         rest.get(..len).unwrap_or_default()
     }
 
+    pub(in crate::guard) fn column(&self, relation: u32, place: i16) -> Option<&Column> {
+        self.columns(relation).iter().find(|column| column.place == place)
+    }
+
     /// What a view names.
     pub(in crate::guard) fn reads(&self, view: u32) -> &[u32] {
         self.reads.get(&view).map(Vec::as_slice).unwrap_or_default()

@@ -58,12 +58,11 @@ pub(super) fn absent(snapshot: &Snapshot, world: &World) -> Vec<String> {
 /// Columns whose masks make no sense for their types.
 pub(super) fn unfit(snapshot: &Snapshot, masks: &Masks) -> Vec<String> {
     let unfit = masks.columns.iter().filter_map(|((relation, place), masked)| {
-        let columns = snapshot.columns(*relation);
-        let column = columns.iter().find(|column| column.place == *place)?;
+        let column = snapshot.column(*relation, *place)?;
         let form = Form { kind: column.kind, modifier: -1, format: 0, is_utf8: true };
         let is_unfit = masked.mask != Mask::Null && Cover::new(&masked.mask, form).is_null();
         is_unfit.then(|| {
-            let Masked { mask, rule, column } = masked;
+            let Masked { mask, rule, column, flow: _ } = masked;
             format!("rule {rule}: the mask {mask} makes no sense for {column}, which is NULL")
         })
     });
@@ -76,8 +75,7 @@ pub(super) fn unfit(snapshot: &Snapshot, masks: &Masks) -> Vec<String> {
 pub(super) fn names<'a>(snapshot: &'a Snapshot, places: &[Place]) -> Vec<ColumnName<'a>> {
     let name = |place: &Place| {
         let relation = snapshot.relation(place.0)?;
-        let columns = snapshot.columns(place.0);
-        let column = columns.iter().find(|column| column.place == place.1)?;
+        let column = snapshot.column(place.0, place.1)?;
         Some(ColumnName {
             schema: Some(relation.schema.as_str()),
             table: &relation.name,
@@ -90,7 +88,8 @@ pub(super) fn names<'a>(snapshot: &'a Snapshot, places: &[Place]) -> Vec<ColumnN
 
 const NOTHING: ColumnName<'static> = ColumnName { schema: None, table: "", column: Some("") };
 
-/// All that is hidden where these columns are, those that show something of them included. The stricter mask wins.
+/// All that is hidden where these columns are, those that show something of them included. The stricter mask wins, and
+/// the stricter flow.
 pub(super) fn masks(
     snapshot: &Snapshot,
     lineage: &Lineage,
@@ -99,20 +98,21 @@ pub(super) fn masks(
     let mut found: HashMap<Place, Hidden> = HashMap::new();
     let mut waiting: Vec<(Place, Hidden)> = hidden.collect();
     while let Some((place, hidden)) = waiting.pop() {
-        let is_known = found.get(&place).is_some_and(|known| known.0 >= hidden.0);
-        if is_known {
-            continue;
-        }
+        let hidden = match found.get(&place) {
+            None => hidden,
+            Some(known) if known.mask >= hidden.mask && known.flow >= hidden.flow => continue,
+            Some(known) => hidden.and(known.clone()),
+        };
         for (shows, is_derived) in lineage.shown_by(place) {
-            let (mask, rule) = hidden.clone();
-            let mask = if *is_derived { Mask::Null } else { mask };
-            waiting.push((*shows, (mask, rule)));
+            let hidden = hidden.clone();
+            let mask = if *is_derived { Mask::Null } else { hidden.mask };
+            waiting.push((*shows, Hidden { mask, ..hidden }));
         }
         found.insert(place, hidden);
     }
-    let columns = found.into_iter().map(|(place, (mask, rule))| {
+    let columns = found.into_iter().map(|(place, Hidden { mask, rule, flow })| {
         let [name] = names(snapshot, &[place]).try_into().unwrap_or([NOTHING]);
-        (place, Masked { mask, rule, column: shown(name) })
+        (place, Masked { mask, rule, column: shown(name), flow })
     });
     Masks {
         columns: columns.collect(),

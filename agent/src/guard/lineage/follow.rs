@@ -7,9 +7,12 @@ use std::{
 
 use super::{
     ground::{For, Ground, Stray, meanings},
+    nulling::Trace,
     scope::{Column, Columns, Item, Level, Origins, Scopes, derived},
 };
-use crate::event::{By, Cte, Merge, Mix, Of, Output, Query, Rows, Sink, Source, Uses};
+use crate::event::{
+    By, ByOutput, Cte, Merge, Mix, Of, Output, Query, Rows, Sink, Source, Spot, Uses,
+};
 
 /// Queries inside of queries: each takes some of the stack.
 const MAX_DEPTH: usize = 48;
@@ -28,6 +31,8 @@ pub(super) struct Follow<'a, G> {
     ctes: HashMap<usize, &'a Cte>,
     depth: usize,
     steps: usize,
+    /// Whoever wants to know which references mean a column.
+    trace: Option<&'a mut Trace>,
 }
 
 impl<'a, G: Ground> Follow<'a, G> {
@@ -41,6 +46,18 @@ impl<'a, G: Ground> Follow<'a, G> {
             ctes: HashMap::new(),
             depth: 0,
             steps: 0,
+            trace: None,
+        }
+    }
+
+    pub(super) fn tracing(ground: &'a G, uses: &'a Uses, trace: &'a mut Trace) -> Self {
+        Self { trace: Some(trace), ..Self::new(ground, uses) }
+    }
+
+    /// A reference that may mean these; `own`, where it is to a relation's own column.
+    fn means(&mut self, spot: Option<Spot>, from: &Origins, own: &Origins) {
+        if let (Some(trace), Some(spot)) = (&mut self.trace, spot) {
+            trace.take(spot, from, own);
         }
     }
 
@@ -190,6 +207,7 @@ impl<'a, G: Ground> Follow<'a, G> {
         self.step(columns.all.len())?;
         for by in &query.by_output {
             let from = self.by_output(&by.by, by.sink, &columns);
+            self.means_by_output(by, &from);
             self.flows(&from, by.sink)?;
         }
         if query.is_distinct {
@@ -228,6 +246,7 @@ impl<'a, G: Ground> Follow<'a, G> {
             alias: source.alias.clone(),
             meanings: renamed.collect(),
             is_hidden: source.is_hidden,
+            is_relation: matches!(source.of, Of::Relation(_)),
         })
     }
 
@@ -263,6 +282,7 @@ impl<'a, G: Ground> Follow<'a, G> {
         for reference in &mix.of {
             let (of, column) = (reference.of.as_deref(), reference.column.as_deref());
             let resolved = self.scopes.resolve(of, column);
+            self.means(reference.spot, &resolved.from, &resolved.own);
             from.extend(resolved.from);
             from.extend(resolved.row);
         }
@@ -314,6 +334,7 @@ impl<'a, G: Ground> Follow<'a, G> {
             Output::Plain { name, of } => {
                 let (alias, column) = (of.of.as_deref(), of.column.as_deref());
                 let resolved = self.scopes.resolve(alias, column);
+                self.means(of.spot, &resolved.from, &resolved.own);
                 self.flows(&resolved.row, Sink::Row)?;
                 let mut from = resolved.from;
                 from.extend(derived(&resolved.row));
@@ -332,8 +353,7 @@ impl<'a, G: Ground> Follow<'a, G> {
     /// The type of what comes from one column.
     fn kind(&self, from: &Origins) -> Option<u32> {
         let origin = from.first().filter(|_| from.len() == 1)?;
-        let columns = self.ground.snapshot().columns(origin.relation).iter();
-        columns.filter(|column| column.place == origin.place).map(|column| column.kind).next()
+        Some(self.ground.snapshot().column(origin.relation, origin.place)?.kind)
     }
 
     fn by_output(&self, by: &By, sink: Sink, columns: &Columns) -> Origins {
@@ -360,6 +380,17 @@ impl<'a, G: Ground> Follow<'a, G> {
                 from
             }
         }
+    }
+
+    fn means_by_output(&mut self, by: &ByOutput, from: &Origins) {
+        if self.trace.is_none() {
+            return;
+        }
+        let own = match &by.by {
+            By::Name(name) => self.scopes.resolve(None, Some(name)).own,
+            By::Place(_) => Origins::new(),
+        };
+        self.means(by.spot, from, &own);
     }
 
     fn has_alias(&self, name: &str) -> bool {

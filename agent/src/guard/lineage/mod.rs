@@ -8,6 +8,7 @@
 //! | [`follow`] | from the relations that a statement names to where their columns go |
 //! | [`views`] | columns that show what others have |
 //! | [`columns`] | labels, and what is hidden from one client |
+//! | [`nulling`], [`types`] | the same text with NULL where it means a column |
 //! | [`code`] | ways out that no column's name tells of |
 //! | [`why`] | what a client is told |
 //!
@@ -17,9 +18,11 @@ mod code;
 mod columns;
 mod follow;
 mod ground;
+mod nulling;
 mod scope;
 #[cfg(test)]
 mod tests;
+mod types;
 mod views;
 mod why;
 
@@ -40,8 +43,10 @@ use crate::{
 };
 use follow::Follow;
 use ground::Ground;
+pub(super) use nulling::only_shows;
 use scope::Columns;
-use views::{Lineage, Place, Unknown};
+pub(super) use views::Place;
+use views::{Lineage, Unknown};
 pub(super) use why::Why;
 
 /// Statements of which it is remembered.

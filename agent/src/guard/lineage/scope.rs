@@ -92,6 +92,8 @@ pub(super) struct Item {
     pub alias: Arc<str>,
     pub meanings: Vec<Columns>,
     pub is_hidden: bool,
+    /// A relation itself, and nothing that is made of some.
+    pub is_relation: bool,
 }
 
 /// Names of columns that every table has, and nothing is hidden in.
@@ -142,8 +144,19 @@ pub(super) struct Level {
 #[derive(Debug, Default)]
 pub(super) struct Resolved {
     pub from: Origins,
+    /// What of it is a relation's own column here.
+    pub own: Origins,
     /// It may be a whole row.
     pub row: Origins,
+}
+
+impl Resolved {
+    fn take(&mut self, item: &Item, from: Origins) {
+        if item.is_relation {
+            self.own.extend(&from);
+        }
+        self.from.extend(from);
+    }
 }
 
 /// The query at hand and those around it, outermost first.
@@ -218,7 +231,7 @@ impl Level {
                 continue;
             };
             let (from, is_sure) = item.column(column);
-            resolved.from.extend(from);
+            resolved.take(item, from);
             // `t.f` for `f(t)`
             if !is_sure && !SYSTEM.contains(&column) {
                 resolved.row.extend(item.row());
@@ -231,7 +244,7 @@ impl Level {
         let mut is_sure = false;
         for item in &self.items {
             let (from, has_it) = item.column(column);
-            resolved.from.extend(from);
+            resolved.take(item, from);
             is_sure |= has_it && !item.is_hidden;
         }
         if is_sure {

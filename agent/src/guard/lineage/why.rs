@@ -2,9 +2,9 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use super::ground::Stray;
+use super::{ground::Stray, views::Place};
 use crate::{
-    event::Sink,
+    event::{Flow, Sink},
     guard::{
         court::{DENIED, Denial},
         masking::Masks,
@@ -14,7 +14,7 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(in crate::guard) enum Why {
     #[error("{column} flows into {}", sink.name())]
-    Flows { column: Arc<str>, rule: Arc<str>, sink: Sink },
+    Flows { column: Arc<str>, rule: Arc<str>, sink: Sink, place: Place, flow: Flow },
     #[error("{column} has a label that hangs on the definition that is changed")]
     Changes { column: Arc<str>, rule: Arc<str> },
     #[error("{0} is read by {1}")]
@@ -63,17 +63,18 @@ pub(in crate::guard) enum Why {
 
 impl Why {
     pub(super) fn of(stray: Stray, masks: &Masks) -> Self {
-        let named = |relation: u32, place: i16| match masks.columns.get(&(relation, place)) {
-            Some(masked) => (masked.column.clone(), masked.rule.clone()),
-            None => ("?".into(), "?".into()),
+        let named = |place: Place| match masks.columns.get(&place) {
+            Some(masked) => (masked.column.clone(), masked.rule.clone(), masked.flow),
+            None => ("?".into(), "?".into(), Flow::Deny),
         };
         match stray {
             Stray::Flows(origin, sink) => {
-                let (column, rule) = named(origin.relation, origin.place);
-                Self::Flows { column, rule, sink }
+                let place = (origin.relation, origin.place);
+                let (column, rule, flow) = named(place);
+                Self::Flows { column, rule, sink, place, flow }
             }
             Stray::Changes(origin) => {
-                let (column, rule) = named(origin.relation, origin.place);
+                let (column, rule, _) = named((origin.relation, origin.place));
                 Self::Changes { column, rule }
             }
             Stray::Unknown(name) => Self::NotSeen(name),
@@ -87,6 +88,10 @@ impl Why {
 
     fn hint(&self) -> &'static str {
         match self {
+            Self::Flows { flow: Flow::Null, .. } => {
+                "It can't be NULL there: not in a whole row, what `*` stands for, USING or NATURAL, nor where something is \
+                 written, locked or called for its effects. Name the columns one by one, or leave it out."
+            }
             Self::Flows { .. } | Self::ReadBy(..) => {
                 "Select it as a plain column, which shows its masked values, or leave it out."
             }

@@ -28,12 +28,15 @@ use std::{
     sync::Arc,
 };
 
-use crate::{event::Mask, protocol::postgres::FIRST_OWN_OID};
+use crate::{
+    event::{Flow, Mask},
+    protocol::postgres::FIRST_OWN_OID,
+};
 
 pub use cover::{Cover, Form};
 pub use detect::{Detectors, Watch};
 pub use pseudonym::Pseudonyms;
-pub use told::TextPrint;
+pub use told::{NULLED, TextPrint};
 
 /// What is hidden from one client in one database, as that was seen once.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -51,12 +54,19 @@ pub struct Masked {
     pub rule: Arc<str>,
     /// `schema.table.column`, as it is recorded.
     pub column: Arc<str>,
+    /// What becomes of a statement in which it goes into something else.
+    pub flow: Flow,
 }
 
 impl Masked {
     /// As records have it.
     pub fn tag(&self) -> Arc<str> {
         format!("{}:{}", self.column, self.mask.name()).into()
+    }
+
+    /// Likewise, where it was NULL for all of a statement.
+    pub fn flow_tag(&self) -> Arc<str> {
+        format!("{}:null-flow", self.column).into()
     }
 }
 
@@ -103,12 +113,12 @@ pub struct CopyColumn {
 
 #[cfg(test)]
 mod tests {
-    use super::{Mask, Masked, Masks, Treatment};
+    use super::{Flow, Mask, Masked, Masks, Treatment};
 
     #[test]
     fn what_nobody_has_seen_is_unknown() {
-        let masked =
-            Masked { mask: Mask::Null, rule: "r".into(), column: "public.customers.ssn".into() };
+        let column = "public.customers.ssn".into();
+        let masked = Masked { mask: Mask::Null, rule: "r".into(), column, flow: Flow::Deny };
         let masks =
             Masks { columns: [((20_000, 2), masked.clone())].into(), relations: [20_000].into() };
         for (relation, place, expected) in [

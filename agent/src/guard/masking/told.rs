@@ -3,6 +3,9 @@
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+/// Stands in the texts in which the guard has made something NULL: for whoever reads the server's log, and the observer.
+pub const NULLED: &str = "/* dbwarden: hidden columns are NULL here */ ";
+
 /// The same for the same text, and for no two that anybody can find.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct TextPrint([u8; 16]);

@@ -212,6 +212,7 @@ fn hear(
             if let Some(went_well) = settled {
                 shared.settings.settled();
                 shared.poisons.settle();
+                shared.veil.settle();
                 shared.prepared.settle(went_well);
                 shared.portals.settle(went_well);
                 if status == Some(TransactionStatus::Idle) {

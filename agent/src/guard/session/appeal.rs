@@ -5,9 +5,9 @@ use std::sync::Arc;
 use super::{
     Shared,
     approval::{Appeal, Subject},
+    fate::Fate,
     names::{Found, Meaning},
     passing::Values,
-    requests::Fate,
 };
 use crate::{
     guard::{
@@ -53,7 +53,7 @@ pub(super) fn part(message: &Message<'_>, waits: bool, shared: &Shared, court: &
     let waits = waits && court.asks() || !shared.approvals.kept.is_empty();
     let len = usize::try_from(message.wire_len()).unwrap_or(usize::MAX);
     match waits && message.is_whole() && shared.approvals.has_room(len) {
-        true => Fate::Kept,
+        true => Fate::Kept(None),
         false => Fate::Passes,
     }
 }

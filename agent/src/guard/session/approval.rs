@@ -25,6 +25,8 @@ pub(super) struct Approvals {
     /// Messages that wait for what follows them, and what of them runs something.
     pub(super) kept: Vec<u8>,
     pub(super) kept_readings: Vec<Arc<Reading>>,
+    /// What is sent in the place of some of `kept`, by where those begin in it.
+    pub(super) kept_reworded: Vec<(usize, Vec<u8>)>,
     /// What had been asked for a masked client before them.
     pub(super) kept_from: Option<u64>,
     /// What was decided about the statement that `held` begins with: for that alone, and for what it needed then.
@@ -113,6 +115,11 @@ impl Subject {
 }
 
 impl Approvals {
+    /// The message that is kept next is sent so.
+    pub(super) fn reword(&mut self, other: Option<Vec<u8>>) {
+        self.kept_reworded.extend(other.map(|other| (self.kept.len(), other)));
+    }
+
     pub(super) fn waits(&self) -> bool {
         !matches!(self.stage, Stage::Free)
     }

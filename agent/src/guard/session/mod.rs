@@ -9,6 +9,7 @@ mod answers;
 mod appeal;
 mod approval;
 mod context;
+mod fate;
 mod names;
 mod passing;
 mod poison;

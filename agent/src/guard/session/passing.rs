@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use super::{
     Broken, Shared,
+    fate::Fate,
     names::{Found, Meaning},
     poison,
     progress::TooMany,
-    requests::Fate,
     veil::{Copies, Run},
 };
 use crate::{
@@ -72,6 +72,30 @@ pub(super) fn judge_reading(reading: &Reading, court: &mut dyn Court) -> Result<
     }
 }
 
+/// The same of what a client says anew; where that doesn't pass, what may go in its place is judged.
+pub(super) fn judge_said(
+    reading: &mut Arc<Reading>,
+    sent_as: Option<&[u8]>,
+    state: Moment,
+    court: &mut dyn Court,
+) -> Result<Copied, Denial> {
+    let judged = judge_reading(reading, court);
+    // Nothing else is written in another encoding than it was read in.
+    let is_as_sent =
+        || sent_as.is_some_and(|bytes| reading.text.as_deref().map(str::as_bytes) == Some(bytes));
+    if judged.as_ref().is_err_and(|denial| denial.needs.is_none())
+        && is_as_sent()
+        && let Some(other) = court.instead(reading, state)
+    {
+        let judged_instead = judge_reading(&other, court);
+        if judged_instead.is_ok() || judged_instead.as_ref().is_err_and(|it| it.needs.is_some()) {
+            *reading = other;
+            return judged_instead;
+        }
+    }
+    judged
+}
+
 /// A denial, and the text that it is about.
 pub(super) type Denied = (Denial, Option<String>);
 
@@ -111,7 +135,7 @@ pub(super) fn judge_found(
     let mut copy = None;
     for reading in readings.iter() {
         let judged = judge_reading(reading, court);
-        copy = copy.or(judged.map_err(|denial| (denial, reading.text.clone()))?);
+        copy = copy.or(judged.map_err(|denial| (denial, reading.said().map(str::to_owned)))?);
     }
     Ok((readings, copy))
 }
@@ -178,14 +202,15 @@ pub(super) fn runs(readings: &[Arc<Reading>], shared: &mut Shared, court: &mut d
     readings.iter().for_each(|reading| sent(reading, shared, court));
 }
 
-pub(super) fn pass_on(reading: &Reading, shared: &mut Shared, court: &mut dyn Court) -> Fate {
+pub(super) fn pass_on(reading: &Arc<Reading>, shared: &mut Shared, court: &mut dyn Court) -> Fate {
     shared.counts.passed += 1;
     sent(reading, shared, court);
     Fate::Passes
 }
 
-pub(super) fn sent(reading: &Reading, shared: &mut Shared, court: &mut dyn Court) {
+pub(super) fn sent(reading: &Arc<Reading>, shared: &mut Shared, court: &mut dyn Court) {
     reading.analysed.statements.iter().for_each(|facts| shared.settings.sent(facts));
+    shared.veil.rewords(std::slice::from_ref(reading));
     court.sent(reading);
 }
 

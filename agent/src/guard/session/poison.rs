@@ -83,7 +83,12 @@ pub(super) fn query(text: &str) -> Vec<u8> {
 
 /// Without parameters.
 pub(super) fn parse(name: &[u8], text: &str) -> Vec<u8> {
-    message(frontend::PARSE, &[name, b"\0", text.as_bytes(), b"\0\0\0"])
+    parse_with(name, text, b"\0\0")
+}
+
+/// `types`: all that stands behind the text.
+pub(super) fn parse_with(name: &[u8], text: &str, types: &[u8]) -> Vec<u8> {
+    message(frontend::PARSE, &[name, b"\0", text.as_bytes(), b"\0", types])
 }
 
 pub(super) fn message(tag: u8, parts: &[&[u8]]) -> Vec<u8> {

@@ -6,11 +6,13 @@ use super::{
     Broken, LIMITS, SPARE_BYTES, Shared,
     appeal::{Stop, appeal, begins, gated, part},
     approval::{Appeal, Subject},
-    between, is_passed_on,
+    between,
+    fate::{Fate, Place, passes, release, replace},
+    is_passed_on,
     names::Found,
     passing::{
-        Portal, Values, deny, execute_on, judge_found, judge_reading, only_begin, pass_on, read,
-        run, runs, sent, settle, too_much, typed, values,
+        Portal, Values, deny, execute_on, judge_found, judge_reading, judge_said, only_begin,
+        pass_on, read, run, runs, settle, too_much, typed, values,
     },
     poison,
     progress::TooMany,
@@ -31,20 +33,6 @@ pub(super) struct Requests {
     pub(super) waiting: Vec<u8>,
     /// What becomes of the rest of the message under way.
     fate: Option<Fate>,
-}
-
-/// What becomes of a message.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Fate {
-    Passes,
-    /// It passes after something else.
-    Preceded(Vec<u8>),
-    /// Something else is sent for it.
-    Replaced(Vec<u8>),
-    /// It goes with what follows it.
-    Kept,
-    /// It waits, and all that comes after it.
-    Waits,
 }
 
 impl Requests {
@@ -101,10 +89,11 @@ impl Requests {
                             summed.into_iter().for_each(|sum| court.summed(sum));
                             continue;
                         }
-                        Ok(Fate::Kept) => {
+                        Ok(Fate::Kept(other)) => {
                             out.extend_from_slice(between(from, at));
                             from = rest;
                             shared.approvals.kept_from.get_or_insert(asked);
+                            shared.approvals.reword(other);
                             shared.approvals.kept.append(&mut self.waiting);
                             shared.approvals.kept.extend_from_slice(between(at, rest));
                             continue;
@@ -116,6 +105,7 @@ impl Requests {
                             approvals.held.append(&mut self.waiting);
                             approvals.held.extend_from_slice(at);
                             approvals.kept_readings.clear();
+                            approvals.kept_reworded.clear();
                             // All of it is judged once more.
                             shared.veil.take_back(approvals.kept_from.take().unwrap_or(asked));
                             if shared.progress.take_back() {
@@ -123,9 +113,10 @@ impl Requests {
                             }
                             return Ok(&[]);
                         }
-                        Ok(Fate::Preceded(other) | Fate::Replaced(other)) => {
+                        Ok(fate @ (Fate::Preceded(_) | Fate::Replaced(_) | Fate::Reworded(_))) => {
                             out.extend_from_slice(between(from, at));
                             release(place, shared, court, out);
+                            let other = fate.words(message.tag, shared);
                             replace(&other, place, shared, court, out);
                             from = rest;
                             self.waiting.clear();
@@ -173,16 +164,18 @@ impl Requests {
             };
             match judged {
                 // Neither is the fate of a message that isn't there as a whole.
-                Some(Ok(Fate::Passes | Fate::Kept)) => {
+                Some(Ok(Fate::Passes | Fate::Kept(_))) => {
                     release(place, shared, court, out);
                     self.deframer.tag_under_way().into_iter().for_each(|tag| passes(tag, shared));
                     out.append(&mut self.waiting);
                     self.fate = Some(Fate::Passes);
                 }
-                // What is described before it runs is short.
-                Some(Ok(Fate::Preceded(other) | Fate::Replaced(other))) => {
+                // What is described before it runs is short, and so is what is said in other words.
+                Some(Ok(fate @ (Fate::Preceded(_) | Fate::Replaced(_) | Fate::Reworded(_)))) => {
                     out.extend_from_slice(whole);
                     release(place, shared, court, out);
+                    let tag = self.deframer.tag_under_way().unwrap_or_default();
+                    let other = fate.words(tag, shared);
                     replace(&other, place, shared, court, out);
                     self.waiting.clear();
                     self.fate = Some(Fate::Replaced(Vec::new()));
@@ -204,65 +197,6 @@ impl Requests {
             }
         }
         Ok(if self.fate == Some(Fate::Passes) { from } else { whole })
-    }
-}
-
-/// Where in the stream to the server it is.
-#[derive(Clone, Copy)]
-struct Place {
-    /// Bytes that were sent before those of now.
-    before: u64,
-    /// Bytes that had been there already.
-    out: usize,
-}
-
-impl Place {
-    fn after(self, out: &[u8]) -> u64 {
-        self.before + out.len().saturating_sub(self.out) as u64
-    }
-}
-
-/// Sends something else; nothing for the rest of a message that was replaced before.
-fn replace(
-    other: &[u8],
-    place: Place,
-    shared: &mut Shared,
-    court: &mut dyn Court,
-    out: &mut Vec<u8>,
-) {
-    out.extend_from_slice(other);
-    let summed = shared.sums.add_wire(place.after(out), other);
-    summed.into_iter().for_each(|sum| court.summed(sum));
-}
-
-/// A message goes to the server.
-fn passes(tag: u8, shared: &mut Shared) {
-    match tag {
-        frontend::BIND | frontend::EXECUTE => shared.progress.passes(true),
-        frontend::PARSE | frontend::DESCRIBE | frontend::CLOSE => shared.progress.passes(false),
-        _ => {}
-    }
-}
-
-/// Sends what has waited for the message that comes now.
-fn release(place: Place, shared: &mut Shared, court: &mut dyn Court, out: &mut Vec<u8>) {
-    if shared.approvals.kept.is_empty() {
-        return;
-    }
-    let kept = std::mem::take(&mut shared.approvals.kept);
-    shared.approvals.kept_from = None;
-    let mut rest = &kept[..];
-    while let Some((header, _)) = rest.split_first_chunk::<5>() {
-        let [_, len @ ..] = *header;
-        let len = u32::from_be_bytes(len) as usize + 1;
-        let Some((message, after)) = rest.split_at_checked(len) else { break };
-        passes(header[0], shared);
-        replace(message, place, shared, court, out);
-        rest = after;
-    }
-    for reading in std::mem::take(&mut shared.approvals.kept_readings) {
-        shared.counts.passed += 1;
-        sent(&reading, shared, court);
     }
 }
 
@@ -293,9 +227,9 @@ fn judge(
                 _ if message.is_whole() => return Err(malformed()),
                 _ => None,
             };
-            let reading = read(text, state, shared, court);
+            let mut reading = read(text, state, shared, court);
+            let judged = judge_said(&mut reading, text, state, court);
             let subject = || Subject::of(reading.text.as_deref(), &reading.types, &[]);
-            let judged = judge_reading(&reading, court);
             let passed = appeal(judged, subject, shared).and_then(|copy| {
                 // Not before: what it was judged by is masked.
                 shared.veil.follow(was_settled, court);
@@ -304,11 +238,12 @@ fn judge(
             let fate = match passed {
                 Ok(run) => {
                     shared.veil.queries(run, segment).map_err(too_many)?;
-                    pass_on(&reading, shared, court)
+                    let other = reading.reworded().map(poison::query);
+                    pass_on(&reading, shared, court).reworded(other)
                 }
                 Err(Stop::Waits) => return Ok(Fate::Waits),
                 Err(Stop::Denied(denial)) => {
-                    let text = deny(denial, reading.text.as_deref(), shared, court);
+                    let text = deny(denial, reading.said(), shared, court);
                     Fate::Replaced(poison::query(&text))
                 }
             };
@@ -324,7 +259,7 @@ fn judge(
             }
             let reading = read(parse.whole.then_some(parse.text), state, shared, court);
             let mut reading = typed(reading, parse.types, court);
-            let mut judged = judge_reading(&reading, court);
+            let mut judged = judge_said(&mut reading, Some(parse.text), state, court);
             if judged.as_ref().is_err_and(|denial| denial.needs.is_some()) {
                 // Nothing of it is run before it is executed.
                 judged = Ok(None);
@@ -342,9 +277,16 @@ fn judge(
                 Ok(())
             });
             Ok(match judged {
-                Ok(()) => part(message, waits && begins, shared, court),
+                Ok(()) => {
+                    let types = message.body.get(parse.name.len() + parse.text.len() + 2..);
+                    let types = types.unwrap_or_default();
+                    let other = reading.reworded();
+                    let other = other.map(|text| poison::parse_with(parse.name, text, types));
+                    shared.veil.rewords(&[reading]);
+                    part(message, waits && begins, shared, court).reworded(other)
+                }
                 Err(denial) => {
-                    let text = deny(denial, reading.text.as_deref(), shared, court);
+                    let text = deny(denial, reading.said(), shared, court);
                     Fate::Replaced(poison::parse(parse.name, &text))
                 }
             })
@@ -367,6 +309,7 @@ fn judge(
             });
             let judged = found.and_then(|(readings, _copy)| {
                 shared.veil.follow(was_settled, court);
+                shared.veil.rewords(&readings);
                 let defined = shared.portals.define(bind.portal, readings, segment);
                 defined.map_err(|_| (too_much("portals"), None))
             });
@@ -387,7 +330,7 @@ fn judge(
                     // No rows come of it.
                     shared.veil.executes(portal.name, None, segment).map_err(too_many)?;
                     match fate {
-                        Fate::Kept => {
+                        Fate::Kept(_) => {
                             shared.approvals.kept_readings.extend(readings.iter().cloned())
                         }
                         _ => runs(&readings, shared, court),

@@ -8,7 +8,7 @@ use super::{Broken, Output};
 use crate::{
     event::RequestSum,
     guard::{
-        court::{Argument, Court, Denial, Moment, Permit, Reading},
+        court::{Argument, Court, Denial, Moment, Nulled, Permit, Reading},
         masking::Hiding,
         report::Severity,
         session,
@@ -24,7 +24,7 @@ struct Stern {
     method: Option<&'static str>,
 }
 
-fn denial() -> Denial {
+pub(super) fn denial() -> Denial {
     Denial {
         code: Cow::Borrowed("42501"),
         rule: "test:drop".into(),
@@ -91,6 +91,17 @@ impl Court for Stern {
 
     fn summed_so_far(&mut self, _bytes: u64, _sum: RequestSum) {}
 }
+
+/// What flows may be NULL instead.
+pub(super) fn nulled(said: &Arc<Reading>, other: Arc<Reading>) -> Arc<Reading> {
+    let nulled =
+        Nulled { said: said.clone(), columns: ["public.customers.ssn:null-flow".into()].into() };
+    Arc::new(Reading { nulled: Some(Arc::new(nulled)), ..Reading::clone(&other) })
+}
+
+/// The same text with what flows, or without.
+pub(super) const FLOWS: &str = "ssn > 'a'";
+pub(super) const NULL: &str = "(NULL::pg_catalog.text) > 'a'";
 
 pub(super) fn message(tag: u8, body: &[u8]) -> Vec<u8> {
     let mut bytes = vec![tag];

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{NONCE, bind, execute, message, parse, query, ready, sync};
+use super::{FLOWS, NONCE, NULL, bind, execute, message, nulled, parse, query, ready, sync};
 use crate::{
     approval::{Answer, Over, Who},
     event::{PrincipalKind, RequestSum, Verdict},
@@ -60,8 +60,17 @@ impl Court for Asking {
         self.read(None, moment)
     }
 
+    fn instead(&mut self, reading: &Arc<Reading>, state: Moment) -> Option<Arc<Reading>> {
+        let text = reading.text.as_deref()?.replace(FLOWS, NULL);
+        let other = self.read(Some(&text), state);
+        Some(nulled(reading, other))
+    }
+
     fn judge(&mut self, reading: &Reading) -> Result<Permit, Denial> {
         let text = reading.text.as_deref().unwrap_or_default();
+        if text.contains(FLOWS) {
+            return Err(super::denial());
+        }
         if !text.contains("DELETE") || self.lets_pass == Some(text) {
             return Ok(Permit::given());
         }
@@ -252,6 +261,26 @@ fn it_goes_on_as_it_came_with_what_came_after_it() {
         play.context(b'I');
         play.hear(pass());
         assert_eq!(play.server_gets(), run.concat());
+    }
+}
+
+/// An approval is for what the server gets.
+#[test]
+fn what_waits_in_other_words_goes_on_in_those() {
+    let [said, sent] = [FLOWS, NULL].map(|it| format!("SELECT 'DELETE' FROM t WHERE {it}"));
+    let begin = [parse("b", "BEGIN"), bind("", "b"), execute("")].concat();
+    let extended =
+        |text: &str| [&begin[..], &parse("", text), &bind("", ""), &execute(""), &sync()].concat();
+    for piece in PIECES {
+        for (said, expected) in [(query(&said), query(&sent)), (extended(&said), extended(&sent))] {
+            let mut play = Play::new(piece);
+            play.client(&[said]);
+            play.context(b'I');
+            assert_eq!(play.question().text, sent);
+            play.hear(pass());
+            assert_eq!(play.server_gets(), expected);
+            assert!(!play.session.waits() && play.court.denied.is_empty());
+        }
     }
 }
 

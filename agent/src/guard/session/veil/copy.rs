@@ -275,7 +275,7 @@ fn escape(value: &[u8], delimiter: u8, out: &mut Vec<u8>) {
 mod tests {
     use super::{Copying, SIGNATURE};
     use crate::{
-        event::{CopyForm, CopyFormat},
+        event::{CopyForm, CopyFormat, Flow},
         guard::masking::{CopyColumn, Hiding, Masked},
         protocol::postgres::backend,
     };
@@ -285,7 +285,8 @@ mod tests {
             .iter()
             .map(|mask| {
                 let mask = (*mask)?.parse().unwrap();
-                let masked = Masked { mask, rule: "r".into(), column: "public.t.c".into() };
+                let (rule, column, flow) = ("r".into(), "public.t.c".into(), Flow::Deny);
+                let masked = Masked { mask, rule, column, flow };
                 Some(CopyColumn { masked, kind: 25 })
             })
             .collect();

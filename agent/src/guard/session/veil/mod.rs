@@ -25,7 +25,7 @@ use lru::LruCache;
 use super::{Broken, progress::TooMany, settings::Settings};
 use crate::{
     guard::{
-        court::Court,
+        court::{Court, Reading},
         masking::{Hiding, Masks, TextPrint},
     },
     protocol::postgres::backend,
@@ -51,6 +51,9 @@ pub(super) struct Veil {
     told: Option<LruCache<TextPrint, Vec<Arc<str>>>>,
     /// The portal that the client's newest message describes.
     described: Option<Box<[u8]>>,
+    /// The server has got other words than the client's, and not answered all yet: where in a text it finds trouble,
+    /// may be in those.
+    is_reworded: bool,
 }
 
 /// What becomes of a message of the server's.
@@ -99,6 +102,16 @@ impl Veil {
         self.flight.describe(at, false)?;
         self.described = portal.filter(|_| self.is_on()).map(Into::into);
         Ok(())
+    }
+
+    /// These go to the server.
+    pub(super) fn rewords(&mut self, readings: &[Arc<Reading>]) {
+        self.is_reworded |= readings.iter().any(|reading| reading.reworded().is_some());
+    }
+
+    /// Everything is answered.
+    pub(super) fn settle(&mut self) {
+        self.is_reworded = false;
     }
 
     /// Counts what was asked so far.
@@ -289,7 +302,7 @@ impl Veil {
     }
 
     fn report(&self, tag: u8, body: &[u8], is_whole: bool, out: &mut Vec<u8>) -> Becomes {
-        match reports::instead(tag, body, is_whole) {
+        match reports::instead(tag, body, is_whole, self.is_reworded) {
             Some(mut other) => {
                 out.append(&mut other);
                 Becomes::Other

@@ -7,6 +7,8 @@ use crate::{
 
 /// Fields of a report that name things, and where in the client's own text the trouble is.
 const NAMING: [u8; 9] = [b'S', b'V', b'C', b'P', b's', b't', b'c', b'd', b'n'];
+/// Where in a text the trouble is.
+const POSITION: u8 = b'P';
 /// It came about in code: of what that says, anything may be a value.
 const CONTEXT: u8 = b'W';
 
@@ -22,21 +24,29 @@ const HINT: &str = "dbwarden leaves out what may tell masked values; the server'
 
 /// What a client gets in the place of a report with this body; `None`: that itself.
 ///
-/// `is_whole`: nothing of it is missing.
-pub(super) fn instead(tag: u8, body: &[u8], is_whole: bool) -> Option<Vec<u8>> {
+/// `is_whole`: nothing of it is missing. `is_reworded`: the text may be another than the client's.
+pub(super) fn instead(tag: u8, body: &[u8], is_whole: bool, is_reworded: bool) -> Option<Vec<u8>> {
     let fields = Fields::read(body);
     let code = fields.text(b'C').unwrap_or_default();
     let class = code.first_chunk::<2>();
     let is_notice = tag == backend::NOTICE_RESPONSE;
     let is_safe =
         class.is_some_and(|class| SAFE.contains(&class) || is_notice && PLAIN.contains(&class));
-    if is_whole && is_safe && fields.text(CONTEXT).is_none() {
-        return None;
-    }
+    let is_elsewhere = |field: &u8| is_reworded && *field == POSITION;
     let mut words = Words::new(tag);
+    if is_whole && is_safe && fields.text(CONTEXT).is_none() {
+        if !fields.all.iter().any(|(field, _)| is_elsewhere(field)) {
+            return None;
+        }
+        let kept = fields.all.iter().filter(|(field, _)| !is_elsewhere(field));
+        kept.for_each(|(field, text)| words.put(*field, text));
+        return Some(words.finish());
+    }
     // They come after what may be too long, and are lost with it.
     for (field, text) in fields.all.iter().filter(|(field, _)| NAMING.contains(field)) {
-        words.put(*field, text);
+        if !is_elsewhere(field) {
+            words.put(*field, text);
+        }
     }
     words.put(b'M', message(&fields, code, is_notice).as_bytes());
     words.put(b'H', HINT.as_bytes());
@@ -175,7 +185,7 @@ mod tests {
             ),
         ] {
             let body = [fields.replace('|', "\0").as_bytes(), b"\0"].concat();
-            let got = instead(tag, &body, true).map(|bytes| {
+            let got = instead(tag, &body, true, false).map(|bytes| {
                 assert_eq!(bytes[0], tag);
                 assert_eq!(bytes[1..5], (bytes.len() as u32 - 1).to_be_bytes());
                 let text = String::from_utf8(bytes[5..].to_vec()).unwrap().replace('\0', "|");
@@ -186,7 +196,28 @@ mod tests {
             assert_eq!(got.as_deref(), expected, "{fields}");
         }
         // What is too long to be looked at as a whole isn't let through.
-        assert!(instead(ERROR_RESPONSE, b"SERROR\0C42703\0Mcut of", false).is_some());
+        assert!(instead(ERROR_RESPONSE, b"SERROR\0C42703\0Mcut of", false, false).is_some());
+    }
+
+    #[test]
+    fn where_in_another_text_the_trouble_is_is_left_out() {
+        for (fields, expected) in [
+            (
+                "SERROR|C42703|Mcolumn \"x\" does not exist|P8|Rf|",
+                Some("SERROR|C42703|Mcolumn \"x\" does not exist|Rf||"),
+            ),
+            ("SERROR|C42703|Mcolumn \"x\" does not exist|", None),
+        ] {
+            let body = [fields.replace('|', "\0").as_bytes(), b"\0"].concat();
+            let got = instead(ERROR_RESPONSE, &body, true, true);
+            let got = got.map(|bytes| String::from_utf8(bytes[5..].to_vec()).unwrap());
+            assert_eq!(got.map(|text| text.replace('\0', "|")).as_deref(), expected, "{fields}");
+            let plain = instead(ERROR_RESPONSE, &body, true, false);
+            assert!(plain.is_none());
+        }
+        let invalid = b"SERROR\0C22P02\0Minvalid input\0P8\0\0";
+        let got = instead(ERROR_RESPONSE, invalid, true, true).unwrap();
+        assert!(!got.windows(3).any(|it| it == b"\0P8"));
     }
 
     #[test]

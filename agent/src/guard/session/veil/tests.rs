@@ -1,16 +1,18 @@
 //! Sessions of masked clients as tables: what either side says, and what the other one gets.
 
 mod broken;
+mod reworded;
 
 use std::sync::Arc;
 
 use super::super::tests::{
-    NONCE,
+    FLOWS, NONCE, NULL,
     Says::{self, Client, Server},
-    bind, check_before, client, execute, message, parse, query, ready, server, sync,
+    bind, check_before, client, denial, execute, message, nulled, parse, query, ready, server,
+    sync,
 };
 use crate::{
-    event::RequestSum,
+    event::{Flow, RequestSum},
     guard::{
         court::{Argument, Court, Denial, Moment, Permit, Reading},
         masking::{CopyColumn, Hiding, Masked, Masks, TextPrint},
@@ -35,7 +37,8 @@ struct Masking {
 
 pub(in crate::guard::session) fn masked(mask: &str) -> Masked {
     let column = "public.customers.ssn".into();
-    Masked { mask: mask.parse().unwrap(), rule: "test:mask".into(), column }
+    let flow = Flow::Deny;
+    Masked { mask: mask.parse().unwrap(), rule: "test:mask".into(), column, flow }
 }
 
 impl Court for Masking {
@@ -59,10 +62,19 @@ impl Court for Masking {
 
     fn judge(&mut self, reading: &Reading) -> Result<Permit, Denial> {
         let text = reading.text.as_deref().unwrap_or_default();
+        if text.contains(FLOWS) {
+            return Err(denial());
+        }
         self.is_open = text.contains("open");
         let is_copy = text.starts_with("COPY customers");
         let column = CopyColumn { masked: masked("last4"), kind: TEXT };
         Ok(Permit::copying(is_copy.then(|| [None, Some(column)].into())))
+    }
+
+    fn instead(&mut self, reading: &Arc<Reading>, state: Moment) -> Option<Arc<Reading>> {
+        let text = reading.text.as_deref()?.replace(FLOWS, NULL);
+        let other = self.read(Some(&text), state);
+        Some(nulled(reading, other))
     }
 
     fn masks(&mut self) -> Option<Arc<Masks>> {

@@ -1,11 +1,17 @@
 //! Expressions: every column and every query in them goes into what they come to.
 
-use pg_query::{Node, NodeEnum, protobuf::SubLinkType};
+use pg_query::{
+    Node, NodeEnum,
+    protobuf::{ColumnRef, SubLinkType},
+};
 
-use super::Gathering;
+use super::{Gathering, column_ref};
 use crate::{
-    event::{Inner, Mix},
-    statement::analysis::parts::{Parts, Visitor, descend},
+    event::{Form, Inner, Mix},
+    statement::analysis::{
+        names::strings,
+        parts::{Parts, Visitor, descend},
+    },
 };
 
 impl Gathering {
@@ -48,6 +54,20 @@ impl Visitor for Reader<'_> {
                 let reference = reader.gathering.reference(reference);
                 reader.mix.of.push(reference);
             }
+            NodeEnum::FuncCall(call) => {
+                reader.gathering.calls(&strings(&call.funcname));
+                descend(node, reader);
+            }
+            // `xmlforest(a)`
+            NodeEnum::ResTarget(target) if target.name.is_empty() => {
+                match target.val.as_deref().and_then(column_ref) {
+                    Some(reference) => {
+                        let reference = reader.gathering.reference(reference);
+                        reader.mix.of.push(reference.in_form(Form::Result));
+                    }
+                    None => descend(node, reader),
+                }
+            }
             NodeEnum::SubLink(link) => {
                 link.testexpr.visit(reader);
                 let is_read = link.sub_link_type() != SubLinkType::ExistsSublink;
@@ -76,14 +96,33 @@ impl Visitor for Reader<'_> {
     }
 }
 
-/// The number that an `ORDER BY` or `GROUP BY` means a result by.
-pub(super) fn position(node: &Node) -> Option<usize> {
+/// The number that an `ORDER BY` or `GROUP BY` means a result by, and where it stands.
+pub(super) fn position(node: &Node) -> Option<(usize, i32)> {
     use pg_query::protobuf::a_const::Val;
     match &node.node {
         Some(NodeEnum::AConst(constant)) => match &constant.val {
-            Some(Val::Ival(number)) => usize::try_from(number.ival).ok(),
+            Some(Val::Ival(number)) => {
+                Some((usize::try_from(number.ival).ok()?, constant.location))
+            }
             _ => None,
         },
         _ => None,
+    }
+}
+
+/// The column that PostgreSQL calls a result after which has no name of its own.
+pub(super) fn namesake(node: &Node) -> Option<&ColumnRef> {
+    let mut node = node;
+    loop {
+        let inner = match node.node.as_ref()? {
+            NodeEnum::ColumnRef(reference) => return Some(reference),
+            NodeEnum::TypeCast(cast) => cast.arg.as_deref(),
+            NodeEnum::CollateClause(collate) => collate.arg.as_deref(),
+            NodeEnum::CaseExpr(case) => case.defresult.as_deref(),
+            // `a[1]`, but not `(a).b`.
+            NodeEnum::AIndirection(it) if strings(&it.indirection).is_empty() => it.arg.as_deref(),
+            _ => None,
+        };
+        node = inner?;
     }
 }

@@ -10,14 +10,18 @@ mod statements;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::{rc::Rc, sync::Arc};
 
 use pg_query::{Node, NodeEnum, protobuf::ColumnRef};
 
-use super::{grammar, names::strings};
+use super::{
+    functions::{self, Known},
+    grammar,
+    names::strings,
+};
 use crate::{
-    event::{Query, Reference, Uses},
-    statement::lexer::Lexing,
+    event::{Effect, Form, Query, Reference, Spot, Uses},
+    statement::lexer::{Lexer, Lexing},
 };
 
 /// Deeper trees are not looked into.
@@ -31,17 +35,20 @@ const MAX_REFERENCES: usize = 20_000;
 /// Never fails and never panics; wants [`super::STACK_BYTES`] of stack.
 pub fn uses(text: &str, lexing: Lexing) -> Vec<Uses> {
     let Ok(tree) = grammar::parse(text, lexing) else { return vec![Uses::unknown()] };
+    let tokens = Lexer::new(text, lexing).filter(|token| token.is_significant());
+    let tokens: Rc<[usize]> = tokens.map(|token| token.start).collect();
     let each = tree.stmts.iter().map(|raw| match raw.stmt.as_deref() {
-        Some(statement) => of_statement(statement),
+        Some(statement) => of_statement(statement, tokens.clone()),
         None => Uses::unknown(),
     });
     each.collect()
 }
 
-fn of_statement(statement: &Node) -> Uses {
-    let mut gathering = Gathering::default();
+fn of_statement(statement: &Node, tokens: Rc<[usize]>) -> Uses {
+    let mut gathering = Gathering { tokens, ..Gathering::default() };
     gathering.statement(statement);
-    gathering.uses
+    let only_reads = statements::only_reads(statement) && !gathering.writes;
+    Uses { only_reads, ..gathering.uses }
 }
 
 #[derive(Default)]
@@ -51,6 +58,10 @@ struct Gathering {
     ctes: Vec<(String, usize)>,
     depth: usize,
     n_references: usize,
+    /// Where the tokens of the text begin that say something.
+    tokens: Rc<[usize]>,
+    /// Some query in it does more than to read.
+    writes: bool,
 }
 
 impl Gathering {
@@ -103,7 +114,30 @@ impl Gathering {
             }
         };
         let shared = |name: &&str| Arc::from(*name);
-        Reference { of: of.map(shared), column: column.map(shared) }
+        let spot = self.spot(reference.location, names.len(), Form::Value);
+        let spot = spot.filter(|_| !is_star);
+        Reference { of: of.map(shared), column: column.map(shared), spot }
+    }
+
+    /// Of functions that somebody has made, only their definitions tell what they do.
+    fn calls(&mut self, name: &[&str]) {
+        let known = match name {
+            [schema, name] => functions::known(Some(schema), name),
+            [name] => functions::known(None, name),
+            _ => Known::Unknown,
+        };
+        self.writes |= match known {
+            Known::Harmless | Known::Opaque => false,
+            Known::Does(effects) => effects.iter().any(|effect| *effect != Effect::Read),
+            _ => true,
+        };
+    }
+
+    /// What begins at this byte of the text.
+    fn spot(&self, location: i32, parts: usize, form: Form) -> Option<Spot> {
+        let location = usize::try_from(location).ok()?;
+        let token = self.tokens.binary_search(&location).ok()?;
+        Some(Spot { token: u32::try_from(token).ok()?, parts: u16::try_from(parts).ok()?, form })
     }
 }
 

@@ -10,9 +10,14 @@ use pg_query::{
     },
 };
 
-use super::{Gathering, column_ref, expression::position, listed, source::add};
+use super::{
+    Gathering, column_ref,
+    expression::{namesake, position},
+    listed,
+    source::add,
+};
 use crate::{
-    event::{By, ByOutput, Cte, Inner, Mix, Of, Output, Query, Sink, Source},
+    event::{By, ByOutput, Cte, Form, Inner, Mix, Of, Output, Query, Sink, Source},
     statement::analysis::{names::strings, parts::Parts},
 };
 
@@ -23,14 +28,24 @@ impl Gathering {
         let mut query = Query::default();
         self.deeper(|it| match node {
             Some(NodeEnum::SelectStmt(select)) => it.select(&mut query, select),
-            Some(NodeEnum::InsertStmt(insert)) => it.insert(&mut query, insert),
-            Some(NodeEnum::UpdateStmt(update)) => it.update(&mut query, update),
-            Some(NodeEnum::DeleteStmt(delete)) => it.delete(&mut query, delete),
-            Some(NodeEnum::MergeStmt(merge)) => it.merge(&mut query, merge),
+            Some(inner) if !matches!(inner, NodeEnum::SelectStmt(_)) => {
+                it.writes = true;
+                it.writing(&mut query, inner);
+            }
             _ => it.lose(),
         });
         self.ctes.truncate(mark);
         self.put(place, query);
+    }
+
+    fn writing(&mut self, query: &mut Query, node: &NodeEnum) {
+        match node {
+            NodeEnum::InsertStmt(insert) => self.insert(query, insert),
+            NodeEnum::UpdateStmt(update) => self.update(query, update),
+            NodeEnum::DeleteStmt(delete) => self.delete(query, delete),
+            NodeEnum::MergeStmt(merge) => self.merge(query, merge),
+            _ => self.lose(),
+        }
     }
 
     fn select(&mut self, query: &mut Query, select: &SelectStmt) {
@@ -51,13 +66,14 @@ impl Gathering {
             limit_count,
             limit_option: _,
             // Names of what the FROM has.
-            locking_clause: _,
+            locking_clause,
             with_clause,
             op: _,
             all: _,
             larg,
             rarg,
         } = select;
+        self.writes |= !locking_clause.is_empty();
         self.with(query, with_clause.as_ref());
         for side in [larg, rarg].into_iter().flatten() {
             let place = self.reserve();
@@ -71,7 +87,7 @@ impl Gathering {
         for node in from_clause {
             self.source(query, node);
         }
-        self.outputs(query, target_list);
+        self.outputs(query, target_list, !distinct_clause.is_empty());
         self.values(query, values_lists);
         self.flow(query, Sink::Predicate, where_clause);
         self.flow(query, Sink::Predicate, having_clause);
@@ -100,7 +116,7 @@ impl Gathering {
         }
     }
 
-    fn outputs(&mut self, query: &mut Query, targets: &[Node]) {
+    fn outputs(&mut self, query: &mut Query, targets: &[Node], is_distinct: bool) {
         for target in targets {
             let Some(NodeEnum::ResTarget(target)) = &target.node else {
                 self.lose();
@@ -112,13 +128,36 @@ impl Gathering {
                 Some(reference) => match &reference.column {
                     None => Output::Star(reference.of),
                     Some(column) => {
-                        let name = name.unwrap_or_else(|| column.clone());
-                        Output::Plain { name, of: reference }
+                        let column = column.clone();
+                        match name {
+                            Some(name) => Output::Plain { name, of: reference },
+                            None => {
+                                Output::Plain { name: column, of: reference.in_form(Form::Result) }
+                            }
+                        }
                     }
                 },
-                None => Output::Computed { name, of: self.mix(&target.val) },
+                None => {
+                    let mut of = self.mix(&target.val);
+                    // What stands in its place must be equal to what is ordered by.
+                    if name.is_none() && !is_distinct {
+                        self.names(&mut of, target.val.as_deref());
+                    }
+                    Output::Computed { name, of }
+                }
             };
             query.outputs.push(output);
+        }
+    }
+
+    /// Marks the reference that a result is called after.
+    fn names(&self, mix: &mut Mix, result: Option<&Node>) {
+        let Some(reference) = result.and_then(namesake) else { return };
+        let named = self.spot(reference.location, reference.fields.len(), Form::Value);
+        for spot in mix.of.iter_mut().filter_map(|reference| reference.spot.as_mut()) {
+            if Some(*spot) == named {
+                spot.form = Form::Namesake;
+            }
         }
     }
 
@@ -166,14 +205,16 @@ impl Gathering {
                 row.args.iter().for_each(|inner| it.by_output(query, sink, inner));
             });
         }
-        if let Some(place) = named.and_then(position) {
+        if let Some((place, location)) = named.and_then(position) {
             self.uses.is_literal_sensitive = true;
-            return query.by_output.push(ByOutput { sink, by: By::Place(place) });
+            let spot = self.spot(location, 1, Form::Place);
+            return query.by_output.push(ByOutput { sink, by: By::Place(place), spot });
         }
         let reference = named.and_then(column_ref);
         match reference.map(|reference| strings(&reference.fields)).as_deref() {
             Some([name]) if reference.is_some_and(|it| it.fields.len() == 1) => {
-                query.by_output.push(ByOutput { sink, by: By::Name(Arc::from(*name)) });
+                let spot = reference.and_then(|it| self.spot(it.location, 1, Form::Value));
+                query.by_output.push(ByOutput { sink, by: By::Name(Arc::from(*name)), spot });
             }
             _ => self.flow(query, sink, part),
         }
@@ -228,7 +269,7 @@ impl Gathering {
                 add(query, Source { of, alias, columns: Vec::new(), is_hidden: true });
             }
         }
-        self.outputs(query, exprs);
+        self.outputs(query, exprs, false);
     }
 
     /// Columns that are set, and what they are set to.

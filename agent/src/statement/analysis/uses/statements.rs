@@ -201,6 +201,25 @@ impl Gathering {
     }
 }
 
+/// Whether a statement does nothing but to show what its query gives; what that does itself, its walk tells.
+pub(super) fn only_reads(statement: &Node) -> bool {
+    let mut statement = statement;
+    loop {
+        let inner = match &statement.node {
+            Some(NodeEnum::SelectStmt(select)) => return select.into_clause.is_none(),
+            Some(NodeEnum::ExplainStmt(it)) => it.query.as_deref(),
+            Some(NodeEnum::PrepareStmt(it)) => it.query.as_deref(),
+            Some(NodeEnum::DeclareCursorStmt(it)) => it.query.as_deref(),
+            Some(NodeEnum::CopyStmt(it)) if !it.is_from => it.query.as_deref(),
+            _ => None,
+        };
+        match inner {
+            Some(inner) => statement = inner,
+            None => return false,
+        }
+    }
+}
+
 /// All that may be a column's name in a definition.
 #[derive(Default)]
 struct Named {
