@@ -283,6 +283,14 @@ fn judge(
     if !matches!(tag, frontend::DESCRIBE | frontend::EXECUTE | frontend::FLUSH) {
         shared.veil.turns();
     }
+    let goes_astray = match tag {
+        frontend::QUERY | frontend::FUNCTION_CALL => shared.progress.is_amid_parts(),
+        frontend::SYNC => shared.progress.is_copying_in(),
+        _ => false,
+    };
+    if goes_astray {
+        return Err(Broken::Astray);
+    }
     match tag {
         frontend::QUERY => {
             let segment = shared.progress.segment();
@@ -472,7 +480,11 @@ fn judge(
             shared.counts.took_leave = true;
             Ok(Fate::Passes)
         }
-        frontend::COPY_DATA | frontend::FLUSH | frontend::PASSWORD => Ok(Fate::Passes),
+        frontend::COPY_DATA => {
+            shared.progress.copy_data();
+            Ok(Fate::Passes)
+        }
+        frontend::FLUSH | frontend::PASSWORD => Ok(Fate::Passes),
         other => Err(Broken::UnknownMessage(other)),
     }
 }
