@@ -167,13 +167,12 @@ impl Answers {
     }
 }
 
-/// Whether a server says so that it has done what one message of the extended protocol asks.
+/// Whether a server says so that it has done what one message of the extended protocol asks that might have failed.
 fn ends_part(tag: u8) -> bool {
     matches!(
         tag,
         backend::PARSE_COMPLETE
             | backend::BIND_COMPLETE
-            | backend::CLOSE_COMPLETE
             | backend::ROW_DESCRIPTION
             | backend::NO_DATA
             | backend::COMMAND_COMPLETE

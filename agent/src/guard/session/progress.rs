@@ -26,7 +26,7 @@ pub(super) struct Progress {
     /// Some of them are at the server, and some of those name portals.
     has_passed: bool,
     is_bound: bool,
-    /// Of the open segment, how many parts are not known to be answered.
+    /// Of the open segment, how many parts may fail yet.
     n_parts: u64,
     /// The server reads copy data, and ignores `Sync`.
     copy_in: bool,
@@ -51,8 +51,13 @@ pub(super) struct Astray;
 impl Progress {
     /// A part of a segment goes to the server; gives the segment's number.
     pub(super) fn part(&mut self) -> u64 {
-        self.is_open = true;
         self.n_parts += 1;
+        self.part_that_ends_well()
+    }
+
+    /// Likewise `Close`, which never fails. Some drivers send it right before a `Query`.
+    pub(super) fn part_that_ends_well(&mut self) -> u64 {
+        self.is_open = true;
         self.segment
     }
 

@@ -452,7 +452,10 @@ fn judge(
             Ok(fate)
         }
         frontend::CLOSE | frontend::DESCRIBE => {
-            let segment = shared.progress.part();
+            let segment = match tag {
+                frontend::CLOSE => shared.progress.part_that_ends_well(),
+                _ => shared.progress.part(),
+            };
             let target = Target::read(message).ok_or_else(malformed)?;
             if tag == frontend::DESCRIBE {
                 let portal = match target {

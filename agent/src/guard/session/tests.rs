@@ -334,7 +334,9 @@ fn where_it_can_not_be_told_what_the_server_skips_the_session_ends() {
     let done = message(b'1', b"");
     let call = message(b'F', b"\0\0\0\x01\0\0\0\0\0\0");
     let copy = [query("COPY t FROM STDIN"), data.clone(), sync()].concat();
-    let cases: [(&str, &[Says], bool); 6] = [
+    let close = message(b'C', b"Ss\0");
+    let cases: [(&str, &[Says], bool); 7] = [
+        ("behind a close", &[client(&[close, select.clone()])], true),
         ("amid parts", &[client(&[begun.clone()]), client(&[select.clone()])], false),
         ("a call amid parts", &[client(&[begun.clone()]), client(&[call])], false),
         (
