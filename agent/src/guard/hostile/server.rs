@@ -103,10 +103,10 @@ impl Server {
         let (tag, body) = (message[0], &message[5..]);
         if self.copies_in {
             self.copy(tag, choices, out);
-        } else if !self.skips || matches!(tag, b'S' | b'X') {
-            if self.hear(tag, body, choices, out).is_err() {
-                self.skips = true;
-            }
+        } else if (!self.skips || matches!(tag, b'S' | b'X'))
+            && self.hear(tag, body, choices, out).is_err()
+        {
+            self.skips = true;
         }
         true
     }
@@ -128,7 +128,10 @@ impl Server {
             b'd' | b'c' | b'f' => {
                 self.copies_in = false;
                 let done = match tag {
-                    b'c' => Ok(values::complete("COPY 0", out)),
+                    b'c' => {
+                        values::complete("COPY 0", out);
+                        Ok(())
+                    }
                     _ => Err(self.fail(false, choices, out)),
                 };
                 match (self.query.is_some(), done) {

@@ -2,7 +2,7 @@
 
 mod approvals;
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, slice::from_ref, sync::Arc};
 
 use super::{Broken, Output};
 use crate::{
@@ -337,23 +337,23 @@ fn where_it_can_not_be_told_what_the_server_skips_the_session_ends() {
     let close = message(b'C', b"Ss\0");
     let cases: [(&str, &[Says], bool); 7] = [
         ("behind a close", &[client(&[close, select.clone()])], true),
-        ("amid parts", &[client(&[begun.clone()]), client(&[select.clone()])], false),
-        ("a call amid parts", &[client(&[begun.clone()]), client(&[call])], false),
+        ("amid parts", &[client(&[begun.clone(), select.clone()])], false),
+        ("a call amid parts", &[client(&[begun.clone(), call])], false),
         (
             "behind parts that are done",
-            &[client(&[begun.clone()]), server(&[done]), client(&[select])],
+            &[client(from_ref(&begun)), server(&[done]), client(&[select])],
             true,
         ),
         (
             "sync amid data",
             &[
                 client(&[copy[..copy.len() - 5].to_vec()]),
-                server(&[copies_in.clone()]),
+                server(from_ref(&copies_in)),
                 client(&[sync()]),
             ],
             false,
         ),
-        ("sync behind data", &[client(&[copy]), server(&[copies_in.clone()])], false),
+        ("sync behind data", &[client(&[copy]), server(from_ref(&copies_in))], false),
         (
             "sync before data",
             &[client(&[begun, sync()]), server(&[copies_in]), client(&[data])],
