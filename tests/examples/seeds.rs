@@ -34,6 +34,17 @@ fn main() -> io::Result<()> {
         }
         fs::write(guard.join(&transcript.name), script)?;
     }
+    // Any bytes are a conversation of a masked client.
+    let veil = folder.join("veil");
+    fs::create_dir_all(&veil)?;
+    let mut random = 0x5eed_u64;
+    for n in 0..200 {
+        let byte = |_| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (random >> 56) as u8
+        };
+        fs::write(veil.join(n.to_string()), (0..20 + n).map(byte).collect::<Vec<u8>>())?;
+    }
     let lines = STATEMENTS.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
     for target in ["lexer", "statement"] {
         let folder = folder.join(target);

@@ -19,6 +19,7 @@ pub mod place;
 mod postgres;
 #[cfg(feature = "rows")]
 pub mod rows;
+mod scrape;
 pub mod sender;
 mod session;
 pub mod wire;
@@ -36,5 +37,6 @@ pub use namespace::{Netns, in_own_network};
 pub use need::is_root;
 pub use pgbouncer::{PgBouncer, PgBouncerBuilder};
 pub use postgres::{Logged, Postgres, PostgresBuilder, Via, binaries as postgres_binaries};
+pub use scrape::scraped;
 pub use session::Session;
 pub use wire::{Answer, Wire};

@@ -1,13 +1,13 @@
 //! What can be scraped, as Prometheus's own tool judges it.
 
 use std::{
-    io::{Read, Write},
-    net::{TcpListener, TcpStream},
+    io::Write,
+    net::TcpListener,
     process::{Command, Output, Stdio},
 };
 
 use anyhow::{Context, Result, ensure};
-use dbwarden_tests::{Agent, Postgres, Via, await_until, need_root, place};
+use dbwarden_tests::{Agent, Postgres, Via, await_until, need_root, place, scraped};
 
 fn promtool() -> Result<Command> {
     let ours = place::promtool()?;
@@ -25,16 +25,6 @@ fn checked(page: &str) -> Result<Output> {
         .context("starting promtool: cargo xtask setup")?;
     child.stdin.take().context("promtool has no input")?.write_all(page.as_bytes())?;
     Ok(child.wait_with_output()?)
-}
-
-fn scraped(port: u16) -> Result<String> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    let (head, page) = answer.split_once("\r\n\r\n").context("no page")?;
-    ensure!(head.starts_with("HTTP/1.1 200"), "{head}");
-    Ok(page.to_owned())
 }
 
 #[test]

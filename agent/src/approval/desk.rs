@@ -1,7 +1,7 @@
 //! The registry as the service's threads share it: the gate asks, people decide, the recorder takes the rows.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     io,
     path::Path,
     sync::{
@@ -41,6 +41,13 @@ pub struct Desk {
     steps: broadcast::Sender<Arc<Step>>,
     /// Answers wait.
     wake: OnceLock<Box<dyn Fn() + Send + Sync>>,
+}
+
+/// Requests that are open, by what their rules want.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NOpen {
+    pub hold: u64,
+    pub ticket: u64,
 }
 
 struct Shared {
@@ -193,8 +200,22 @@ impl Desk {
         wanted.map(|one| Shown::of(one, may_see(one, reader, glass))).collect()
     }
 
-    pub fn n_open(&self) -> u64 {
-        self.lock().registry.pending().count() as u64
+    /// How many are open; of a server that has had some lately also that none is.
+    pub fn n_open(&self) -> BTreeMap<Arc<str>, NOpen> {
+        let mut servers: BTreeMap<Arc<str>, NOpen> = BTreeMap::new();
+        for request in self.lock().registry.requests() {
+            let server = request.binding.server.as_str();
+            let n = match servers.get_mut(server) {
+                Some(n) => n,
+                None => servers.entry(server.into()).or_default(),
+            };
+            match request.verdict {
+                _ if request.state.is_over() => {}
+                Verdict::Hold => n.hold += 1,
+                _ => n.ticket += 1,
+            }
+        }
+        servers
     }
 
     pub fn show(&self, id: &str, reader: &Origin) -> Option<Shown> {

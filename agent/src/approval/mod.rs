@@ -15,7 +15,7 @@ mod tests;
 
 pub use ask::{Answer, Ask, Need, Over};
 pub use binding::{Binding, Context, Difference, Given, Who};
-pub use desk::Desk;
+pub use desk::{Desk, NOpen};
 pub use registry::{Decision, Limits, Outcome, Ran, Registry, Request, State, Undecided};
 pub use shown::{Shown, ShownDecision, Step};
 pub use standing::Unfit;

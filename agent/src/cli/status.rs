@@ -194,7 +194,7 @@ fn guard(guard: &GuardStatus, fact: &mut impl FnMut(&str, Style, &str)) {
         0 => String::new(),
         n => format!(", {} need no guard", count(n)),
     };
-    let waiting = match guard.approvals_open {
+    let waiting = match guard.approvals_open.iter().map(|open| open.hold + open.ticket).sum() {
         0 => String::new(),
         n => format!(", {} open (dbwarden approvals list)", counted(n, "approval")),
     };
@@ -343,8 +343,9 @@ fn servers(servers: &[ServerStatus]) -> Table {
 mod tests {
     use super::{Paint, render};
     use crate::control::{
-        AbsentServer, Agent, CopyStatus, GuardStatus, GuardedServer, Hooks, LedgerStatus, Ring,
-        ServerStatus, SignalStatus, Snapshot, Status, TelemetryStatus, Totals, WebhookStatus,
+        AbsentServer, Agent, CopyStatus, GuardStatus, GuardedServer, Hooks, LedgerStatus,
+        OpenApprovals, Ring, ServerStatus, SignalStatus, Snapshot, Status, TelemetryStatus, Totals,
+        WebhookStatus,
     };
 
     fn busy() -> Status {
@@ -420,7 +421,11 @@ mod tests {
                     }],
                     passed: 1_200,
                     denied: 3,
-                    approvals_open: 2,
+                    approvals_open: vec![OpenApprovals {
+                        server: "main".into(),
+                        hold: 1,
+                        ticket: 1,
+                    }],
                     differing: 1,
                     clients: 40,
                     clients_open: 2,

@@ -35,9 +35,9 @@ pub use query::QueryWorker;
 pub use server::{own_cost, serve};
 pub use shutdown::Shutdown;
 pub use status::{
-    AbsentServer, Agent, CopyStatus, GuardStatus, GuardedServer, Hooks, LedgerStatus, Ring,
-    ServerStatus, SignalStatus, Snapshot, Status, StatusCell, TelemetryStatus, Totals,
-    WebhookStatus,
+    AbsentServer, Agent, CopyStatus, GuardStatus, GuardedServer, Hooks, LedgerStatus,
+    OpenApprovals, Ring, ServerStatus, SignalStatus, Snapshot, Status, StatusCell, TelemetryStatus,
+    Totals, WebhookStatus,
 };
 pub use whois::{Asked, Identified, Question, Questions, Whois};
 

@@ -82,12 +82,21 @@ pub struct GuardStatus {
     /// Statements of sessions that are over.
     pub passed: u64,
     pub denied: u64,
-    /// Statements that wait for somebody's decision, or to be sent once more.
-    pub approvals_open: u64,
+    /// Of statements that wait for somebody's decision, or to be sent once more.
+    pub approvals_open: Vec<OpenApprovals>,
     /// Stretches of requests, or parts of one under way, that servers were seen to get as the guard has sent them.
     pub compared: u64,
     /// Connections on which the two were not the same.
     pub differing: u64,
+}
+
+/// How many statements of a server's clients wait, by what their rules want.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OpenApprovals {
+    pub server: String,
+    pub hold: u64,
+    pub ticket: u64,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

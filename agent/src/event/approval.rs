@@ -33,6 +33,7 @@ pub struct Approval {
 }
 
 named! {
+    #[derive(PartialOrd, Ord)]
     ApprovalAction {
         Requested = "requested",
         /// Somebody has approved; it may take more than one.

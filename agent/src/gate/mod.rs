@@ -41,10 +41,10 @@ use lru::LruCache;
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::{
-    approval::{Desk, Over},
+    approval::{Desk, NOpen, Over},
     capture::steer::{Passes, SteerError},
     config::{OnLedgerDown, Settings},
-    control::{GuardStatus, GuardedServer},
+    control::{GuardStatus, GuardedServer, OpenApprovals},
     event::{Client, ConnectionId, Endpoint, Origin, in_full},
     guard::{
         masking::TextPrint,
@@ -712,6 +712,9 @@ impl Gate {
         };
         let refuses = state.ledger_down.as_ref().filter(|_| self.servers.iter().any(needs_ledger));
         let refuses = refuses.map(|why| format!("what comes through it is refused: {why}"));
+        let open = self.desk.n_open().into_iter().map(|(server, NOpen { hold, ticket })| {
+            OpenApprovals { server: server.to_string(), hold, ticket }
+        });
         let problems: Vec<String> = state.problem.clone().into_iter().chain(refuses).collect();
         GuardStatus {
             stands: state.stands,
@@ -724,7 +727,7 @@ impl Gate {
             unjudged: read(unjudged),
             passed: read(passed),
             denied: read(denied),
-            approvals_open: self.desk.n_open(),
+            approvals_open: open.collect(),
             ..GuardStatus::default()
         }
     }

@@ -2,8 +2,9 @@
 
 use super::posting;
 use crate::{
-    control::{self, LedgerStatus, ServerStatus, Snapshot, own_cost},
-    telemetry::{Labels, Metric, TelemetryStatus},
+    control::{self, LedgerStatus, OpenApprovals, ServerStatus, Snapshot, own_cost},
+    event::Verdict,
+    telemetry::{Label, Labels, Metric, TelemetryStatus},
 };
 
 pub fn status(told: &TelemetryStatus) -> control::TelemetryStatus {
@@ -56,6 +57,7 @@ pub fn metrics(snapshot: &Snapshot) -> Vec<Metric> {
             .with(Labels::new(), cpu_ms as f64 / 1e3),
     ];
     metrics.extend(servers(&snapshot.servers));
+    metrics.extend(snapshot.guard.iter().map(|guard| approvals(&guard.approvals_open)));
     metrics.extend(snapshot.ledger.iter().flat_map(ledger));
     if !snapshot.webhooks.is_empty() {
         metrics.extend(posting::metrics(&snapshot.webhooks));
@@ -97,6 +99,23 @@ fn servers(servers: &[ServerStatus]) -> [Metric; 5] {
             |server| u64::from(server.verified),
         ),
     ]
+}
+
+fn approvals(servers: &[OpenApprovals]) -> Metric {
+    let open = Metric::level(
+        "dbwarden.approvals.open",
+        "{request}",
+        "Statements that wait for a decision, or to be sent once more.",
+    );
+    servers.iter().fold(open, |open, of| {
+        let labels = |verdict: Verdict| {
+            let server = Label::Text(of.server.clone().into());
+            let verdict = Label::Text(verdict.name().into());
+            vec![("dbwarden.server", server), ("dbwarden.verdict", verdict)]
+        };
+        open.with(labels(Verdict::Hold), of.hold as f64)
+            .with(labels(Verdict::Ticket), of.ticket as f64)
+    })
 }
 
 fn ledger(ledger: &LedgerStatus) -> [Metric; 6] {

@@ -207,6 +207,7 @@ impl Feed {
 
     /// Each step of an approval.
     pub fn approval(&mut self, approval: &Approval) {
+        self.shared.book().approval(approval);
         self.log(|| log::approval(approval));
     }
 

@@ -2,11 +2,12 @@
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},
+    net::TcpListener,
     process::{Command, Stdio},
 };
 
 use anyhow::{Context, Result, ensure};
-use dbwarden_tests::{Running, Via, need_root, place, python};
+use dbwarden_tests::{Running, Via, await_until, need_root, place, python, scraped};
 use nix::sys::signal::Signal;
 
 use super::office::{ALICE, BOB, CAROL, EVE, Office, id, words};
@@ -16,9 +17,22 @@ const UPDATE: &str = "UPDATE customers SET name = 'renamed' WHERE id = 7";
 #[test]
 fn psql_gets_a_ticket_and_passes_when_it_comes_again() -> Result<()> {
     need_root!();
-    let office = Office::open()?;
+    let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    let office = Office::open_with(&format!("[telemetry]\nprometheus = \"127.0.0.1:{port}\""))?;
     let told = words(&office.psql(ALICE, &[UPDATE])?);
     let id = id(&told)?;
+    // It can be seen from outside that somebody waits.
+    let figures = |n: u8| {
+        await_until(&format!("{n} open approvals"), || {
+            let open = &office.agent().status()?["guard"]["approvals_open"][0];
+            let labels = format!("dbwarden_server={},dbwarden_verdict=\"ticket\"", open["server"]);
+            let line = format!("dbwarden_approvals_open{{{labels}}} {n}");
+            let page = scraped(port)?;
+            let is_told = open["ticket"] == n && page.lines().any(|one| one == line);
+            Ok(is_told.then_some(page))
+        })
+    };
+    figures(1)?;
     for expected in [
         "ERROR:  WA001: dbwarden: updates need a ticket (approval apr-",
         "rule ticket-updates; effects: update; tables: customers",
@@ -59,6 +73,12 @@ fn psql_gets_a_ticket_and_passes_when_it_comes_again() -> Result<()> {
     ensure!(name == "renamed", "{name}");
 
     let rows = office.rows(&id, &["requested", "approved", "used", "executed"])?;
+    let page = figures(0)?;
+    for action in ["requested", "approved", "used", "executed"] {
+        let labels = format!("dbwarden_approval_action=\"{action}\",dbwarden_verdict=\"ticket\"");
+        let line = format!("dbwarden_approvals_total{{{labels}}} 1");
+        ensure!(page.lines().any(|one| one == line), "no {line} in {page}");
+    }
     for row in &rows {
         ensure!(row["rule"] == "ticket-updates" && row["verdict"] == "ticket", "{row:#}");
         // Values are for those who decide, not for the ledger.

@@ -36,7 +36,7 @@ enum UnderWay {
 /// The beginnings of an error's message that no denial is as long as.
 const ERROR_BYTES: usize = 8_192;
 /// Before the body of a message.
-const HEADER: usize = 5;
+pub(super) const HEADER: usize = 5;
 
 impl Answers {
     pub(super) fn new() -> Self {
@@ -83,6 +83,12 @@ impl Answers {
             let heard =
                 hear(&message, &mut self.authentication, &mut self.authenticated, shared, court);
             let is_ours = shared.veil.hears(tag);
+            if ends_part(tag) {
+                shared.progress.part_done();
+            } else if tag == backend::COPY_IN_RESPONSE && shared.progress.copy_in().is_err() {
+                out.extend_from_slice(between(from, at));
+                return Err(Broken::Astray);
+            }
             match std::mem::take(&mut self.under_way) {
                 UnderWay::Passes => continue,
                 // Only the first message of these bytes can have begun before them.
@@ -161,6 +167,20 @@ impl Answers {
     }
 }
 
+/// Whether a server says so that it has done what one message of the extended protocol asks that might have failed.
+fn ends_part(tag: u8) -> bool {
+    matches!(
+        tag,
+        backend::PARSE_COMPLETE
+            | backend::BIND_COMPLETE
+            | backend::ROW_DESCRIPTION
+            | backend::NO_DATA
+            | backend::COMMAND_COMPLETE
+            | backend::EMPTY_QUERY_RESPONSE
+            | backend::PORTAL_SUSPENDED
+    )
+}
+
 /// Takes in a message; gives what is sent instead, if anything is.
 fn hear(
     message: &Message<'_>,
@@ -189,12 +209,11 @@ fn hear(
         backend::COMMAND_COMPLETE
             if [&b"DISCARD ALL\0"[..], b"DEALLOCATE ALL\0"].contains(&message.body) =>
         {
-            shared.prepared.clear();
+            shared.prepared.forget_settled();
         }
         backend::BACKEND_KEY_DATA if message.is_whole() => {
             shared.cancel_key = Some(message.body.into());
         }
-        backend::COPY_IN_RESPONSE => shared.progress.copy_in(),
         backend::ERROR_RESPONSE => {
             shared.progress.error();
             return shared

@@ -57,6 +57,8 @@ pub enum Broken {
     Malformed(u8),
     #[error("too many requests in flight")]
     TooMany,
+    #[error("it can't be told which requests the server skips: send Sync where it belongs")]
+    Astray,
     #[error("the server speaks something else than PostgreSQL's protocol")]
     Server,
     #[error("a row of a COPY in which values are masked looks otherwise than was to be expected")]

@@ -134,6 +134,7 @@ impl Names {
         }
     }
 
+    /// All is over, and nothing is in flight.
     pub(super) fn clear(&mut self) {
         if self.named.capacity() > SPARE_NAMES {
             *self = Self::default();
@@ -142,6 +143,16 @@ impl Names {
             self.touched.clear();
             self.bytes = 0;
         }
+    }
+
+    /// The server has forgotten all that it knew; what came after that is in flight already, perhaps.
+    pub(super) fn forget_settled(&mut self) {
+        if self.touched.is_empty() {
+            return self.clear();
+        }
+        self.named.retain(|_, named| named.is_touched);
+        let meanings = self.named.values().flat_map(|named| &named.meanings);
+        self.bytes = meanings.map(weight).sum();
     }
 }
 
@@ -197,6 +208,23 @@ mod tests {
         names.close(b"s");
         names.settle(true);
         assert_eq!(texts(&names, b"s", 6).unwrap(), [""; 0]);
+        assert_eq!(names.bytes, 0);
+    }
+
+    #[test]
+    fn what_is_forgotten_was_there_before() {
+        let mut names = Names::default();
+        for (name, segment) in [(b"s", 0), (b"t", 1)] {
+            names.define(name, meaning("old"), segment).unwrap();
+        }
+        names.settle(true);
+        names.define(b"t", meaning("new"), 3).unwrap();
+        names.forget_settled();
+        assert_eq!(texts(&names, b"s", 4).unwrap(), [""; 0]);
+        assert_eq!(texts(&names, b"t", 4).unwrap(), ["old", "new"]);
+        names.settle(true);
+        assert_eq!(texts(&names, b"t", 5).unwrap(), ["new"]);
+        names.forget_settled();
         assert_eq!(names.bytes, 0);
     }
 

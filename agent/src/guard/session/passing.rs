@@ -110,10 +110,7 @@ pub(super) fn judge_found(
     let readings = match found {
         Found::Nothing => return Ok((Arc::new([]), None)),
         Found::Readings(readings) => readings,
-        Found::Anything => {
-            let message = "dbwarden: it can't be told which statement this name stands for";
-            return Err((Denial::limit(message, "Prepare the statement again."), None));
-        }
+        Found::Anything => return Err((ambiguous(), None)),
     };
     let changes = |reading: &Arc<Reading>| {
         let analysed = &reading.analysed;
@@ -132,12 +129,24 @@ pub(super) fn judge_found(
             })
             .collect(),
     };
-    let mut copy = None;
+    let (mut copy, mut masks) = (None, None);
     for reading in readings.iter() {
         let judged = judge_reading(reading, court);
         copy = copy.or(judged.map_err(|denial| (denial, reading.said().map(str::to_owned)))?);
+        if readings.len() > 1 {
+            let hidden = court.masks();
+            // Whichever the server runs, its answer is masked as one of them is.
+            if *masks.get_or_insert_with(|| hidden.clone()) != hidden {
+                return Err((ambiguous(), None));
+            }
+        }
     }
     Ok((readings, copy))
+}
+
+fn ambiguous() -> Denial {
+    let message = "dbwarden: it can't be told which statement this name stands for";
+    Denial::limit(message, "Prepare the statement again.")
 }
 
 /// There is something, and all of it but begins a transaction.
@@ -165,6 +174,9 @@ pub(super) fn execute_on(
         Ok(run) => {
             let first = shared.veil.executes(portal.name, run, portal.segment);
             let first = first.map_err(|TooMany| Broken::TooMany)?;
+            if !first.is_empty() {
+                shared.progress.part();
+            }
             runs(&readings, shared, court);
             Ok(if first.is_empty() { Fate::Passes } else { Fate::Preceded(first) })
         }

@@ -11,6 +11,8 @@ enum Mark {
     /// `Query` or `FunctionCall`.
     Request,
     Sync,
+    /// After copy data: if the server reads that as such, it may ignore this, or have failed by then.
+    SyncAfterData,
     CopyEnd,
 }
 
@@ -24,8 +26,12 @@ pub(super) struct Progress {
     /// Some of them are at the server, and some of those name portals.
     has_passed: bool,
     is_bound: bool,
+    /// Of the open segment, how many parts may fail yet.
+    n_parts: u64,
     /// The server reads copy data, and ignores `Sync`.
     copy_in: bool,
+    /// Copy data was sent that the server has not asked for yet, and no end of it.
+    is_ahead: bool,
     /// An error came since everything was last answered.
     failed: bool,
     /// Counts the ends of segments.
@@ -38,11 +44,34 @@ pub(super) struct Progress {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct TooMany;
 
+/// Nobody can tell which requests the server answers and which it skips.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Astray;
+
 impl Progress {
     /// A part of a segment goes to the server; gives the segment's number.
     pub(super) fn part(&mut self) -> u64 {
+        self.n_parts += 1;
+        self.part_that_ends_well()
+    }
+
+    /// Likewise `Close`, which never fails. Some drivers send it right before a `Query`.
+    pub(super) fn part_that_ends_well(&mut self) -> u64 {
         self.is_open = true;
         self.segment
+    }
+
+    /// One of the parts in flight was done.
+    pub(super) fn part_done(&mut self) {
+        // As long as there are others, it belongs to them.
+        if self.marks.iter().all(|(mark, _)| *mark == Mark::CopyEnd) {
+            self.n_parts = self.n_parts.saturating_sub(1);
+        }
+    }
+
+    /// Whether a `Query` would be skipped if one of the parts before it fails, which have no end of their own.
+    pub(super) fn is_amid_parts(&self) -> bool {
+        self.is_open && self.n_parts > 0
     }
 
     /// The number of the segment that the next message is a part of.
@@ -76,6 +105,7 @@ impl Progress {
     pub(super) fn take_back(&mut self) -> bool {
         self.is_open = false;
         self.is_bound = false;
+        self.n_parts = 0;
         std::mem::take(&mut self.has_passed)
     }
 
@@ -84,14 +114,22 @@ impl Progress {
     }
 
     pub(super) fn sync(&mut self) -> Result<(), TooMany> {
-        if self.copy_in {
-            return Ok(());
-        }
-        self.mark(Mark::Sync)
+        let is_ahead = std::mem::take(&mut self.is_ahead);
+        self.mark(if is_ahead { Mark::SyncAfterData } else { Mark::Sync })
+    }
+
+    /// Whether the server ignores a `Sync`, or has failed and answers it.
+    pub(super) fn is_copying_in(&self) -> bool {
+        self.copy_in
+    }
+
+    pub(super) fn copy_data(&mut self) {
+        self.is_ahead = !self.copy_in;
     }
 
     /// `CopyDone` or `CopyFail`.
     pub(super) fn copy_end(&mut self) -> Result<(), TooMany> {
+        self.is_ahead = false;
         if std::mem::take(&mut self.copy_in) {
             return Ok(());
         }
@@ -115,7 +153,8 @@ impl Progress {
 
     /// `CopyInResponse`: what was sent as the end of this segment is read as copy data and ignored, up to
     /// the end of that.
-    pub(super) fn copy_in(&mut self) {
+    pub(super) fn copy_in(&mut self) -> Result<(), Astray> {
+        self.is_ahead = false;
         let mark = |marks: &VecDeque<(Mark, u64)>, at: usize| marks.get(at).map(|(mark, _)| *mark);
         let at = usize::from(mark(&self.marks, 0) == Some(Mark::Request));
         while mark(&self.marks, at) == Some(Mark::Sync) {
@@ -123,8 +162,10 @@ impl Progress {
         }
         match mark(&self.marks, at) {
             Some(Mark::CopyEnd) => _ = self.marks.remove(at),
+            Some(Mark::SyncAfterData) => return Err(Astray),
             _ => self.copy_in = true,
         }
+        Ok(())
     }
 
     pub(super) fn error(&mut self) {
@@ -148,7 +189,7 @@ impl Progress {
 
 #[cfg(test)]
 mod tests {
-    use super::Progress;
+    use super::{Astray, Progress};
 
     #[test]
     fn all_is_answered_when_each_segment_is() {
@@ -169,11 +210,13 @@ mod tests {
 
     /// pgjdbc and psycopg send `Sync` with the `Execute` of a COPY, and once more after its data.
     #[test]
-    fn a_sync_among_copy_data_is_never_answered() {
+    fn a_sync_before_copy_data_is_never_answered() {
         let mut progress = Progress::default();
         progress.part();
         progress.sync().unwrap();
-        progress.copy_in();
+        progress.copy_in().unwrap();
+        assert!(progress.is_copying_in());
+        progress.copy_data();
         progress.copy_end().unwrap();
         progress.sync().unwrap();
         assert_eq!(progress.ready(), Some(true));
@@ -181,16 +224,54 @@ mod tests {
         // All of it at once.
         progress.part();
         progress.sync().unwrap();
+        progress.copy_data();
         progress.copy_end().unwrap();
         progress.sync().unwrap();
-        progress.copy_in();
+        progress.copy_in().unwrap();
         assert_eq!(progress.ready(), Some(true));
 
         progress.request().unwrap();
-        progress.copy_in();
         progress.sync().unwrap();
+        progress.copy_in().unwrap();
         progress.copy_end().unwrap();
         assert_eq!(progress.ready(), Some(true), "a simple COPY has an end of its own");
+    }
+
+    #[test]
+    fn whether_a_sync_behind_copy_data_is_answered_nobody_knows() {
+        for ends in [false, true] {
+            let mut progress = Progress::default();
+            progress.request().unwrap();
+            progress.copy_data();
+            progress.sync().unwrap();
+            if ends {
+                progress.copy_end().unwrap();
+            }
+            assert_eq!(progress.copy_in(), Err(Astray));
+        }
+        // It was no COPY.
+        let mut progress = Progress::default();
+        progress.copy_data();
+        progress.sync().unwrap();
+        assert_eq!(progress.ready(), Some(true));
+    }
+
+    #[test]
+    fn a_query_amid_parts_comes_when_they_are_done_or_may_be_skipped() {
+        let mut progress = Progress::default();
+        progress.sync().unwrap();
+        progress.part();
+        progress.part_done();
+        assert!(progress.is_amid_parts(), "that was none of its own");
+        progress.ready();
+        progress.part();
+        progress.part_done();
+        assert!(progress.is_amid_parts());
+        progress.part_done();
+        assert!(!progress.is_amid_parts());
+        progress.part();
+        progress.sync().unwrap();
+        assert!(!progress.is_amid_parts());
     }
 
     #[test]

@@ -217,6 +217,14 @@ fn judge(
     if !matches!(tag, frontend::DESCRIBE | frontend::EXECUTE | frontend::FLUSH) {
         shared.veil.turns();
     }
+    let goes_astray = match tag {
+        frontend::QUERY | frontend::FUNCTION_CALL => shared.progress.is_amid_parts(),
+        frontend::SYNC => shared.progress.is_copying_in(),
+        _ => false,
+    };
+    if goes_astray {
+        return Err(Broken::Astray);
+    }
     match tag {
         frontend::QUERY => {
             let segment = shared.progress.segment();
@@ -387,7 +395,10 @@ fn judge(
             Ok(fate)
         }
         frontend::CLOSE | frontend::DESCRIBE => {
-            let segment = shared.progress.part();
+            let segment = match tag {
+                frontend::CLOSE => shared.progress.part_that_ends_well(),
+                _ => shared.progress.part(),
+            };
             let target = Target::read(message).ok_or_else(malformed)?;
             if tag == frontend::DESCRIBE {
                 let portal = match target {
@@ -415,7 +426,11 @@ fn judge(
             shared.counts.took_leave = true;
             Ok(Fate::Passes)
         }
-        frontend::COPY_DATA | frontend::FLUSH | frontend::PASSWORD => Ok(Fate::Passes),
+        frontend::COPY_DATA => {
+            shared.progress.copy_data();
+            Ok(Fate::Passes)
+        }
+        frontend::FLUSH | frontend::PASSWORD => Ok(Fate::Passes),
         other => Err(Broken::UnknownMessage(other)),
     }
 }

@@ -2,7 +2,7 @@
 
 mod approvals;
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, slice::from_ref, sync::Arc};
 
 use super::{Broken, Output};
 use crate::{
@@ -335,6 +335,51 @@ fn what_is_none_of_the_protocol_ends_the_session() {
         &mut Output::default(),
     );
     assert_eq!(outcome, Err(Broken::Server));
+}
+
+/// Else nobody could tell which answer belongs to which request, and a name might be taken for another statement.
+#[test]
+fn where_it_can_not_be_told_what_the_server_skips_the_session_ends() {
+    let (copies_in, select) = (message(b'G', b"\0\0\0"), query("SELECT 1"));
+    let (begun, data) = (parse("", "SELECT 1"), message(b'd', b"x"));
+    let done = message(b'1', b"");
+    let call = message(b'F', b"\0\0\0\x01\0\0\0\0\0\0");
+    let copy = [query("COPY t FROM STDIN"), data.clone(), sync()].concat();
+    let close = message(b'C', b"Ss\0");
+    let cases: [(&str, &[Says], bool); 7] = [
+        ("behind a close", &[client(&[close, select.clone()])], true),
+        ("amid parts", &[client(&[begun.clone(), select.clone()])], false),
+        ("a call amid parts", &[client(&[begun.clone(), call])], false),
+        (
+            "behind parts that are done",
+            &[client(from_ref(&begun)), server(&[done]), client(&[select])],
+            true,
+        ),
+        (
+            "sync amid data",
+            &[
+                client(&[copy[..copy.len() - 5].to_vec()]),
+                server(from_ref(&copies_in)),
+                client(&[sync()]),
+            ],
+            false,
+        ),
+        ("sync behind data", &[client(&[copy]), server(from_ref(&copies_in))], false),
+        (
+            "sync before data",
+            &[client(&[begun, sync()]), server(&[copies_in]), client(&[data])],
+            true,
+        ),
+    ];
+    for (name, steps, is_fine) in cases {
+        let (mut court, mut out) = (Stern::default(), Output::default());
+        let mut session = session::Session::new(NONCE);
+        let outcome = steps.iter().try_for_each(|step| match step {
+            Client(bytes, _) => session.client_bytes(bytes, &mut court, &mut out),
+            Server(bytes, _) => session.server_bytes(bytes, &mut court, &mut out),
+        });
+        assert_eq!(outcome, if is_fine { Ok(()) } else { Err(Broken::Astray) }, "{name}");
+    }
 }
 
 /// As the session's settings say; where they may be about to change, nothing but plain texts is let pass.

@@ -228,9 +228,10 @@ impl Session {
         shared.approvals.decided(waits.subject, waits.needs, decision);
         let held = std::mem::take(&mut shared.approvals.held);
         let before = out.to_server.len();
-        let passed = self.requests.bytes(&held, shared, court, &mut out.to_server)?;
-        out.to_server.extend_from_slice(passed);
+        let passed = self.requests.bytes(&held, shared, court, &mut out.to_server);
+        out.to_server.extend_from_slice(passed.as_ref().copied().unwrap_or_default());
         shared.counts.sent_bytes += (out.to_server.len() - before) as u64;
+        passed?;
         if shared.approvals.is_left_over() {
             court.gives_up(Over::Moot);
         }

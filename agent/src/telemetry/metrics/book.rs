@@ -10,8 +10,8 @@ use super::{
     histogram::{DURATION, ROWS},
 };
 use crate::event::{
-    Effect, Engine, Episode, EpisodeAction, Occurrence, OccurrenceKind, Origin, PrincipalKind,
-    Record, WallTime,
+    Approval, ApprovalAction, Effect, Engine, Episode, EpisodeAction, Occurrence, OccurrenceKind,
+    Origin, PrincipalKind, Record, Verdict, WallTime,
 };
 
 /// Series of statements, as many as the specification lets an instrument have; the others are one.
@@ -31,6 +31,8 @@ pub struct Book {
     lag: Histogram,
     /// Episodes by severity.
     findings: BTreeMap<&'static str, u64>,
+    /// Steps of approvals.
+    approvals: BTreeMap<(ApprovalAction, Verdict), u64>,
 }
 
 /// What tells one series from another.
@@ -66,6 +68,7 @@ impl Default for Book {
             coverage: BTreeMap::new(),
             lag: Histogram::new(LAG),
             findings: BTreeMap::new(),
+            approvals: BTreeMap::new(),
         }
     }
 }
@@ -112,6 +115,10 @@ impl Book {
         }
     }
 
+    pub fn approval(&mut self, approval: &Approval) {
+        *self.approvals.entry((approval.action, approval.verdict)).or_default() += 1;
+    }
+
     pub fn metrics(&self) -> Vec<Metric> {
         let overflow = self
             .overflow
@@ -146,6 +153,14 @@ impl Book {
                 coverage = coverage.with(labels, *n as f64);
             }
         }
+        let steps = Metric::counter("dbwarden.approvals", "{step}", "Steps of approvals, by kind.");
+        let approvals = self.approvals.iter().fold(steps, |steps, ((action, verdict), n)| {
+            let labels = vec![
+                ("dbwarden.approval.action", Label::Text(Cow::Borrowed(action.name()))),
+                ("dbwarden.verdict", Label::Text(Cow::Borrowed(verdict.name()))),
+            ];
+            steps.with(labels, *n as f64)
+        });
         vec![
             Metric {
                 name: "db.client.operation.duration",
@@ -160,6 +175,7 @@ impl Book {
                 data: Data::Histogram(points(|series| &series.rows)),
             },
             coverage,
+            approvals,
             Metric::counter("dbwarden.findings", "{finding}", "Findings, by severity.").with_each(
                 "dbwarden.severity",
                 self.findings.iter().map(|(severity, n)| (*severity, *n)),

@@ -4,7 +4,9 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{Book, Data, Histogram, Label, Metric, Point, encode_otlp, encode_prometheus};
 use crate::{
-    event::{Effect, Occurrence, OccurrenceKind, Origin, WallTime},
+    event::{
+        Approval, ApprovalAction, Effect, Occurrence, OccurrenceKind, Origin, Verdict, WallTime,
+    },
     telemetry::samples::{facts, record},
 };
 
@@ -60,6 +62,48 @@ fn statements_are_counted_by_operation_and_outcome() {
     assert_eq!(rows, 3);
     let lag = points(&book, "dbwarden.recorder.lag");
     assert_eq!((lag[0].value.count, lag[0].value.counts[4]), (4, 4), "0.998 s");
+}
+
+#[test]
+fn steps_of_approvals_are_counted_by_kind() {
+    let mut book = Book::default();
+    let (requested, denied) = (ApprovalAction::Requested, ApprovalAction::Denied);
+    let (hold, ticket) = (Verdict::Hold, Verdict::Ticket);
+    for (action, verdict) in
+        [(requested, hold), (denied, hold), (requested, ticket), (requested, ticket)]
+    {
+        book.approval(&Approval {
+            time: WallTime(0),
+            action,
+            id: "apr-1".into(),
+            origin: Arc::new(Origin::default()),
+            rule: "r".into(),
+            verdict,
+            facts: None,
+            text: None,
+            message: String::new(),
+            counts: Vec::new(),
+            rows: None,
+            duration_us: None,
+            error_code: None,
+        });
+    }
+    let metric = book.metrics().into_iter().find(|metric| metric.name == "dbwarden.approvals");
+    let Some(Metric { data: Data::Counter(points), .. }) = metric else { panic!() };
+    let named = |label: &Label| match label {
+        Label::Text(text) => text.to_string(),
+        other => panic!("{other:?}"),
+    };
+    let counts: Vec<(Vec<String>, f64)> = points
+        .iter()
+        .map(|point| (point.labels.iter().map(|(_, label)| named(label)).collect(), point.value))
+        .collect();
+    let expected =
+        [("requested", "hold", 1.0), ("requested", "ticket", 2.0), ("denied", "hold", 1.0)];
+    assert_eq!(
+        counts,
+        expected.map(|(action, verdict, n)| (vec![action.into(), verdict.into()], n))
+    );
 }
 
 #[test]

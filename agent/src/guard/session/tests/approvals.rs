@@ -284,6 +284,24 @@ fn what_waits_in_other_words_goes_on_in_those() {
     }
 }
 
+/// What the server prepares after it has forgotten everything is known, also where that comes before the answer.
+#[test]
+fn what_is_prepared_while_all_is_forgotten_waits_too() {
+    let prepare = [parse("s", "DELETE FROM t"), message(b'H', b"")];
+    let run = [bind("", "s"), execute(""), sync()];
+    for piece in PIECES {
+        for forgets in ["DISCARD ALL", "DEALLOCATE ALL"] {
+            let mut play = Play::new(piece);
+            play.client(&[query(forgets)]);
+            play.client(&prepare);
+            play.server_gets();
+            play.server(&[message(b'C', format!("{forgets}\0").as_bytes()), ready()]);
+            play.client(&run);
+            assert!(play.session.waits(), "{forgets}");
+        }
+    }
+}
+
 /// What has waited is masked as what has not.
 #[test]
 fn what_a_masked_client_has_waited_for_is_described_once() {

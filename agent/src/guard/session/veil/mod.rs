@@ -22,7 +22,7 @@ use std::{num::NonZeroUsize, sync::Arc};
 
 use lru::LruCache;
 
-use super::{Broken, progress::TooMany, settings::Settings};
+use super::{Broken, answers::HEADER, progress::TooMany, settings::Settings};
 use crate::{
     guard::{
         court::{Court, Reading},
@@ -69,7 +69,7 @@ pub(super) enum Becomes {
 const MAX_ROW_BYTES: usize = 16 << 20;
 /// Names of all columns that a row can have fit.
 const MAX_DESCRIPTION_BYTES: usize = 256 << 10;
-/// Of an error, a notice, a notification.
+/// Of an error, a notice, a notification, with its header.
 const MAX_REPORT_BYTES: usize = 16 << 10;
 /// Texts of which it is known what was told of them.
 const MAX_TOLD: NonZeroUsize = NonZeroUsize::new(256).unwrap();
@@ -273,7 +273,7 @@ impl Veil {
             // The whole content of the database.
             backend::COPY_BOTH_RESPONSE => return Err(Broken::Copy),
             backend::ERROR_RESPONSE | backend::NOTICE_RESPONSE => {
-                return Ok(self.report(tag, body, true, out));
+                return Ok(self.report(tag, body, out));
             }
             backend::NOTIFICATION_RESPONSE => {
                 reports::silent(body, out).ok_or(Broken::Server)?;
@@ -293,7 +293,7 @@ impl Veil {
     ) -> Result<(), Broken> {
         match tag {
             backend::ERROR_RESPONSE | backend::NOTICE_RESPONSE => {
-                self.report(tag, body, false, out);
+                self.report(tag, body, out);
                 Ok(())
             }
             backend::DATA_ROW | backend::COPY_DATA => Err(Broken::LongRow),
@@ -301,8 +301,11 @@ impl Veil {
         }
     }
 
-    fn report(&self, tag: u8, body: &[u8], is_whole: bool, out: &mut Vec<u8>) -> Becomes {
-        match reports::instead(tag, body, is_whole, self.is_reworded) {
+    /// Of a long one as much counts as is held, in whatever pieces it comes.
+    fn report(&self, tag: u8, body: &[u8], out: &mut Vec<u8>) -> Becomes {
+        let held = body.get(..MAX_REPORT_BYTES - HEADER).unwrap_or(body);
+        let is_whole = held.len() == body.len();
+        match reports::instead(tag, held, is_whole, self.is_reworded) {
             Some(mut other) => {
                 out.append(&mut other);
                 Becomes::Other
