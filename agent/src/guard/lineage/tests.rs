@@ -30,8 +30,8 @@ impl Reads for Here {
 }
 
 impl ReadsUses for Here {
-    fn read_uses(&mut self, text: &str) -> Option<Arc<[Uses]>> {
-        Some(uses(text, Lexing::default()).into())
+    fn read_uses_as(&mut self, text: &str, lexing: Lexing) -> Option<Arc<[Uses]>> {
+        Some(uses(text, lexing).into())
     }
 }
 
@@ -263,7 +263,8 @@ impl Client {
     fn new() -> Self {
         let snapshot = Arc::new(Snapshot::new("app", database()));
         let mut judge = judge();
-        let mut labelled = Labelled::new(snapshot.clone(), &judge, &mut Here).unwrap();
+        let mut labelled =
+            Labelled::new(snapshot.clone(), &judge, &mut Here, Default::default()).unwrap();
         let masks = labelled.masks(&mut judge, &origin("report"), Circumstances::default());
         Self {
             labelled,
@@ -447,7 +448,7 @@ fn what_is_hidden_hangs_on_who_asks() {
     on_large_stack(|| {
         let snapshot = Arc::new(Snapshot::new("app", database()));
         let mut judge = judge();
-        let mut labelled = Labelled::new(snapshot, &judge, &mut Here).unwrap();
+        let mut labelled = Labelled::new(snapshot, &judge, &mut Here, Default::default()).unwrap();
         let mut hidden = |principal: &str| {
             let asks = origin(principal);
             let masks = labelled.masks(&mut judge, &asks, Circumstances::default());
@@ -555,3 +556,5 @@ fn blind() {
         }
     });
 }
+
+mod inheriting;

@@ -11,7 +11,7 @@ const MAX_EDGES: usize = 200_000;
 const MAX_VIEWS: usize = 2_000;
 
 /// A column by its relation's number and its own.
-pub(super) type Place = (u32, i16);
+pub(in crate::guard) type Place = (u32, i16);
 
 /// By column: those that show it, and whether they show something else that is made of it.
 #[derive(Debug, Default)]
@@ -30,7 +30,7 @@ pub(super) enum Unknown {
 }
 
 /// All columns matter, wherever they go.
-struct All<'a>(&'a Snapshot);
+pub(super) struct All<'a>(pub &'a Snapshot);
 
 impl Ground for All<'_> {
     fn snapshot(&self) -> &Snapshot {
