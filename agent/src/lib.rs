@@ -15,6 +15,7 @@ pub mod event;
 pub mod gate;
 pub mod guard;
 pub mod identity;
+pub mod inheritance;
 pub mod ledger;
 mod netlink;
 pub mod pipeline;

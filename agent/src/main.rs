@@ -13,6 +13,7 @@ fn main() -> ExitCode {
         Command::Watch(watch) => cli::watch(common, watch),
         Command::Approvals(arguments) => cli::approvals(common, arguments),
         Command::Quarantine(arguments) => cli::quarantine(common, arguments),
+        Command::Labels(arguments) => cli::labels(common, arguments),
         Command::Whois(who) => cli::whois(common, who),
         Command::Status => cli::status(common),
         Command::Doctor => cli::doctor(common),

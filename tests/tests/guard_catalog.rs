@@ -216,6 +216,25 @@ fn a_database_can_be_dropped_and_code_that_comes_later_is_seen() -> Result<()> {
     Ok(())
 }
 
+/// A look that is fresh doesn't show it: there is another one before the first statement that names it is judged.
+#[test]
+fn what_was_made_past_the_guard_a_moment_ago_is_seen_by_its_name() -> Result<()> {
+    need_root!();
+    let asked = Asked::start(Postgres::builder(), "", None)?;
+    asked.agent.await_catalog()?;
+    ensure!(asked.says(&["INSERT INTO little VALUES (6)"])?.is_none());
+    asked.postgres.psql(
+        Via::Tcp,
+        "CREATE TABLE fresh (id int);
+         CREATE FUNCTION gone() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN DELETE FROM big; RETURN NEW; END';
+         CREATE TRIGGER t BEFORE INSERT ON fresh FOR EACH ROW EXECUTE FUNCTION gone()",
+    )?;
+    let told = asked.says(&["INSERT INTO fresh VALUES (7)"])?.context("it went through")?;
+    ensure!(told.contains("a trigger of fresh, public.gone"), "{told}");
+    ensure!(asked.postgres.psql(Via::Tcp, "SELECT count(*) FROM big")? == "30000");
+    Ok(())
+}
+
 fn said(mut command: Command) -> Result<String> {
     let output = command.output()?;
     let words = [output.stdout, output.stderr].concat();

@@ -11,6 +11,7 @@ mod findings;
 mod guard;
 mod keeper;
 mod keys;
+mod labels;
 mod output;
 mod policy;
 mod quarantine;
@@ -41,6 +42,7 @@ pub use findings::{Findings, findings};
 pub use guard::guard;
 pub use keeper::{Keeper, keeper};
 pub use keys::{KeysArguments, keys};
+pub use labels::{LabelsArguments, labels};
 pub use policy::{PolicyArguments, policy};
 pub use quarantine::{QuarantineArguments, quarantine};
 pub use query_worker::{QueryWorker, query_worker};
@@ -169,6 +171,11 @@ pub enum Command {
     /// A rule with @verdict("cut") ends a connection, and puts whoever it was into quarantine for the
     /// time that [enforce] says.
     Quarantine(QuarantineArguments),
+    /// Show columns that have inherited labels from others, and take that back
+    ///
+    /// Where a rule masks labelled columns, a column that is filled from one (CREATE TABLE AS, INSERT … SELECT, UPDATE
+    /// … FROM, MERGE, …) is hidden from the same clients from then on.
+    Labels(LabelsArguments),
     /// Show statements that wait for people, approve them, deny them
     ///
     /// A rule with @verdict("hold") keeps a statement waiting in its session, one with @verdict("ticket") makes it

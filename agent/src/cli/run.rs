@@ -21,6 +21,7 @@ use crate::{
     config::{self, HookChoice, LogLevel},
     control::{self, Access, HOST_LOCK, HostLock, LedgerPlace, Listener, Service},
     enforce::Quarantine,
+    inheritance::Inheritance,
     pipeline,
 };
 
@@ -62,6 +63,8 @@ pub fn run(arguments: &Run) -> Result<Answer> {
     // Beside the ledger's folder.
     let book = settings.ledger.directory.with_file_name("quarantine.json");
     service.quarantine = Arc::new(Quarantine::open(&book)?);
+    let inherited = book.with_file_name("inherited.json");
+    service.inheritance = Arc::new(Inheritance::open(&inherited)?);
     let config::Approvals { ttl, hold, break_glass } = settings.approvals.clone();
     let limits = Limits { ttl: ttl.0, hold: hold.0, break_glass };
     let (open, host) = (book.with_file_name("approvals.json"), pipeline::host(&settings.host));

@@ -210,6 +210,11 @@ fn guard(guard: &GuardStatus, fact: &mut impl FnMut(&str, Style, &str)) {
         true => fact("guard", Style::Good, &words),
         false => fact("guard", Style::Bad, &format!("does not stand: {words}")),
     }
+    if guard.inherited > 0 {
+        let columns = counted(guard.inherited, "column");
+        let words = format!("{columns} with inherited labels (dbwarden labels list)");
+        fact("", Style::Plain, &words);
+    }
     if guard.differing > 0 {
         let connections = counted(guard.differing, "connection");
         let words =

@@ -11,8 +11,8 @@ use hyper::{Method, Request, StatusCode, body::Incoming, client::conn::http1, he
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 
-use super::{ApprovalChange, Filter, QuarantineChange, Status};
-use crate::{approval, enforce::Detainee};
+use super::{ApprovalChange, Filter, LabelChange, QuarantineChange, Status};
+use crate::{approval, enforce::Detainee, inheritance::Inherited};
 
 /// Of an answer that is no stream.
 const ANSWER_BYTES: usize = 16 << 20;
@@ -111,6 +111,20 @@ impl Client {
     ) -> Result<Detainee, ClientError> {
         let request = serde_json::to_vec(change).map_err(|source| self.broken(source))?;
         let body = self.ask(Method::POST, "/v1/quarantine", request.into()).await?;
+        let bytes = self.whole(body).await?;
+        serde_json::from_slice(&bytes).map_err(|source| self.broken(source))
+    }
+
+    /// Columns that have inherited labels.
+    pub async fn labels(&self) -> Result<Vec<Inherited>, ClientError> {
+        let bytes = self.whole(self.ask(Method::GET, "/v1/labels", Bytes::new()).await?).await?;
+        serde_json::from_slice(&bytes).map_err(|source| self.broken(source))
+    }
+
+    /// The column that has no inherited label any more.
+    pub async fn change_label(&self, change: &LabelChange) -> Result<Inherited, ClientError> {
+        let request = serde_json::to_vec(change).map_err(|source| self.broken(source))?;
+        let body = self.ask(Method::POST, "/v1/labels", request.into()).await?;
         let bytes = self.whole(body).await?;
         serde_json::from_slice(&bytes).map_err(|source| self.broken(source))
     }

@@ -8,6 +8,7 @@ mod approvals;
 mod client;
 mod filter;
 mod hub;
+mod labels;
 mod listener;
 mod lock;
 mod quarantine;
@@ -28,6 +29,7 @@ pub use approvals::ApprovalChange;
 pub use client::{Client, ClientError, Lines};
 pub use filter::Filter;
 pub use hub::{Hub, Line, Notice, Watcher};
+pub use labels::LabelChange;
 pub use listener::{BindError, Listener};
 pub use lock::{HOST_LOCK, HostLock, LockError};
 pub use quarantine::QuarantineChange;
@@ -45,6 +47,7 @@ use crate::{
     approval::{Desk, Limits},
     enforce::Quarantine,
     event::WallTime,
+    inheritance::Inheritance,
 };
 
 /// What the pipeline and the control server share; the pipeline only ever does short atomic things
@@ -65,6 +68,8 @@ pub struct Service {
     pub reload: Arc<AtomicBool>,
     /// Whose connections end.
     pub quarantine: Arc<Quarantine>,
+    /// Columns that have inherited labels.
+    pub inheritance: Arc<Inheritance>,
     /// Where statements wait for people.
     pub desk: Arc<Desk>,
     /// Where the ledger is that can be searched; `None` where none is kept.
@@ -89,6 +94,7 @@ impl Service {
             ended: Shutdown::new()?,
             reload: Arc::default(),
             quarantine: Arc::default(),
+            inheritance: Arc::default(),
             desk: Arc::new(Desk::new(Limits::default())),
             ledger: None,
             query_worker: QueryWorker::default(),

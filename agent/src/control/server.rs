@@ -34,6 +34,7 @@ use super::{
     access::Peer,
     approvals,
     hub::WATCHERS,
+    labels,
     quarantine::{self, Unchanged},
     query::{Queries, Refusal},
 };
@@ -41,6 +42,7 @@ use crate::{
     approval::Undecided,
     enforce::QuarantineError,
     event::{Origin, Shown, WallTime, in_full},
+    inheritance::InheritanceError,
 };
 
 /// Clients at a time, of all sorts.
@@ -59,8 +61,16 @@ const WATCH_FRAME_BYTES: usize = 64 << 10;
 /// Of a request's head; only queries have a body.
 const HEAD_BYTES: usize = 16 << 10;
 
-const PATHS: [&str; 7] =
-    ["/v1", "/v1/approvals", "/v1/quarantine", "/v1/query", "/v1/status", "/v1/watch", "/v1/whois"];
+const PATHS: [&str; 8] = [
+    "/v1",
+    "/v1/approvals",
+    "/v1/labels",
+    "/v1/quarantine",
+    "/v1/query",
+    "/v1/status",
+    "/v1/watch",
+    "/v1/whois",
+];
 
 /// Answers clients until `service.ended`. Runs in a tokio runtime of its own, away from the
 /// pipeline's thread.
@@ -164,6 +174,9 @@ impl Api {
             ("/v1/approvals", &Method::POST) => {
                 return self.change_approval(request.into_body(), peer).await;
             }
+            ("/v1/labels", &Method::POST) => {
+                return self.change_label(request.into_body(), peer).await;
+            }
             ("/v1/query", _) => {
                 return error(StatusCode::METHOD_NOT_ALLOWED, "only POST is understood here");
             }
@@ -187,6 +200,7 @@ impl Api {
             },
             "/v1/whois" => self.whois(query).await,
             "/v1/quarantine" => value(StatusCode::OK, &self.service.quarantine.list()),
+            "/v1/labels" => value(StatusCode::OK, &self.service.inheritance.list()),
             "/v1/approvals" => self.approvals(query, peer).await,
             path => error(
                 StatusCode::NOT_FOUND,
@@ -233,6 +247,27 @@ impl Api {
                         StatusCode::INTERNAL_SERVER_ERROR
                     }
                     _ => StatusCode::BAD_REQUEST,
+                };
+                error(status, &in_full(&why))
+            }
+        }
+    }
+
+    async fn change_label(&self, request: Incoming, peer: &Peer) -> Answer {
+        let bytes = match body(request, labels::REQUEST_BYTES).await {
+            Ok(bytes) => bytes,
+            Err(refused) => return refused,
+        };
+        match labels::change(&self.service.inheritance, peer, &bytes) {
+            Ok(changed) => value(StatusCode::OK, &changed),
+            Err(why) => {
+                let status = match why {
+                    labels::Unchanged::NotRoot => StatusCode::FORBIDDEN,
+                    labels::Unchanged::Inheritance(InheritanceError::NoSuch(_)) => {
+                        StatusCode::NOT_FOUND
+                    }
+                    labels::Unchanged::Inheritance(_) => StatusCode::INTERNAL_SERVER_ERROR,
+                    labels::Unchanged::Request(_) => StatusCode::BAD_REQUEST,
                 };
                 error(status, &in_full(&why))
             }

@@ -84,6 +84,8 @@ pub struct GuardStatus {
     pub denied: u64,
     /// Of statements that wait for somebody's decision, or to be sent once more.
     pub approvals_open: Vec<OpenApprovals>,
+    /// Columns that have inherited labels.
+    pub inherited: u64,
     /// Stretches of requests, or parts of one under way, that servers were seen to get as the guard has sent them.
     pub compared: u64,
     /// Connections on which the two were not the same.

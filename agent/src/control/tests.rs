@@ -133,10 +133,12 @@ fn each_path_answers_and_no_other() {
         (
             "GET /v1",
             "200 OK",
-            "\"paths\":[\"/v1\",\"/v1/approvals\",\"/v1/quarantine\",\"/v1/query\",\"/v1/status\",\"/v1/watch\",\"/v1/whois\"]",
+            "\"paths\":[\"/v1\",\"/v1/approvals\",\"/v1/labels\",\"/v1/quarantine\",\"/v1/query\",\"/v1/status\",\"/v1/watch\",\"/v1/whois\"]",
         ),
         ("GET /v2/status", "404 Not Found", "no such path: /v2/status; there are /v1"),
         ("POST /v1/status", "405 Method Not Allowed", "only GET is understood"),
+        ("GET /v1/labels", "200 OK", "[]"),
+        ("POST /v1/labels", "400 Bad Request", "can't be understood"),
         ("GET /v1/quarantine", "200 OK", "[]"),
         ("POST /v1/quarantine", "400 Bad Request", "can't be understood"),
         ("GET /v1/approvals?al=1", "400 Bad Request", "is not understood"),

@@ -8,6 +8,7 @@ mod destination;
 mod detector;
 mod facts;
 mod in_full;
+mod inherited;
 mod judgement;
 mod mask;
 mod origin;
@@ -32,6 +33,7 @@ pub use facts::{
     Access, Analysis, Effect, Effects, Facts, KeyPredicate, KeyValue, TableAccess, Trait,
 };
 pub use in_full::in_full;
+pub use inherited::{Ancestor, Heir};
 pub use judgement::{Episode, EpisodeAction, Finding, Judgement, Severity, Verdict};
 pub use mask::{Flow, MASKS, Mask, NoMask};
 pub use origin::{Certainty, Engine, Lane, Origin, Transport};
@@ -45,6 +47,6 @@ pub use statement::{Outcome, Parameter, Statement, StatementKind, Tag, Transacti
 pub use stream::{Chunk, Direction, Extent, Layer, Piece, Reach};
 pub use time::{BootTime, Clock, WallTime};
 pub use uses::{
-    By, ByOutput, Change, Cte, Form, Inner, Merge, Mix, Of, Output, Query, Reference, Rows, Sink,
-    Source, Spot, Uses,
+    By, ByOutput, Change, Create, Cte, Form, Inner, Merge, Mix, Of, Output, Query, Reference, Rows,
+    Sink, Source, Spot, Uses, Values, Write,
 };

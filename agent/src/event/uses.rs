@@ -20,6 +20,12 @@ pub struct Uses {
     pub changes: Vec<Change>,
     /// Relations that it makes for this session alone.
     pub temporary: Vec<Arc<str>>,
+    /// Queries that only write within the server.
+    pub aside: Vec<usize>,
+    /// Relations that it makes of a query's rows.
+    pub creates: Vec<Create>,
+    /// Code in PL/pgSQL that it runs.
+    pub does: Vec<Arc<str>>,
     /// Statements by name that it executes.
     pub executes: Vec<Arc<str>>,
     /// It shows what there is, and changes, locks and keeps nothing.
@@ -38,6 +44,9 @@ impl Default for Uses {
             copied: None,
             changes: Vec::new(),
             temporary: Vec::new(),
+            aside: Vec::new(),
+            creates: Vec::new(),
+            does: Vec::new(),
             executes: Vec::new(),
             only_reads: false,
             is_whole: true,
@@ -63,6 +72,18 @@ pub enum Rows {
     Flow(Sink),
 }
 
+/// A relation that is made of a query's rows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Create {
+    pub relation: Arc<str>,
+    /// Names for its columns, from the first on.
+    pub columns: Vec<Arc<str>>,
+    pub query: usize,
+    pub is_temporary: bool,
+    /// It is gone with the transaction.
+    pub is_dropped: bool,
+}
+
 /// A relation of whose definition something is changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
@@ -85,6 +106,24 @@ pub struct Query {
     /// Of a set operation.
     pub sides: Vec<usize>,
     pub is_distinct: bool,
+    pub writes: Vec<Write>,
+}
+
+/// Columns of a relation that get something.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Write {
+    pub relation: Arc<str>,
+    /// None where they are the relation's own, from the first on.
+    pub columns: Vec<Arc<str>>,
+    pub values: Values,
+}
+
+/// What is written, column by column.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Values {
+    /// The rows of a query.
+    Rows(usize),
+    Outputs(Vec<Output>),
 }
 
 /// A common table expression.
@@ -120,6 +159,12 @@ pub enum Of {
     Computed(Mix),
     /// Several of this `FROM`, under one name.
     Joined(Vec<usize>),
+    /// The rows of a query that were to be inserted, under the names of the columns that they are for.
+    Given {
+        rows: usize,
+        relation: Arc<str>,
+        columns: Vec<Arc<str>>,
+    },
 }
 
 /// What goes into something that is computed.

@@ -40,6 +40,10 @@ pub(super) enum Job {
     },
     /// People have decided, or time has.
     Approvals,
+    /// Inherited labels were taken back.
+    Labels,
+    /// For the guard.
+    Ran(Box<Order>),
     /// A socket for the guard's own questions.
     Catalog {
         ticket: Ticket,
@@ -77,6 +81,8 @@ pub(super) fn start(
                 }
                 Ok(Job::Ledger) => ledger(&gate),
                 Ok(Job::Approvals) => approvals::tell(&gate),
+                Ok(Job::Labels) => gate.disinherits(),
+                Ok(Job::Ran(order)) => gate.tells_of(&order),
                 Ok(Job::Lead) => {
                     follow(&gate, &mut lead, &mut doors, &mut led);
                 }

@@ -11,6 +11,7 @@ mod certificate;
 mod client_certificates;
 mod endings;
 mod files;
+mod inherited;
 mod listeners;
 mod masked;
 mod process;
@@ -30,7 +31,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
         mpsc::{Sender, channel},
     },
     thread::JoinHandle,
@@ -53,6 +54,7 @@ use crate::{
             Summed, Ticket, Wants,
         },
     },
+    inheritance::Inheritance,
     policy::Set,
 };
 use admission::Job;
@@ -77,6 +79,7 @@ const MAX_CLIENTS: usize = 20_000;
 const MAX_EXPECTED: NonZeroUsize = NonZeroUsize::new(20_000).unwrap();
 /// Databases in which something is wrong with labels.
 const MAX_LACKING: NonZeroUsize = NonZeroUsize::new(256).unwrap();
+const MAX_DEPARTED: NonZeroUsize = NonZeroUsize::new(1_000).unwrap();
 const MAX_OWN: NonZeroUsize = NonZeroUsize::new(1_000).unwrap();
 
 type End = (IpAddr, u16);
@@ -217,6 +220,9 @@ pub struct Gate {
     passes: Mutex<Option<Passes>>,
     /// Where statements wait for people.
     desk: Arc<Desk>,
+    inheritance: Arc<Inheritance>,
+    /// Statements past the guard that it was not told of yet.
+    n_ran: AtomicUsize,
 }
 
 /// Names and texts, and whether those that dbwarden brings along apply too.
@@ -243,6 +249,8 @@ struct State {
     lacks: LruCache<(usize, String), Vec<String>>,
     /// Who the clients are that have been let in.
     admitted: HashMap<Number, Identified>,
+    /// And who has left: what they have made may be seen later.
+    departed: LruCache<ConnectionId, Arc<Origin>>,
     /// What sessions that are over have sent to their servers.
     sent: LruCache<ConnectionId, Sent>,
     /// To the guard that runs.
@@ -280,6 +288,7 @@ impl State {
             catalogs: HashMap::new(),
             lacks: LruCache::new(MAX_LACKING),
             admitted: HashMap::new(),
+            departed: LruCache::new(MAX_DEPARTED),
             sent: LruCache::new(MAX_SENT),
             channel: None,
             stands: false,
@@ -375,6 +384,7 @@ impl Gate {
     pub fn open<E: std::error::Error + Send + Sync + 'static>(
         settings: &Settings,
         desk: Arc<Desk>,
+        inheritance: Arc<Inheritance>,
         mask_key: impl FnOnce() -> Result<[u8; 32], E>,
     ) -> Result<Option<(Arc<Self>, Threads)>, GateError> {
         let guarded = |server: &crate::config::Server| !server.lane.is_observe();
@@ -423,11 +433,19 @@ impl Gate {
             rules: Mutex::default(),
             passes: Mutex::default(),
             desk: desk.clone(),
+            inheritance: inheritance.clone(),
+            n_ran: AtomicUsize::new(0),
         });
         let weak = Arc::downgrade(&gate);
         desk.when_answered(move || {
             if let Some(gate) = weak.upgrade() {
                 gate.job(Job::Approvals);
+            }
+        });
+        let weak = Arc::downgrade(&gate);
+        inheritance.when_forgotten(move || {
+            if let Some(gate) = weak.upgrade() {
+                gate.job(Job::Labels);
             }
         });
         let threads = vec![
@@ -571,6 +589,7 @@ impl Gate {
         self.desk.over(number, Over::Left, approvals::now());
         if let Some(who) = who.as_ref().filter(|who| who.is_judged) {
             state.sent.put(who.connection, sent);
+            state.departed.put(who.connection, who.origin.clone());
         }
         let (Some(why), Some(client)) = (broken, client) else { return };
         let target = state.targets.get(client.server).cloned().and_then(Result::ok);
@@ -728,6 +747,7 @@ impl Gate {
             passed: read(passed),
             denied: read(denied),
             approvals_open: open.collect(),
+            inherited: self.inheritance.n_columns(),
             ..GuardStatus::default()
         }
     }

@@ -63,6 +63,10 @@ fn keep_one(gate: &Arc<Gate>) -> io::Result<()> {
     if gate.is_stopping() {
         channel.close();
     }
+    if let Err(error) = channel.send(&gate.inherited(), None) {
+        tracing::error!(%error, "the guard can't be told of inherited labels");
+        channel.close();
+    }
     gate.job(Job::Rules);
     let outcome = listen(gate, &channel);
     channel.close();
@@ -113,6 +117,10 @@ fn listen(gate: &Arc<Gate>, channel: &Arc<Channel>) -> io::Result<()> {
             Word::Summed(summed) => gate.summed.push(&summed),
             Word::CatalogSocket { ticket, server } => gate.wanted(ticket, server),
             Word::Catalog { server, state } => gate.catalog(server, state),
+            Word::Inherited { server, database, connection, statement, heirs } => {
+                gate.inherits(server, &database, connection, &statement, heirs);
+            }
+            Word::Gone { server, database, relations } => gate.gone(server, &database, &relations),
             Word::Lacks { server, database, lacks } => gate.lacks(server, database, lacks),
             Word::Ended { number, passed, sent, broken } => {
                 gate.figures.passed.fetch_add(passed, Ordering::Relaxed);

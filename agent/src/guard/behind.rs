@@ -70,6 +70,14 @@ pub(super) struct Ran {
     pub unknown: Vec<Arc<str>>,
 }
 
+/// Whether code that comes to run so gets the rows that are written.
+pub(super) fn is_on_rows(via: &str) -> bool {
+    [OF_TRIGGER, OF_RULE].iter().any(|way| via.starts_with(way))
+}
+
+const OF_TRIGGER: &str = "a trigger of ";
+const OF_RULE: &str = "a rule of ";
+
 /// A statement as it is.
 #[derive(Clone, Debug)]
 pub(super) struct Revealed {
@@ -350,7 +358,7 @@ impl<'a, R: Reads> Search<'a, R> {
             match what {
                 What::Trigger { function, definition, is_instead: instead } => {
                     is_instead |= instead;
-                    let via = format!("a trigger of {name}");
+                    let via = format!("{OF_TRIGGER}{name}");
                     if definition.contains(" WHEN (") {
                         self.runs_text(definition, &via, true);
                     }
@@ -358,7 +366,7 @@ impl<'a, R: Reads> Search<'a, R> {
                 }
                 What::Rule { definition, is_instead: instead } => {
                     is_instead |= instead;
-                    let via = format!("a rule of {name}");
+                    let via = format!("{OF_RULE}{name}");
                     if let Some(facts) = self.runs_text(definition, &via, true) {
                         self.code.push((facts, via.into()));
                     }

@@ -2,7 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::VecDeque,
+    collections::{HashSet, VecDeque},
     rc::Rc,
     sync::Arc,
 };
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     approval::Over,
-    event::{Analysis, Effect, Facts, Origin, RequestSum, Trait, Verdict},
+    event::{Access, Analysis, Effect, Facts, Origin, RequestSum, Trait, Verdict},
     pipeline::profile::Profile,
     policy::{Circumstances, Estimate},
     principal::claims,
@@ -41,13 +41,23 @@ pub(super) struct ClientCourt {
     /// Where the server can be asked itself.
     pub(super) database: Option<Arc<Database>>,
     /// It has defined something that may not be committed yet.
-    has_defined: bool,
+    pub(super) has_defined: bool,
+    /// Names of what it has defined, which others may not see.
+    made: HashSet<Arc<str>>,
     /// What `EXECUTE` runs, by name: types in brackets, or nothing, and the statement.
-    prepared: VecDeque<(String, String, String)>,
+    pub(super) prepared: Preparations,
     /// What is hidden from it.
     pub(super) veil: Veil,
     /// Whoever wants to tell the service of it finds it here.
     pub so_far: Rc<Cell<SoFar>>,
+}
+
+/// Names, types in brackets or nothing, and statements.
+type Preparations = VecDeque<(String, String, String)>;
+
+pub(super) fn prepared_as<'a>(all: &'a Preparations, name: &str) -> Option<(&'a str, &'a str)> {
+    let found = all.iter().rev().find(|(known, ..)| known == name);
+    found.map(|(_, types, text)| (types.as_str(), text.as_str()))
 }
 
 /// Of what was asked of a server, and after how many bytes.
@@ -59,6 +69,9 @@ pub(super) struct SoFar {
 
 /// Texts of prepared statements are kept up to this length each.
 const MAX_PREPARED_BYTES: usize = 16 << 10;
+
+/// Names that a session defines and nobody looks for elsewhere.
+const MAX_MADE: usize = 1_000;
 
 /// Statements that SQL's EXECUTE can name. What was prepared before them is unknown there.
 const MAX_PREPARED: usize = 256;
@@ -79,6 +92,7 @@ impl ClientCourt {
             said: statement::Session::default(),
             database,
             has_defined: false,
+            made: HashSet::new(),
             prepared: VecDeque::new(),
             veil: Veil::default(),
             so_far: Rc::default(),
@@ -98,7 +112,10 @@ impl ClientCourt {
             return as_said();
         }
         let mut judging = self.judging.borrow_mut();
-        let Some((snapshot, behind, analyst)) = judging.behind(database) else { return as_said() };
+        let lacking = |snapshot: &Snapshot| catalog::lacking(snapshot, said, &self.made);
+        let Some((snapshot, behind, analyst)) = judging.behind(database, lacking) else {
+            return as_said();
+        };
         let revealed = behind.reveal(said, analyst);
         // What it has made itself, nobody else sees.
         let is_alone = self.has_defined && self.said.in_transaction;
@@ -146,8 +163,7 @@ impl ClientCourt {
 
     /// What the client has prepared last by this name: types in brackets, or nothing, and the statement.
     pub(super) fn prepared_as(&self, name: &str) -> Option<(&str, &str)> {
-        let found = self.prepared.iter().rev().find(|(known, ..)| known == name);
-        found.map(|(_, types, text)| (types.as_str(), text.as_str()))
+        prepared_as(&self.prepared, name)
     }
 
     /// What `EXECUTE` may run later, for the planner: of use where the server can be asked.
@@ -191,6 +207,7 @@ impl ClientCourt {
 
     fn defined(&mut self) {
         self.has_defined = false;
+        self.veil.own.settled();
         if let Some(database) = &self.database {
             database.has_news();
             database.defined(self.profile.id);
@@ -336,6 +353,19 @@ impl Court for ClientCourt {
             }
             self.has_defined |= is_code;
             self.defines(whole);
+            if matches!(&*whole.summary, "DISCARD ALL" | "DISCARD TEMP" | "DISCARD TEMPORARY") {
+                self.veil.own.clear();
+            }
+            for table in &whole.tables {
+                match table.access {
+                    Access::Define if self.made.len() < MAX_MADE => {
+                        self.made.insert(table.name.clone());
+                    }
+                    // What it has dropped in a transaction may come back.
+                    Access::Drop if !self.said.in_transaction => self.veil.own.forget(&table.name),
+                    _ => {}
+                }
+            }
         }
         let may_prepare = self.database.is_some() && !reading.analysed.says.is_empty();
         if let Some(text) = reading.text.as_deref().filter(|_| may_prepare) {

@@ -106,12 +106,13 @@ impl Judging {
         self.bulk = bulk;
     }
 
-    /// The code of a database, as far as it is known now.
+    /// The code of a database, as far as it is known now. `lacking`: what somebody names that isn't there.
     pub(super) fn behind(
         &mut self,
         database: &Arc<Database>,
+        lacking: impl FnOnce(&Snapshot) -> Vec<Arc<str>>,
     ) -> Option<(Arc<Snapshot>, &mut Behind, &mut Analyst)> {
-        let snapshot = self.catalogs.snapshot(database, PATIENCE)?;
+        let snapshot = self.catalogs.snapshot_with(database, PATIENCE, lacking)?;
         let key = (database.server, database.name.clone());
         if self.behind.get(&key).is_none_or(|behind| !behind.is_of(&snapshot)) {
             self.behind.put(key.clone(), Behind::new(snapshot.clone()));

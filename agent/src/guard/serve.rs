@@ -14,7 +14,7 @@ use super::{
     clock::Clock,
     holds::Holds,
     rulebook::Rulebook,
-    wire::{Channel, Number, Order, Word},
+    wire::{Channel, Inherited, Number, Order, Word},
     worker::{self, Answer, Task},
 };
 use crate::confine;
@@ -66,6 +66,18 @@ pub fn serve() -> io::Result<()> {
             }
             (Order::Approval { number, answer }, _) => {
                 workers.tell(number, Task::Approval { number, answer });
+            }
+            (Order::Inherited(all), _) => {
+                for Inherited { server, database, heirs } in all {
+                    workers.catalogs.inherit(server, &database, heirs);
+                }
+            }
+            (Order::Disinherited { server, database, columns }, _) => {
+                workers.catalogs.disinherit(server, &database, &columns);
+            }
+            (Order::Ran { server, database, connection, text }, _) => {
+                // Those of one connection go to one worker.
+                workers.tell(connection.0, Task::Ran { server, database, connection, text });
             }
             (Order::Ledger { down }, _) => workers.tell_all(down.map(Into::into)),
             (Order::CatalogSocket { ticket, refused }, socket) => {

@@ -7,24 +7,25 @@ use std::{
     collections::{BTreeSet, HashSet},
     num::NonZeroUsize,
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use lru::LruCache;
 
 use super::{
     behind::Behind,
-    catalog::{Database, PATIENCE, Snapshot},
-    client_court::ClientCourt,
+    catalog::{Database, Full, Inheriting, PATIENCE, Snapshot},
+    client_court::{ClientCourt, prepared_as},
     court::{Court as _, Denial, Moment, Nulled, Reading},
     judging::{Judging, now},
-    lineage::{self, Labelled, Place, Why},
+    lineage::{self, Labelled, Legacy, Own, Place, Said, Why},
     masking::{Copied, Masks},
     wire::Word,
 };
 use crate::{
-    event::{Facts, Flow, Origin, Uses},
+    event::{Access, ConnectionId, Facts, Flow, Origin, Uses},
     policy::{Circumstances, Standing},
-    statement::Lexing,
+    statement::{Analysed, Lexing, Session},
 };
 
 /// Databases, and clients of those that can't be asked, of which a worker remembers what is hidden.
@@ -59,9 +60,9 @@ enum Seen {
 }
 
 impl Seen {
-    fn is_of(&self, snapshot: &Arc<Snapshot>) -> bool {
+    fn is_of(&self, snapshot: &Arc<Snapshot>, version: u64) -> bool {
         match self {
-            Self::Labelled(labelled) => labelled.is_of(snapshot),
+            Self::Labelled(labelled) => labelled.is_of(snapshot, version),
             Self::Not(seen, _) => Arc::ptr_eq(seen, snapshot),
         }
     }
@@ -76,6 +77,8 @@ pub(super) struct Veil {
     temporary: HashSet<Arc<str>>,
     /// What was denied last flows, and may be NULL instead.
     pub(super) flows: Option<Place>,
+    /// What has something of labelled columns, and no catalog shows.
+    pub(super) own: Own,
 }
 
 /// Who asks what.
@@ -105,14 +108,27 @@ impl ClientCourt {
             return Ok(None);
         }
         let origin = self.origin(reading);
-        let prepared = |name: &str| self.prepared_as(name).map(|(_, text)| text.to_owned());
+        let prepared = &self.prepared;
+        let prepared = |name: &str| prepared_as(prepared, name).map(|(_, text)| text.to_owned());
         let asked = Asked::of(reading, &origin, self.said.lexing, &prepared);
         let judging = &mut *self.judging.borrow_mut();
         let looked = judging.look_through(&asked, hiding, self.database.as_ref(), &self.veil);
         if let Err((_, Why::Flows { place, flow: Flow::Null, .. })) = &looked {
             self.veil.flows = Some(*place);
         }
-        let Looked { masks, copy, temporary } = looked.map_err(|(rule, why)| why.denial(&rule))?;
+        let Looked { masks, copy, temporary, seen } =
+            looked.map_err(|(rule, why)| why.denial(&rule))?;
+        if let (Some(database), Some(snapshot)) = (&self.database, seen) {
+            let own = &mut self.veil.own;
+            let Analysed { statements, whole, .. } = &*reading.analysed;
+            let (text, lexing, has_run) = (reading.text.as_deref(), asked.lexing, false);
+            let said = Said { text, lexing, statements, prepared: asked.prepared, has_run };
+            let session = (self.profile.id, own);
+            let passed = judging.pass_on(&said, whole, database, &snapshot, session);
+            let is_awaited = passed.map_err(|why| why.denial(&INHERITED.into()))?;
+            // What it awaits is there, or never will be, once it has settled.
+            self.has_defined |= is_awaited;
+        }
         self.veil.masks = masks;
         self.veil.temporary.extend(temporary);
         Ok(copy)
@@ -169,6 +185,11 @@ impl<'a> Asked<'a> {
         Self { origin, circumstances, reading, lexing, prepared }
     }
 }
+/// What was made past the guard may be seen so much later.
+const LONGEST_TRANSACTION: Duration = Duration::from_secs(600);
+
+/// In the place of a rule.
+const INHERITED: &str = "inherited-labels";
 
 /// What may be let through.
 #[derive(Default)]
@@ -176,6 +197,8 @@ struct Looked {
     masks: Option<Arc<Masks>>,
     copy: Copied,
     temporary: Vec<Arc<str>>,
+    /// Where it is known what is labelled.
+    seen: Option<Arc<Snapshot>>,
 }
 
 impl Judging {
@@ -194,10 +217,10 @@ impl Judging {
         let is_as_seen = database.is_as_seen();
         let seen = self.catalogs.snapshot(database, PATIENCE).filter(|_| is_as_seen);
         if let (Some(seen), None) = (seen, hiding)
-            && self.label(&key, &seen).is_ok()
+            && self.label(&key, &seen, database).is_ok()
             && self.masks(&key, asked).is_none()
         {
-            return Ok(Looked::default());
+            return Ok(Looked { seen: Some(seen), ..Looked::default() });
         }
         // In this order: what is committed meanwhile is in one of them.
         let mut changing = database.under_way();
@@ -205,7 +228,7 @@ impl Judging {
         let Some((snapshot, unseen)) = self.catalogs.current(database, PATIENCE) else {
             return self.look_blindly(asked, hiding, Why::Blind);
         };
-        if let Err(why) = self.label(&key, &snapshot) {
+        if let Err(why) = self.label(&key, &snapshot, database) {
             if why == Why::NoColumns {
                 // It is older than the rules that want them.
                 database.changed();
@@ -223,7 +246,8 @@ impl Judging {
         if let Some(rule) = hiding.filter(|rule| !hides(rule)) {
             return Err((rule.clone(), Why::NothingHidden));
         }
-        let Some(masks) = masks else { return Ok(Looked::default()) };
+        let seen = Some(snapshot.clone());
+        let Some(masks) = masks else { return Ok(Looked { seen, ..Looked::default() }) };
         let rule = masks.columns.values().next().map(|masked| masked.rule.clone());
         let rule = rule.unwrap_or_else(|| "?".into());
         let refused = |why| (hiding.unwrap_or(&rule).clone(), why);
@@ -263,7 +287,85 @@ impl Judging {
             };
             labelled.follow(&uses_of(&text)?, &masks, &changing).map_err(refused)?;
         }
-        Ok(Looked { masks: Some(masks), copy, temporary })
+        Ok(Looked { masks: Some(masks), copy, temporary, seen })
+    }
+
+    /// Labels that are inherited by a text; whether there is something that is to be seen yet.
+    ///
+    /// # Errors
+    /// More inherit than are kept.
+    fn pass_on(
+        &mut self,
+        said: &Said<'_>,
+        whole: &Facts,
+        database: &Arc<Database>,
+        snapshot: &Arc<Snapshot>,
+        (session, own): (ConnectionId, &mut Own),
+    ) -> Result<bool, Why> {
+        let key = (database.server, database.name.clone());
+        let Self { veils, analyst, behind, .. } = self;
+        let Some(Seen::Labelled(labelled)) = veils.databases.get_mut(&key) else {
+            return Ok(false);
+        };
+        if behind.get(&key).is_none_or(|behind| !behind.is_of(snapshot)) {
+            behind.put(key.clone(), Behind::new(snapshot.clone()));
+        }
+        let Some(behind) = behind.get_mut(&key) else { return Ok(false) };
+        let Legacy { heirs, unseen } = labelled.legacy(said, own, behind, analyst);
+        if own.is_overfull() {
+            return Err(Why::TooMuch);
+        }
+        if heirs.is_empty() && unseen.is_empty() {
+            return Ok(false);
+        }
+        let statement: Arc<str> = whole.fingerprint_text().into();
+        if !heirs.is_empty() {
+            let news = database.inherited.add(heirs).map_err(|Full| Why::TooManyHeirs)?;
+            if !news.is_empty() {
+                let statement = statement.clone();
+                let inheriting = Inheriting { session, statement, heirs: news };
+                self.channel.tell(&Word::inherited(key.0, &key.1, inheriting));
+            }
+        }
+        if unseen.is_empty() {
+            return Ok(false);
+        }
+        let awaited = database.inherited.awaits(session, &statement, unseen);
+        awaited.map(|()| true).map_err(|Full| Why::TooManyHeirs)
+    }
+
+    /// Labels that are inherited by a text that has run past the guard.
+    pub(super) fn inherit_from(
+        &mut self,
+        text: &str,
+        database: &Arc<Database>,
+        session: ConnectionId,
+        own: &mut Own,
+    ) -> Result<(), Why> {
+        if !self.judge.set().masks() {
+            return Ok(());
+        }
+        let key = (database.server, database.name.clone());
+        let snapshot = self.catalogs.snapshot(database, PATIENCE).ok_or(Why::Blind)?;
+        self.label(&key, &snapshot, database)?;
+        let lexing = Lexing::default();
+        let analysed = self.analyst.analysed_in(text, &Session { lexing, ..Session::default() });
+        let said = Said {
+            text: Some(text),
+            lexing,
+            statements: &analysed.statements,
+            prepared: &|_| None,
+            has_run: true,
+        };
+        if self.pass_on(&said, &analysed.whole, database, &snapshot, (session, own))? {
+            // Its transaction may still be open.
+            database.inherited.settles_by(session, Instant::now() + LONGEST_TRANSACTION);
+            database.has_news();
+        }
+        let tables = analysed.whole.tables.iter();
+        let dropped = tables.filter(|table| table.access == Access::Drop);
+        dropped.for_each(|table| own.forget(&table.name));
+        Ok(())
     }
 
     /// The text with NULL for one more column, and how that is recorded.
@@ -308,10 +410,17 @@ impl Judging {
     }
 
     /// Finds out what is labelled in a database, unless that is known.
-    fn label(&mut self, key: &(usize, Arc<str>), snapshot: &Arc<Snapshot>) -> Result<(), Why> {
+    fn label(
+        &mut self,
+        key: &(usize, Arc<str>),
+        snapshot: &Arc<Snapshot>,
+        database: &Database,
+    ) -> Result<(), Why> {
         let Self { judge, veils, analyst, .. } = self;
-        if veils.databases.get(key).is_none_or(|seen| !seen.is_of(snapshot)) {
-            let seen = match Labelled::new(snapshot.clone(), judge, analyst) {
+        let inherited = &database.inherited;
+        let is_seen = |seen: &Seen| seen.is_of(snapshot, inherited.version());
+        if veils.databases.get(key).is_none_or(|seen| !is_seen(seen)) {
+            let seen = match Labelled::new(snapshot.clone(), judge, analyst, inherited.all()) {
                 Ok(labelled) => Seen::Labelled(Box::new(labelled)),
                 // It may be better the next time.
                 Err(why @ (Why::Unanswered | Why::NoColumns)) => return Err(why),

@@ -15,10 +15,10 @@ use std::{
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{court::Denial, masking::TextPrint};
+use super::{catalog::Inheriting, court::Denial, masking::TextPrint};
 use crate::{
     approval::{Answer, Ask, Over},
-    event::{Client, ConnectionId, Endpoint, RequestSum},
+    event::{Client, ConnectionId, Endpoint, Heir, RequestSum},
 };
 
 /// A text that was denied fits, and a set of policies.
@@ -55,11 +55,34 @@ pub enum Order {
         number: Number,
         answer: Answer,
     },
+    /// Who has inherited from labelled columns, as far as the service knows: before any client.
+    Inherited(Vec<Inherited>),
+    /// Somebody has taken that back of these columns.
+    Disinherited {
+        server: usize,
+        database: String,
+        columns: Vec<(u32, i16)>,
+    },
+    /// A text that has run past the guard, and may have put something of labelled columns elsewhere.
+    Ran {
+        server: usize,
+        database: String,
+        connection: ConnectionId,
+        text: Arc<str>,
+    },
     /// A socket to a server for the guard's own questions, or why there is none.
     CatalogSocket {
         ticket: Ticket,
         refused: Option<String>,
     },
+}
+
+/// In one database.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Inherited {
+    pub server: usize,
+    pub database: String,
+    pub heirs: Vec<Heir>,
 }
 
 /// Numbers a wish for a socket.
@@ -217,12 +240,35 @@ pub enum Word {
         server: usize,
         state: CatalogState,
     },
+    /// Columns have inherited from labelled ones by what a session does; told before that is sent, or as soon as they
+    /// are there.
+    Inherited {
+        server: usize,
+        database: String,
+        connection: ConnectionId,
+        /// Its fingerprint.
+        statement: Arc<str>,
+        heirs: Vec<Heir>,
+    },
+    /// Relations that had inherited something are not there any more.
+    Gone {
+        server: usize,
+        database: String,
+        relations: Vec<u32>,
+    },
     /// What is wrong with labels and masks in a database.
     Lacks {
         server: usize,
         database: String,
         lacks: Vec<String>,
     },
+}
+
+impl Word {
+    pub(super) fn inherited(server: usize, database: &str, inheriting: Inheriting) -> Self {
+        let Inheriting { session: connection, statement, heirs } = inheriting;
+        Self::Inherited { server, database: database.to_owned(), connection, statement, heirs }
+    }
 }
 
 /// What a server is asked in a stretch of a session's stream.

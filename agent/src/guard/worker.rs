@@ -4,12 +4,14 @@ use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
     io,
+    num::NonZeroUsize,
     os::fd::OwnedFd,
     rc::Rc,
     sync::Arc,
     time::Duration,
 };
 
+use lru::LruCache;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional},
     sync::{mpsc::UnboundedReceiver, oneshot},
@@ -23,6 +25,7 @@ use super::{
     entry::{self, Arrival, Failed, Unwelcome},
     holds::Holds,
     judging::Judging,
+    lineage::Own,
     lobby::Lobby,
     outside::{Listeners, Outside},
     reactor::Reactor,
@@ -50,6 +53,9 @@ const COMPARISON: Duration = Duration::from_secs(1);
 /// Of what a client still says after its end.
 const MAX_IGNORED_BYTES: usize = 1 << 20;
 
+/// Sessions past the guard that are told apart.
+const MAX_PAST: NonZeroUsize = NonZeroUsize::new(1_000).unwrap();
+
 /// What a worker is told.
 pub(super) enum Task {
     Rules(Arc<Rulebook>),
@@ -70,6 +76,13 @@ pub(super) enum Task {
     Ledger {
         down: Option<Arc<str>>,
     },
+    /// Past the guard.
+    Ran {
+        server: usize,
+        database: String,
+        connection: ConnectionId,
+        text: Arc<str>,
+    },
 }
 
 pub(super) enum Answer {
@@ -89,6 +102,8 @@ struct Worker {
     catalogs: Catalogs,
     clock: Clock,
     reactor: Reactor,
+    /// What sessions have made for themselves that go past the guard.
+    past: RefCell<LruCache<ConnectionId, Own>>,
 }
 
 /// How much of a session's requests the service knows of.
@@ -134,6 +149,7 @@ pub(super) fn work(
         catalogs,
         clock,
         reactor: reactor.clone(),
+        past: RefCell::new(LruCache::new(MAX_PAST)),
     });
     reactor.spawn(worker.clone().compare());
     reactor.run(async move {
@@ -142,6 +158,9 @@ pub(super) fn work(
                 Task::Rules(rules) => worker.replace(rules),
                 Task::Approval { number, answer } => worker.approval(number, answer),
                 Task::Ledger { down } => worker.judging.borrow_mut().ledger_is_down(down),
+                Task::Ran { server, database, connection, text } => {
+                    worker.ran(server, &database, connection, &text);
+                }
                 Task::Client { number, server, socket } => {
                     worker.reactor.spawn(worker.clone().client(number, server, socket));
                 }
@@ -162,6 +181,19 @@ impl Worker {
         let session = self.listeners.borrow().get(&number).cloned();
         // It may have left meanwhile.
         let _ = session.map(|session| session.send(Tiding::Answer(answer)));
+    }
+
+    fn ran(&self, server: usize, database: &str, connection: ConnectionId, text: &str) {
+        let Some(database) = self.catalogs.database(server, database) else { return };
+        let mut past = self.past.borrow_mut();
+        let own = past.get_or_insert_mut(connection, Own::default);
+        let outcome = self.judging.borrow_mut().inherit_from(text, &database, connection, own);
+        if let Err(why) = outcome {
+            tracing::error!(
+                database = &*database.name,
+                "a statement past the guard may have copied labelled columns: {why}"
+            );
+        }
     }
 
     fn replace(&self, rules: Arc<Rulebook>) {

@@ -14,6 +14,7 @@ mod enforcing;
 mod episodes;
 mod figures;
 mod guarding;
+mod inheriting;
 mod keeping;
 mod lanes;
 mod losses;
@@ -135,7 +136,8 @@ pub fn run(
     let is_wanted = keeping.is_some() || feed.is_some() || posting.is_some();
     let (mut outbox, inbox) = outbox(live.clone(), is_wanted);
     let mask_key = || crate::ledger::keys::mask_key(&settings.ledger.keys);
-    let (gate, gate_threads) = Gate::open(settings, service.desk.clone(), mask_key)?.unzip();
+    let (gate, gate_threads) =
+        Gate::open(settings, service.desk.clone(), service.inheritance.clone(), mask_key)?.unzip();
     let policing = match settings.policy.enabled {
         true => {
             let (reload, time) = (service.reload.clone(), clock().wall(now()));
@@ -155,7 +157,8 @@ pub fn run(
         .transpose()
         .context("can't start the thread that ends connections")?;
     let desk = service.desk.clone();
-    let judges = Judges { policing, enforcing, gate: gate.clone(), desk };
+    let inheritance = service.inheritance.clone();
+    let judges = Judges { policing, enforcing, gate: gate.clone(), desk, inheritance };
     let recorder = Recorder::new(live.clone(), host.clone(), keeping, judges, feed, posting);
     let recording = recorder.start(inbox)?;
     let quarantine = service.quarantine.clone();

@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use super::{
     destinations::Destinations,
     enforcing::Enforcing,
-    guarding,
+    guarding, inheriting,
     keeping::{Alert, Keeping},
     outbox::{Inbox, Lost},
     policing::Policing,
@@ -28,6 +28,7 @@ use crate::{
         OccurrenceKind, Origin, Record, StatementKind, WallTime,
     },
     gate::Gate,
+    inheritance::Inheritance,
     statement::{self, Analysed, Lexing},
     telemetry::{Feed, Severity},
 };
@@ -48,6 +49,7 @@ pub struct Recorder {
     posting: Option<Posting>,
     gate: Option<Arc<Gate>>,
     desk: Arc<Desk>,
+    inheritance: Arc<Inheritance>,
     status: Arc<Mutex<Option<LedgerStatus>>>,
     next_look: Instant,
 }
@@ -60,6 +62,7 @@ pub struct Judges {
     pub gate: Option<Arc<Gate>>,
     /// Where statements wait for people.
     pub desk: Arc<Desk>,
+    pub inheritance: Arc<Inheritance>,
 }
 
 /// What the pipeline's thread holds of it.
@@ -89,7 +92,7 @@ impl Recorder {
         telemetry: Option<Feed>,
         posting: Option<Posting>,
     ) -> Self {
-        let Judges { policing, enforcing, gate, desk } = judges;
+        let Judges { policing, enforcing, gate, desk, inheritance } = judges;
         let status = keeping.as_ref().map(Keeping::status);
         let status = Arc::new(Mutex::new(status));
         Self {
@@ -103,6 +106,7 @@ impl Recorder {
             posting,
             gate,
             desk,
+            inheritance,
             status,
             next_look: Instant::now(),
         }
@@ -176,6 +180,7 @@ impl Recorder {
             }
             let now = wall_time();
             self.approvals(now);
+            inheriting::tick(&self.inheritance, &self.host, now, &mut told);
             self.destinations.tick(now, &mut told);
             self.record_all(&mut told, now);
             self.tick();
@@ -187,6 +192,8 @@ impl Recorder {
             self.record_all(&mut told, wall_time());
         }
         self.approvals(wall_time());
+        inheriting::tick(&self.inheritance, &self.host, wall_time(), &mut told);
+        self.record_all(&mut told, wall_time());
         if let Some(posting) = self.posting.take() {
             let now = wall_time();
             posting.close(now).into_iter().for_each(|row| self.not_notified(row, now));
@@ -221,6 +228,9 @@ impl Recorder {
                 record.keys = keys.map(|key| lookup.tag(&key.column, &key.value).into()).collect();
             }
             record.facts = Some(facts);
+            if let Some(gate) = &self.gate {
+                gate.has_run(record);
+            }
         }
         if let Some(message) = &record.error_message {
             record.redacted_error = Some(statement::redact_error(message));

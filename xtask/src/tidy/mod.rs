@@ -36,7 +36,9 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("netlink", &[]),
     // What is asked of people is replaced on disk as a whole, as the ledger's own files are.
     ("approval", &["event", "ledger"]),
-    ("control", &["event", "approval", "config", "enforce"]),
+    // Likewise.
+    ("inheritance", &["event", "ledger"]),
+    ("control", &["event", "approval", "config", "enforce", "inheritance"]),
     // Queues, patience and HTTP, of whatever leaves the host.
     ("delivery", &["event"]),
     ("telemetry", &["event", "config", "delivery"]),
@@ -73,6 +75,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "control",
             "discovery",
             "guard",
+            "inheritance",
             "netlink",
             "policy",
         ],

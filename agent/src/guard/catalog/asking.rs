@@ -22,7 +22,7 @@ use tokio::{
 };
 
 use super::{
-    Ask, Catalogs, Database, Job, Key,
+    Ask, Catalogs, Database, Job, Key, Shown,
     connection::{self, Connection, Unreached},
     load::{self, Unread},
     question,
@@ -209,7 +209,7 @@ impl Office {
             }
             let Some(held) = &connected else { continue };
             let wants_columns = self.rules.borrow().as_ref().is_some_and(|rules| rules.set.masks());
-            let done = work(&held.connection, &database, job, wants_columns);
+            let done = work(&self.channel, &held.connection, &database, job, wants_columns);
             match timeout(HUNG, done).await {
                 Ok(Ok(())) => database.is_stuck.store(false, std::sync::atomic::Ordering::Release),
                 // Somebody has ended it, or dropped its database.
@@ -324,7 +324,18 @@ impl Drop for Place {
     }
 }
 
+fn tell(channel: &Channel, database: &Database, shown: Shown) {
+    for inheriting in shown.inherited {
+        channel.tell(&Word::inherited(database.server, &database.name, inheriting));
+    }
+    if !shown.gone.is_empty() {
+        let (server, database) = (database.server, database.name.to_string());
+        channel.tell(&Word::Gone { server, database, relations: shown.gone });
+    }
+}
+
 async fn work(
+    channel: &Channel,
     connection: &Connection,
     database: &Database,
     job: Job,
@@ -338,7 +349,8 @@ async fn work(
             let mut rows = load::rows(client, wants_columns).await?;
             database.mend(&mut rows);
             let print = rows.print();
-            database.seen(Arc::new(Snapshot::new(&database.name, rows)), print, began);
+            let snapshot = Arc::new(Snapshot::new(&database.name, rows));
+            tell(channel, database, database.seen(snapshot, print, began));
         }
         Job::Plan(question, reply) => {
             let _ = reply.send(question::planned(client, &question).await);

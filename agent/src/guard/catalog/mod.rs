@@ -6,10 +6,12 @@
 
 mod asking;
 mod connection;
+mod inherited;
 mod load;
 mod numbers;
 mod plan;
 mod question;
+mod seeking;
 mod snapshot;
 
 use std::{
@@ -20,7 +22,7 @@ use std::{
     os::fd::OwnedFd,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
         mpsc::{SyncSender, sync_channel},
     },
     time::{Duration, Instant},
@@ -34,10 +36,16 @@ use super::{
     rulebook::Rulebook,
     wire::{Channel, Ticket},
 };
-use crate::{event::ConnectionId, protocol::postgres::FIRST_OWN_OID};
+use crate::{
+    event::{ConnectionId, Heir},
+    protocol::postgres::FIRST_OWN_OID,
+};
+pub(super) use inherited::{Full, Inherited, Inheriting, Shown};
 pub(super) use numbers::large_object;
 pub(super) use plan::Planned;
 pub(super) use question::{Question, Value};
+use seeking::Sought;
+pub(super) use seeking::lacking;
 pub(super) use snapshot::Rows;
 pub(super) use snapshot::{Code, Events, Kind, Relation, Snapshot, What};
 #[cfg(test)]
@@ -98,6 +106,9 @@ type Timed<K, V> = LruCache<K, (Instant, V)>;
 #[derive(Clone)]
 pub(super) struct Catalogs {
     databases: Arc<Mutex<HashMap<Key, Arc<Database>>>>,
+    /// Of databases that are not among those.
+    inherited: Arc<Mutex<HashMap<Key, Arc<Inherited>>>>,
+    n_heirs: Arc<AtomicUsize>,
     asks: UnboundedSender<Ask>,
 }
 
@@ -116,6 +127,7 @@ pub(super) struct Database {
     names: Mutex<Timed<u32, Option<Named>>>,
     /// What sessions have defined that isn't there for everybody yet, or is since a moment ago.
     under_way: Mutex<HashMap<ConnectionId, HashSet<Arc<str>>>>,
+    pub(super) inherited: Arc<Inherited>,
 }
 
 #[derive(Default)]
@@ -131,6 +143,7 @@ struct Known {
     /// What was defined, and when it was there for everybody: a look that began earlier doesn't show it as it is.
     unseen: Vec<(Instant, HashSet<Arc<str>>)>,
     is_looking: bool,
+    sought: Sought,
     /// After a failure.
     not_before: Option<Instant>,
     pause: Duration,
@@ -140,7 +153,8 @@ impl Catalogs {
     /// Starts the thread that asks.
     pub(super) fn start(channel: Arc<Channel>) -> io::Result<Self> {
         let (asks, inbox) = tokio::sync::mpsc::unbounded_channel();
-        let catalogs = Self { databases: Arc::default(), asks };
+        let (databases, inherited, n_heirs) = (Arc::default(), Arc::default(), Arc::default());
+        let catalogs = Self { databases, inherited, n_heirs, asks };
         asking::start(channel, catalogs.clone(), inbox)?;
         Ok(catalogs)
     }
@@ -160,15 +174,48 @@ impl Catalogs {
         if let Some(known) = databases.get(&key) {
             return Some(known.clone());
         }
+        let mut inherited = lock(&self.inherited);
         if databases.len() >= MAX_DATABASES {
-            databases.retain(|_, database| Arc::strong_count(database) > 1);
+            databases.retain(|key, database| {
+                let is_used = Arc::strong_count(database) > 1;
+                if !is_used && !database.inherited.is_empty() {
+                    inherited.insert(key.clone(), database.inherited.clone());
+                }
+                is_used
+            });
         }
         if databases.len() >= MAX_DATABASES {
             return None;
         }
-        let database = Arc::new(Database::new(server, key.1.clone()));
+        let own = inherited.remove(&key).unwrap_or_else(|| self.nothing_inherited());
+        let database =
+            Arc::new(Database { inherited: own, ..Database::new(server, key.1.clone()) });
         databases.insert(key, database.clone());
         Some(database)
+    }
+
+    fn nothing_inherited(&self) -> Arc<Inherited> {
+        Arc::new(Inherited::counted_in(self.n_heirs.clone()))
+    }
+
+    /// Of a database, wherever it is.
+    fn inherited(&self, server: usize, name: &str) -> Arc<Inherited> {
+        let (databases, mut others) = (lock(&self.databases), lock(&self.inherited));
+        let key: Key = (server, name.into());
+        match databases.get(&key) {
+            Some(database) => database.inherited.clone(),
+            None => others.entry(key).or_insert_with(|| self.nothing_inherited()).clone(),
+        }
+    }
+
+    /// As the service has kept it.
+    pub(super) fn inherit(&self, server: usize, name: &str, heirs: Vec<Heir>) {
+        self.inherited(server, name).knows(heirs);
+    }
+
+    /// Somebody has taken that back of these columns.
+    pub(super) fn disinherit(&self, server: usize, name: &str, columns: &[(u32, i16)]) {
+        self.inherited(server, name).forget(columns);
     }
 
     /// What is known of the code in a database, waited for no longer than so.
@@ -376,6 +423,7 @@ impl Database {
             estimates: Mutex::new(LruCache::new(MAX_ESTIMATES)),
             names: Mutex::new(LruCache::new(MAX_NAMES)),
             under_way: Mutex::default(),
+            inherited: Arc::default(),
         }
     }
 
@@ -392,6 +440,7 @@ impl Database {
 
     /// Whatever it has defined is there for everybody now, or never will be.
     pub(super) fn defined(&self, session: ConnectionId) {
+        self.inherited.settled(session);
         let mut under_way = lock(&self.under_way);
         let Some(names) = under_way.get(&session).cloned() else { return };
         // Nobody finds it in neither place.
@@ -452,8 +501,11 @@ impl Database {
         }
     }
 
-    fn seen(&self, snapshot: Arc<Snapshot>, print: u64, began: (Instant, u64)) {
+    /// What has come of it for those who inherit.
+    fn seen(&self, snapshot: Arc<Snapshot>, print: u64, began: (Instant, u64)) -> Shown {
         let (at, changes) = began;
+        // Nobody sees a relation before what it has inherited.
+        let shown = self.inherited.shown(&snapshot, at);
         let mut known = lock(&self.known);
         if known.snapshot.is_none() || known.print != print {
             (known.snapshot, known.print) = (Some(snapshot), print);
@@ -464,6 +516,7 @@ impl Database {
         known.is_looking = false;
         (known.not_before, known.pause) = (None, Duration::ZERO);
         self.tell_all(known);
+        shown
     }
 
     /// It can't be asked, and is left alone for a while.

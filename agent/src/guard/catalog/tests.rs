@@ -17,7 +17,8 @@ use crate::protocol::postgres::FIRST_OWN_OID;
 /// A catalog without the thread that asks.
 fn catalogs() -> (Catalogs, UnboundedReceiver<Ask>) {
     let (asks, inbox) = unbounded_channel();
-    (Catalogs { databases: Arc::default(), asks }, inbox)
+    let (databases, inherited, n_heirs) = (Arc::default(), Arc::default(), Arc::default());
+    (Catalogs { databases, inherited, n_heirs, asks }, inbox)
 }
 
 fn rows(table: &str) -> Rows {
@@ -150,4 +151,30 @@ fn an_estimate_is_asked_for_once_an_execution() {
     }
     drop(catalogs);
     assert_eq!(answering.join().unwrap(), 2);
+}
+
+#[test]
+fn a_name_that_is_not_there_is_looked_for_once() {
+    let (catalogs, mut inbox) = catalogs();
+    let database = catalogs.database(0, "app").unwrap();
+    see(&database, "a");
+    let mut seek = |names: &[&str]| {
+        let begun = Instant::now();
+        let lacking = |_: &Snapshot| names.iter().map(|name| Arc::from(*name)).collect();
+        assert!(catalogs.snapshot_with(&database, PATIENCE / 4, lacking).is_some());
+        (n_looks(&mut inbox), begun.elapsed() >= PATIENCE / 4)
+    };
+    assert_eq!(seek(&[]), (0, false));
+    assert_eq!(seek(&["b"]), (1, true));
+    // Nothing new has come of it.
+    see(&database, "a");
+    super::lock(&database.known).sought.allow();
+    assert_eq!(seek(&["b"]), (0, false));
+    assert_eq!(seek(&["b", "c"]), (1, true));
+    see(&database, "a");
+    // Too soon.
+    assert_eq!(seek(&["d"]), (0, false));
+    see(&database, "e");
+    super::lock(&database.known).sought.allow();
+    assert_eq!(seek(&["b"]), (1, true), "something has changed");
 }

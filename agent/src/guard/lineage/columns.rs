@@ -1,10 +1,13 @@
 //! Which columns of a database have labels, and which of those are hidden from one client, by whatever name.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use super::views::{Lineage, Place};
 use crate::{
-    event::Mask,
+    event::{Ancestor, Heir, Mask},
     guard::{
         catalog::Snapshot,
         masking::{Cover, Form, Masked, Masks},
@@ -110,7 +113,9 @@ pub(super) fn masks(
         }
         found.insert(place, hidden);
     }
-    let columns = found.into_iter().map(|(place, Hidden { mask, rule, flow })| {
+    let is_there = |place: &Place| snapshot.relation(place.0).is_some();
+    let found = found.into_iter().filter(|(place, _)| is_there(place));
+    let columns = found.map(|(place, Hidden { mask, rule, flow })| {
         let [name] = names(snapshot, &[place]).try_into().unwrap_or([NOTHING]);
         (place, Masked { mask, rule, column: shown(name), flow })
     });
@@ -120,8 +125,30 @@ pub(super) fn masks(
     }
 }
 
+/// What is hidden of those who inherit: by the names that those have, or had, whom they inherit from.
+pub(super) fn inherited(
+    heirs: &[Arc<Heir>],
+    hides: impl FnOnce(&[ColumnName<'_>]) -> Vec<Option<Hidden>>,
+) -> Vec<(Place, Hidden)> {
+    let ancestors: HashSet<&Ancestor> = heirs.iter().map(|heir| &heir.from).collect();
+    let ancestors: Vec<&Ancestor> = ancestors.into_iter().collect();
+    let names = ancestors.iter().map(|Ancestor { schema, table, column }| ColumnName {
+        schema: Some(&**schema),
+        table,
+        column: Some(&**column),
+    });
+    let hidden = hides(&names.collect::<Vec<_>>());
+    let hidden: HashMap<&Ancestor, Option<Hidden>> = ancestors.into_iter().zip(hidden).collect();
+    let inherited = heirs.iter().filter_map(|heir| {
+        let hidden = hidden.get(&heir.from)?.clone()?;
+        let mask = if heir.is_derived { Mask::Null } else { hidden.mask };
+        Some(((heir.relation, heir.place), Hidden { mask, ..hidden }))
+    });
+    inherited.collect()
+}
+
 /// As it is recorded, and told.
-fn shown(name: ColumnName<'_>) -> Arc<str> {
+pub(super) fn shown(name: ColumnName<'_>) -> Arc<str> {
     let parts = [name.schema, Some(name.table), name.column];
     qualified(parts.into_iter().flatten())
 }

@@ -11,7 +11,8 @@ use super::{
     scope::{Column, Columns, Item, Level, Origins, Scopes, derived},
 };
 use crate::event::{
-    By, ByOutput, Cte, Merge, Mix, Of, Output, Query, Rows, Sink, Source, Spot, Uses,
+    By, ByOutput, Create, Cte, Merge, Mix, Of, Output, Query, Rows, Sink, Source, Spot, Uses,
+    Values, Write,
 };
 
 /// Queries inside of queries: each takes some of the stack.
@@ -33,6 +34,26 @@ pub(super) struct Follow<'a, G> {
     steps: usize,
     /// Whoever wants to know which references mean a column.
     trace: Option<&'a mut Trace>,
+    /// Where that is asked for.
+    written: Vec<Written>,
+}
+
+/// What some columns of a relation get.
+#[derive(Debug)]
+pub(super) struct Written {
+    pub relation: Arc<str>,
+    /// None where they are the relation's own, from the first on.
+    pub names: Vec<Arc<str>>,
+    pub values: Columns,
+    /// The relation is made of it, for this session alone or for all.
+    pub made: Option<Made>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Made {
+    ForTransaction,
+    Temporary,
+    Lasting,
 }
 
 impl<'a, G: Ground> Follow<'a, G> {
@@ -47,6 +68,7 @@ impl<'a, G: Ground> Follow<'a, G> {
             depth: 0,
             steps: 0,
             trace: None,
+            written: Vec::new(),
         }
     }
 
@@ -61,6 +83,15 @@ impl<'a, G: Ground> Follow<'a, G> {
         }
     }
 
+    /// What a statement writes.
+    pub(super) fn writes(mut self) -> Result<Vec<Written>, Stray> {
+        self.statement()?;
+        for place in &self.uses.aside {
+            self.query(*place)?;
+        }
+        Ok(self.written)
+    }
+
     /// The columns of a statement whose rows are copied, where it has some.
     pub(super) fn statement(&mut self) -> Result<Option<Columns>, Stray> {
         if !self.uses.is_whole {
@@ -69,6 +100,7 @@ impl<'a, G: Ground> Follow<'a, G> {
         let mut copied = None;
         for (place, rows) in &self.uses.top {
             let columns = self.query(*place)?;
+            self.creates(*place, &columns);
             match rows {
                 Rows::Answered => {}
                 Rows::Copied => copied = Some(columns),
@@ -78,7 +110,8 @@ impl<'a, G: Ground> Follow<'a, G> {
         if let Some((name, listed)) = &self.uses.copied {
             copied = Some(self.copied(name, listed)?);
         }
-        for change in &self.uses.changes {
+        let changes = self.uses.changes.iter();
+        for change in changes.filter(|_| !self.ground.is_lenient()) {
             for columns in meanings(self.ground, &change.relation, For::Changing)? {
                 let named = columns.all.iter().filter(|column| match &change.columns {
                     None => true,
@@ -122,6 +155,36 @@ impl<'a, G: Ground> Follow<'a, G> {
     fn step(&mut self, n: usize) -> Result<(), Stray> {
         self.steps += n;
         if self.steps > MAX_STEPS { Err(Stray::TooMuch) } else { Ok(()) }
+    }
+
+    /// A relation may be made of it.
+    fn creates(&mut self, place: usize, values: &Columns) {
+        let created = self.uses.creates.iter().filter(|create| create.query == place);
+        for Create { relation, columns, query: _, is_temporary, is_dropped } in created {
+            let (relation, names, values) = (relation.clone(), columns.clone(), values.clone());
+            let made = match (is_temporary, is_dropped) {
+                (true, true) => Made::ForTransaction,
+                (true, false) => Made::Temporary,
+                (false, _) => Made::Lasting,
+            };
+            self.written.push(Written { relation, names, values, made: Some(made) });
+        }
+    }
+
+    fn write(&mut self, write: &'a Write, query: &Query) -> Result<(), Stray> {
+        let values = match &write.values {
+            Values::Rows(rows) => self.query(*rows)?,
+            Values::Outputs(outputs) => {
+                let mut values = Columns::default();
+                for output in outputs {
+                    self.output(output, query, &mut values)?;
+                }
+                values
+            }
+        };
+        let (relation, names) = (write.relation.clone(), write.columns.clone());
+        self.written.push(Written { relation, names, values, made: None });
+        Ok(())
     }
 
     fn flows(&self, origins: &Origins, sink: Sink) -> Result<(), Stray> {
@@ -213,6 +276,11 @@ impl<'a, G: Ground> Follow<'a, G> {
         if query.is_distinct {
             self.flows(&columns.union(), Sink::Distinct)?;
         }
+        if self.ground.asks_for_writes() {
+            for write in &query.writes {
+                self.write(write, query)?;
+            }
+        }
         Ok(columns)
     }
 
@@ -233,6 +301,21 @@ impl<'a, G: Ground> Follow<'a, G> {
                 self.flows(&from, Sink::Call)?;
                 let column = Column { name: None, from: derived(&from), kind: None };
                 vec![Columns { all: vec![column], is_exact: false, is_open: true }]
+            }
+            Of::Given { rows, relation, columns } => {
+                let given = self.query(*rows)?;
+                match columns.is_empty() {
+                    false => vec![given.renamed(columns)],
+                    true => {
+                        let own = meanings(self.ground, relation, For::Changing)?;
+                        let named = own.iter().map(|own| {
+                            let names = own.all.iter().filter_map(|column| column.name.clone());
+                            given.clone().renamed(&names.collect::<Vec<_>>())
+                        });
+                        let named: Vec<Columns> = named.collect();
+                        if named.is_empty() { vec![given] } else { named }
+                    }
+                }
             }
             Of::Joined(places) => {
                 let all = self.scopes.0.last().map(|level| level.together(places));

@@ -51,6 +51,16 @@ pub(super) trait Ground {
 
     /// Whether there may be something else by this name at the moment.
     fn is_changing(&self, relation: Option<u32>, name: &str) -> bool;
+
+    /// What is written is asked for too.
+    fn asks_for_writes(&self) -> bool {
+        false
+    }
+
+    /// What there may be by this name that no catalog shows; `is_seen`: that shows something too.
+    fn unseen(&self, _name: &str, _is_seen: bool) -> Option<Columns> {
+        None
+    }
 }
 
 /// All that a relation's name may mean.
@@ -86,6 +96,7 @@ pub(super) fn meanings(
     if may_be_system(name) {
         meanings.push(Columns::open());
     }
+    meanings.extend(ground.unseen(name, !meanings.is_empty()));
     match meanings.is_empty() && !is_changed {
         true => Err(Stray::Unknown(name.clone())),
         false => Ok(meanings),

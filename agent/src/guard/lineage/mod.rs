@@ -10,6 +10,10 @@
 //! | [`columns`] | labels, and what is hidden from one client |
 //! | [`nulling`], [`types`] | the same text with NULL where it means a column |
 //! | [`code`] | ways out that no column's name tells of |
+//! | [`inherit`] | which columns get something of labelled ones when a statement runs |
+//! | [`kinship`] | which columns have something of labelled ones |
+//! | [`writing`] | what a statement that writes names |
+//! | [`own`] | relations of a session that no catalog shows |
 //! | [`why`] | what a client is told |
 //!
 //! A name without a schema may be whatever has that name in any schema.
@@ -18,13 +22,17 @@ mod code;
 mod columns;
 mod follow;
 mod ground;
+mod inherit;
+mod kinship;
 mod nulling;
+mod own;
 mod scope;
 #[cfg(test)]
 mod tests;
 mod types;
 mod views;
 mod why;
+mod writing;
 
 use std::{collections::HashSet, num::NonZeroUsize, sync::Arc};
 
@@ -37,13 +45,16 @@ use super::{
 };
 use crate::{
     analyst::Analyst,
-    event::{Access, Facts, Mask, Origin, Trait, Uses},
+    event::{Access, Facts, Heir, Mask, Origin, Trait, Uses},
     policy::{Circumstances, Judge, Standing},
     statement::{Lexing, qualified},
 };
 use follow::Follow;
 use ground::Ground;
+pub(super) use inherit::{Legacy, Said, Unseen, chosen, heir};
+use kinship::Kinship;
 pub(super) use nulling::only_shows;
+pub(super) use own::Own;
 use scope::Columns;
 pub(super) use views::Place;
 use views::{Lineage, Unknown};
@@ -56,12 +67,16 @@ const MAX_CLIENTS: NonZeroUsize = NonZeroUsize::new(256).unwrap();
 
 /// Who says where the columns go that a text names.
 pub(super) trait ReadsUses {
-    fn read_uses(&mut self, text: &str) -> Option<Arc<[Uses]>>;
+    fn read_uses_as(&mut self, text: &str, lexing: Lexing) -> Option<Arc<[Uses]>>;
+
+    fn read_uses(&mut self, text: &str) -> Option<Arc<[Uses]>> {
+        self.read_uses_as(text, Lexing::default())
+    }
 }
 
 impl ReadsUses for Analyst {
-    fn read_uses(&mut self, text: &str) -> Option<Arc<[Uses]>> {
-        self.uses(text, Lexing::default())
+    fn read_uses_as(&mut self, text: &str, lexing: Lexing) -> Option<Arc<[Uses]>> {
+        self.uses(text, lexing)
     }
 }
 
@@ -72,6 +87,12 @@ const MAX_LACKS: usize = 20;
 pub(super) struct Labelled {
     snapshot: Arc<Snapshot>,
     places: Vec<Place>,
+    /// Columns that have something of labelled ones, as they were when those were counted so.
+    heirs: Vec<Arc<Heir>>,
+    version: u64,
+    kinship: Kinship,
+    /// Statements by which nobody inherits, by the addresses of their facts; what stands there is held.
+    leaves_nothing: LruCache<usize, Arc<Facts>>,
     /// What is wrong with labels and masks, as far as it was seen.
     lacks: Vec<String>,
     /// So many of them were told of.
@@ -96,6 +117,7 @@ impl Labelled {
         snapshot: Arc<Snapshot>,
         judge: &Judge,
         analyst: &mut impl ReadsUses,
+        (version, heirs): (u64, Vec<Arc<Heir>>),
     ) -> Result<Self, Why> {
         if !snapshot.has_columns() {
             return Err(Why::NoColumns);
@@ -103,6 +125,7 @@ impl Labelled {
         let world = judge.set().world();
         let places = columns::labelled(&snapshot, world).ok_or(Why::TooManyColumns)?;
         let relations = places.iter().map(|place| place.0);
+        let relations = relations.chain(heirs.iter().map(|heir| heir.relation));
         let lineage = match Lineage::of(&snapshot, relations, analyst) {
             Ok(lineage) => lineage,
             Err(Unknown::TooMuch) => return Err(Why::TooManyColumns),
@@ -110,11 +133,25 @@ impl Labelled {
         };
         let (masks, followed) = (LruCache::new(MAX_CLIENTS), LruCache::new(MAX_STATEMENTS));
         let lacks = columns::absent(&snapshot, world);
-        Ok(Self { snapshot, places, lacks, n_told: None, lineage, masks, followed })
+        let kinship = Kinship::new(&snapshot, &lineage, &places, &heirs);
+        Ok(Self {
+            snapshot,
+            places,
+            heirs,
+            version,
+            kinship,
+            leaves_nothing: LruCache::new(MAX_STATEMENTS),
+            lacks,
+            n_told: None,
+            lineage,
+            masks,
+            followed,
+        })
     }
 
-    pub(super) fn is_of(&self, snapshot: &Arc<Snapshot>) -> bool {
-        Arc::ptr_eq(&self.snapshot, snapshot)
+    /// `version`: of what is inherited.
+    pub(super) fn is_of(&self, snapshot: &Arc<Snapshot>, version: u64) -> bool {
+        Arc::ptr_eq(&self.snapshot, snapshot) && self.version == version
     }
 
     /// What is wrong with labels and masks, where more of it is known than before.
@@ -130,7 +167,7 @@ impl Labelled {
         origin: &Arc<Origin>,
         circumstances: Circumstances<'_>,
     ) -> Option<Arc<Masks>> {
-        if self.places.is_empty() {
+        if self.places.is_empty() && self.heirs.is_empty() {
             return None;
         }
         let standing = judge.standing(origin, circumstances);
@@ -141,6 +178,9 @@ impl Labelled {
         let hidden = judge.hides(origin, circumstances, &names);
         let hidden = self.places.iter().copied().zip(hidden);
         let hidden = hidden.filter_map(|(place, hidden)| Some((place, hidden?)));
+        let inherited =
+            columns::inherited(&self.heirs, |names| judge.hides(origin, circumstances, names));
+        let hidden = hidden.chain(inherited);
         let masks = columns::masks(&self.snapshot, &self.lineage, hidden);
         for lack in columns::unfit(&self.snapshot, &masks) {
             if self.lacks.len() < MAX_LACKS && !self.lacks.contains(&lack) {
@@ -318,7 +358,7 @@ fn schema(name: &str) -> Option<&str> {
 }
 
 /// Whether it may be a relation of PostgreSQL's own, which has nothing of anybody's tables.
-fn may_be_system(name: &str) -> bool {
+pub(super) fn may_be_system(name: &str) -> bool {
     match schema(name) {
         Some(schema) => matches!(schema, "pg_catalog" | "information_schema"),
         None => name.starts_with("pg_"),

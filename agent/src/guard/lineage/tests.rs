@@ -32,8 +32,8 @@ impl Reads for Here {
 }
 
 impl ReadsUses for Here {
-    fn read_uses(&mut self, text: &str) -> Option<Arc<[Uses]>> {
-        Some(uses(text, Lexing::default()).into())
+    fn read_uses_as(&mut self, text: &str, lexing: Lexing) -> Option<Arc<[Uses]>> {
+        Some(uses(text, lexing).into())
     }
 }
 
@@ -270,7 +270,8 @@ impl Client {
 
     fn judged_by(mut judge: Judge, database: Rows) -> Self {
         let snapshot = Arc::new(Snapshot::new("app", database));
-        let mut labelled = Labelled::new(snapshot.clone(), &judge, &mut Here).unwrap();
+        let mut labelled =
+            Labelled::new(snapshot.clone(), &judge, &mut Here, Default::default()).unwrap();
         let masks = labelled.masks(&mut judge, &origin("report"), Circumstances::default());
         Self {
             labelled,
@@ -457,7 +458,7 @@ fn what_is_hidden_hangs_on_who_asks() {
     on_large_stack(|| {
         let snapshot = Arc::new(Snapshot::new("app", database()));
         let mut judge = judge();
-        let mut labelled = Labelled::new(snapshot, &judge, &mut Here).unwrap();
+        let mut labelled = Labelled::new(snapshot, &judge, &mut Here, Default::default()).unwrap();
         let mut hidden = |principal: &str| {
             let asks = origin(principal);
             let masks = labelled.masks(&mut judge, &asks, Circumstances::default());
@@ -565,3 +566,5 @@ fn blind() {
         }
     });
 }
+
+mod inheriting;

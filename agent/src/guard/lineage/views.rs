@@ -30,7 +30,7 @@ pub(super) enum Unknown {
 }
 
 /// All columns matter, wherever they go.
-struct All<'a>(&'a Snapshot);
+pub(super) struct All<'a>(pub &'a Snapshot);
 
 impl Ground for All<'_> {
     fn snapshot(&self) -> &Snapshot {

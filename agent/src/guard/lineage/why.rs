@@ -57,6 +57,8 @@ pub(in crate::guard) enum Why {
     TooManyColumns,
     #[error("the process that reads statements does not answer")]
     Unanswered,
+    #[error("more columns have inherited labels than are kept: `dbwarden labels list` shows them")]
+    TooManyHeirs,
     #[error("no column that the rule speaks of is known here")]
     NothingHidden,
 }
@@ -103,6 +105,10 @@ impl Why {
                 "dbwarden needs its catalog connection to know which columns are hidden; `dbwarden status` on the \
                  server's host says what is wrong. Try again later."
             }
+            Self::TooManyHeirs => {
+                "What it writes of labelled columns would be shown to those from whom they are hidden. \
+                 `dbwarden labels forget` makes room."
+            }
             Self::Places => "Name the columns one by one.",
             _ => {
                 "Ask whoever keeps dbwarden's policies for an exception; `dbwarden policy explain` shows what it takes."
@@ -119,9 +125,12 @@ impl Why {
         Denial {
             code: Cow::Borrowed(DENIED),
             rule: rule.clone(),
-            message: format!(
-                "dbwarden: columns are hidden here, and this can't be followed: {self}"
-            )
+            message: match self {
+                Self::TooManyHeirs => format!("dbwarden: {self}"),
+                _ => {
+                    format!("dbwarden: columns are hidden here, and this can't be followed: {self}")
+                }
+            }
             .into(),
             detail: format!("rule {rule}; {self}").into(),
             hint: Cow::Borrowed(self.hint()),

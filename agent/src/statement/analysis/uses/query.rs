@@ -5,8 +5,8 @@ use std::sync::Arc;
 use pg_query::{
     Node, NodeEnum,
     protobuf::{
-        DeleteStmt, InsertStmt, MergeStmt, MergeWhenClause, OnConflictClause, ReturningClause,
-        SelectStmt, UpdateStmt, WithClause,
+        DeleteStmt, InsertStmt, MergeStmt, MergeWhenClause, OnConflictClause, RangeVar,
+        ReturningClause, SelectStmt, UpdateStmt, WithClause,
     },
 };
 
@@ -17,8 +17,14 @@ use super::{
     source::add,
 };
 use crate::{
-    event::{By, ByOutput, Cte, Form, Inner, Mix, Of, Output, Query, Sink, Source},
-    statement::analysis::{names::strings, parts::Parts},
+    event::{
+        By, ByOutput, Cte, Form, Inner, Mix, Of, Output, Query, Reference, Sink, Source, Values,
+        Write,
+    },
+    statement::analysis::{
+        names::{relation_name, strings},
+        parts::Parts,
+    },
 };
 
 impl Gathering {
@@ -123,30 +129,37 @@ impl Gathering {
                 continue;
             };
             let name = (!target.name.is_empty()).then(|| Arc::from(target.name.as_str()));
-            let reference = target.val.as_deref().and_then(column_ref);
-            let output = match reference.map(|reference| self.reference(reference)) {
-                Some(reference) => match &reference.column {
-                    None => Output::Star(reference.of),
-                    Some(column) => {
-                        let column = column.clone();
-                        match name {
-                            Some(name) => Output::Plain { name, of: reference },
-                            None => {
-                                Output::Plain { name: column, of: reference.in_form(Form::Result) }
-                            }
-                        }
-                    }
-                },
-                None => {
-                    let mut of = self.mix(&target.val);
-                    // What stands in its place must be equal to what is ordered by.
-                    if name.is_none() && !is_distinct {
-                        self.names(&mut of, target.val.as_deref());
-                    }
-                    Output::Computed { name, of }
-                }
-            };
+            let output = self.one_output(name, target.val.as_deref(), is_distinct);
             query.outputs.push(output);
+        }
+    }
+
+    fn one_output(
+        &mut self,
+        name: Option<Arc<str>>,
+        value: Option<&Node>,
+        is_distinct: bool,
+    ) -> Output {
+        let reference = value.and_then(column_ref);
+        match reference.map(|reference| self.reference(reference)) {
+            Some(reference) => match &reference.column {
+                None => Output::Star(reference.of),
+                Some(column) => {
+                    let column = column.clone();
+                    match name {
+                        Some(name) => Output::Plain { name, of: reference },
+                        None => Output::Plain { name: column, of: reference.in_form(Form::Result) },
+                    }
+                }
+            },
+            None => {
+                let mut of = value.map(|it| self.mix(it)).unwrap_or_default();
+                // What stands in its place must be equal to what is ordered by.
+                if name.is_none() && !is_distinct {
+                    self.names(&mut of, value);
+                }
+                Output::Computed { name, of }
+            }
         }
     }
 
@@ -272,17 +285,51 @@ impl Gathering {
         self.outputs(query, exprs, false);
     }
 
-    /// Columns that are set, and what they are set to.
-    fn assignments(&mut self, query: &mut Query, targets: &[Node]) {
+    /// Columns of a relation that are set, and what they are set to.
+    fn assignments(&mut self, query: &mut Query, relation: Option<&RangeVar>, targets: &[Node]) {
+        let (mut columns, mut outputs) = (Vec::new(), Vec::new());
         for target in targets {
             match &target.node {
                 Some(NodeEnum::ResTarget(target)) => {
                     self.flow(query, Sink::Write, &target.indirection);
-                    self.flow(query, Sink::Write, &target.val);
+                    columns.push(target.name.as_str().into());
+                    outputs.push(self.written(query, target.val.as_deref()));
                 }
                 _ => self.lose(),
             }
         }
+        write(query, relation, columns, Values::Outputs(outputs));
+    }
+
+    fn written(&mut self, query: &mut Query, value: Option<&Node>) -> Output {
+        let output = self.one_output(None, value, false);
+        let mix = match &output {
+            Output::Computed { of, .. } => of.clone(),
+            Output::Plain { of, .. } => Mix { of: vec![of.clone()], inner: Vec::new() },
+            Output::Star(of) => {
+                let of = Reference { of: of.clone(), column: None, spot: None };
+                Mix { of: vec![of], inner: Vec::new() }
+            }
+        };
+        if !mix.is_empty() {
+            query.flows.push((Sink::Write, mix));
+        }
+        output
+    }
+
+    /// The columns that an `INSERT` names.
+    fn named_targets(&mut self, query: &mut Query, targets: &[Node]) -> Vec<Arc<str>> {
+        let mut columns = Vec::new();
+        for target in targets {
+            match &target.node {
+                Some(NodeEnum::ResTarget(target)) => {
+                    self.flow(query, Sink::Write, &target.indirection);
+                    columns.push(target.name.as_str().into());
+                }
+                _ => self.lose(),
+            }
+        }
+        columns
     }
 
     fn insert(&mut self, query: &mut Query, insert: &InsertStmt) {
@@ -297,30 +344,43 @@ impl Gathering {
         } = insert;
         self.with(query, with_clause.as_ref());
         self.target(query, relation.as_ref());
-        if let Some(rows) = select_stmt.as_deref() {
+        let rows = select_stmt.as_deref().map(|rows| {
             let place = self.reserve();
             self.fill(place, rows.node.as_ref());
             let inner = vec![Inner { query: place, is_read: true }];
             query.flows.push((Sink::Write, Mix { of: Vec::new(), inner }));
+            place
+        });
+        let columns = self.named_targets(query, cols);
+        if let Some(rows) = rows {
+            write(query, relation.as_ref(), columns.clone(), Values::Rows(rows));
         }
-        self.assignments(query, cols);
         if let Some(conflict) = on_conflict_clause {
-            self.on_conflict(query, conflict);
+            // What the client has given itself.
+            let of = match (rows, relation) {
+                (Some(rows), Some(it)) => Of::Given { rows, relation: relation_name(it), columns },
+                _ => Of::Computed(Mix::default()),
+            };
+            self.on_conflict(query, relation.as_ref(), of, conflict);
         }
         self.returning(query, returning_clause.as_ref());
     }
 
-    fn on_conflict(&mut self, query: &mut Query, conflict: &OnConflictClause) {
+    fn on_conflict(
+        &mut self,
+        query: &mut Query,
+        relation: Option<&RangeVar>,
+        of: Of,
+        conflict: &OnConflictClause,
+    ) {
         let OnConflictClause { action: _, infer, target_list, where_clause, location: _ } =
             conflict;
-        // What the client has given itself.
-        let of = Of::Computed(Mix::default());
         add(query, Source { of, alias: "excluded".into(), columns: Vec::new(), is_hidden: true });
         if let Some(infer) = infer {
             self.flow(query, Sink::Predicate, &infer.index_elems);
             self.flow(query, Sink::Predicate, &infer.where_clause);
         }
-        self.assignments(query, target_list);
+        self.assignments(query, relation, target_list);
         self.flow(query, Sink::Predicate, where_clause);
     }
 
@@ -338,7 +398,7 @@ impl Gathering {
         for node in from_clause {
             self.source(query, node);
         }
-        self.assignments(query, target_list);
+        self.assignments(query, relation.as_ref(), target_list);
         self.flow(query, Sink::Predicate, where_clause);
         self.returning(query, returning_clause.as_ref());
     }
@@ -385,9 +445,20 @@ impl Gathering {
                 values,
             } = arm.as_ref();
             self.flow(query, Sink::Predicate, condition);
-            self.assignments(query, target_list);
-            self.flow(query, Sink::Write, values);
+            if values.is_empty() {
+                self.assignments(query, relation.as_ref(), target_list);
+                continue;
+            }
+            let columns = self.named_targets(query, target_list);
+            let outputs = values.iter().map(|value| self.written(query, Some(value))).collect();
+            write(query, relation.as_ref(), columns, Values::Outputs(outputs));
         }
         self.returning(query, returning_clause.as_ref());
+    }
+}
+
+fn write(query: &mut Query, relation: Option<&RangeVar>, columns: Vec<Arc<str>>, values: Values) {
+    if let Some(relation) = relation {
+        query.writes.push(Write { relation: relation_name(relation), columns, values });
     }
 }

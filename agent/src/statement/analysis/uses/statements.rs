@@ -4,12 +4,15 @@ use std::sync::Arc;
 
 use pg_query::{
     Node, NodeEnum,
-    protobuf::{AlterTableType, CopyStmt, CreateTableAsStmt, ObjectType, RangeVar, RenameStmt},
+    protobuf::{
+        AlterTableType, CopyStmt, CreateTableAsStmt, IntoClause, ObjectType, OnCommitAction,
+        RangeVar, RenameStmt, SelectStmt,
+    },
 };
 
 use super::{Gathering, listed};
 use crate::{
-    event::{Change, Query, Rows, Sink},
+    event::{Change, Create, Of, Output, Query, Rows, Sink, Source, Values, Write},
     statement::analysis::{
         names::{relation_name, strings},
         parts::{Parts, Visitor, descend},
@@ -28,9 +31,9 @@ impl Gathering {
         use NodeEnum as N;
         match node {
             N::SelectStmt(select) => {
-                let into = select.into_clause.as_deref();
+                let into = into_of(select);
                 if let Some(into) = into {
-                    self.makes(into.rel.as_ref());
+                    self.creates(into);
                 }
                 self.top(node, if into.is_some() { Rows::Flow(Sink::Write) } else { rows });
             }
@@ -38,7 +41,13 @@ impl Gathering {
                 self.top(node, rows);
             }
             N::CopyStmt(it) => self.copy(it),
-            N::ExplainStmt(it) => self.inner(it.query.as_deref()),
+            N::ExplainStmt(it) => {
+                self.inner(it.query.as_deref());
+                if !it.options.iter().any(may_run) {
+                    self.uses.queries.iter_mut().for_each(|query| query.writes.clear());
+                    self.uses.creates.clear();
+                }
+            }
             N::PrepareStmt(it) => self.inner(it.query.as_deref()),
             N::DeclareCursorStmt(it) => self.inner(it.query.as_deref()),
             N::CreateTableAsStmt(it) => self.create_table_as(it),
@@ -50,7 +59,10 @@ impl Gathering {
                 Some(call) => self.alone(Sink::Call, call),
                 None => self.lose(),
             },
-            N::DoStmt(_) => self.lose(),
+            N::DoStmt(it) => {
+                self.lose();
+                self.does(&it.args);
+            }
             N::CreateSchemaStmt(it) => {
                 it.schema_elts.iter().for_each(|element| self.statement(element));
             }
@@ -143,7 +155,14 @@ impl Gathering {
     }
 
     fn create_table_as(&mut self, create: &CreateTableAsStmt) {
-        self.makes(create.into.as_ref().and_then(|into| into.rel.as_ref()));
+        match create.into.as_deref() {
+            // Its definition tells what it shows.
+            Some(into) if create.objtype() == ObjectType::ObjectMatview => {
+                self.makes(into.rel.as_ref());
+            }
+            Some(into) => self.creates(into),
+            None => self.lose(),
+        }
         match create.query.as_deref().and_then(|query| query.node.as_ref()) {
             Some(query @ NodeEnum::SelectStmt(_)) => self.top(query, Rows::Flow(Sink::Write)),
             // EXECUTE has rows that nobody sees here.
@@ -151,11 +170,38 @@ impl Gathering {
         }
     }
 
+    /// The query of what is made is the next one.
+    fn creates(&mut self, into: &IntoClause) {
+        self.makes(into.rel.as_ref());
+        let Some(relation) = &into.rel else { return self.lose() };
+        self.uses.creates.push(Create {
+            relation: relation_name(relation),
+            columns: listed(&into.col_names),
+            query: self.uses.queries.len(),
+            is_temporary: is_temporary(relation),
+            is_dropped: into.on_commit() == OnCommitAction::OncommitDrop,
+        });
+    }
+
+    /// `DO`, unless it says that it is in another language.
+    fn does(&mut self, arguments: &[Node]) {
+        let mut language = "plpgsql";
+        let mut body = None;
+        for argument in arguments {
+            let Some(NodeEnum::DefElem(argument)) = &argument.node else { continue };
+            let value = argument.arg.as_deref().and_then(|value| value.node.as_ref());
+            match (argument.defname.as_str(), value) {
+                ("as", Some(NodeEnum::String(text))) => body = Some(text.sval.as_str()),
+                ("language", Some(NodeEnum::String(text))) => language = &text.sval,
+                _ => {}
+            }
+        }
+        self.uses.is_literal_sensitive = true;
+        self.uses.does.extend(body.filter(|_| language == "plpgsql").map(Arc::from));
+    }
+
     fn makes(&mut self, relation: Option<&RangeVar>) {
-        let is_temporary = |relation: &&RangeVar| {
-            relation.relpersistence == "t" || relation.schemaname.starts_with("pg_temp")
-        };
-        if let Some(relation) = relation.filter(is_temporary) {
+        if let Some(relation) = relation.filter(|relation| is_temporary(relation)) {
             self.uses.temporary.push(relation.relname.as_str().into());
         }
     }
@@ -166,8 +212,27 @@ impl Gathering {
         }
     }
 
+    /// `ALTER COLUMN column TYPE … USING …`
+    fn converts(&mut self, relation: &RangeVar, column: &str, using: &Node) {
+        let name = relation_name(relation);
+        let (of, alias) = (Of::Relation(name.clone()), relation.relname.as_str().into());
+        let from = vec![Source { of, alias, columns: Vec::new(), is_hidden: false }];
+        let made = Output::Computed { name: None, of: self.mix(using) };
+        let (columns, values) = (vec![column.into()], Values::Outputs(vec![made]));
+        let writes = vec![Write { relation: name, columns, values }];
+        let place = self.reserve();
+        self.put(place, Query { from, writes, ..Query::default() });
+        self.uses.aside.push(place);
+    }
+
     fn alter(&mut self, relation: Option<&RangeVar>, command: &Node) {
         let Some(NodeEnum::AlterTableCmd(command)) = &command.node else { return self.lose() };
+        if let (AlterTableType::AtAlterColumnType, Some(relation), Some(NodeEnum::ColumnDef(def))) =
+            (command.subtype(), relation, command.def.as_deref().and_then(|def| def.node.as_ref()))
+            && let Some(using) = def.raw_default.as_deref()
+        {
+            self.converts(relation, &command.name, using);
+        }
         let columns = match command.subtype() {
             AlterTableType::AtDropColumn | AlterTableType::AtDropConstraint => Some(Vec::new()),
             _ => {
@@ -218,6 +283,25 @@ pub(super) fn only_reads(statement: &Node) -> bool {
             None => return false,
         }
     }
+}
+
+fn is_temporary(relation: &RangeVar) -> bool {
+    relation.relpersistence == "t" || relation.schemaname.starts_with("pg_temp")
+}
+
+/// Of several queries, the first one has it.
+fn into_of(select: &SelectStmt) -> Option<&IntoClause> {
+    let mut select = select;
+    while let (None, Some(first)) = (&select.into_clause, &select.larg) {
+        select = first;
+    }
+    select.into_clause.as_deref()
+}
+
+/// `ANALYZE`, unless it is surely off.
+fn may_run(option: &Node) -> bool {
+    let Some(NodeEnum::DefElem(option)) = &option.node else { return true };
+    option.defname == "analyze"
 }
 
 /// All that may be a column's name in a definition.

@@ -4,14 +4,14 @@ use std::{fmt::Write as _, thread};
 
 use super::uses;
 use crate::{
-    event::{By, Mix, Of, Output, Query, Reference, Uses},
+    event::{By, Mix, Of, Output, Query, Reference, Uses, Values},
     statement::{Lexing, STACK_BYTES},
 };
 
 /// A query in brackets, and all that is in it.
 fn shown(uses: &Uses, place: usize) -> String {
     let Some(query) = uses.queries.get(place) else { return "?".to_owned() };
-    let Query { with, from, outputs, flows, by_output, merges, sides, is_distinct } = query;
+    let Query { with, from, outputs, flows, by_output, merges, sides, is_distinct, writes } = query;
     let mut line = String::new();
     for cte in with {
         let _ = write!(line, "with({}){} ", cte.columns.join(","), shown(uses, cte.query));
@@ -25,6 +25,7 @@ fn shown(uses: &Uses, place: usize) -> String {
             Of::Lateral(place) => format!("lateral {}", shown(uses, *place)),
             Of::Computed(mix) => format!("f({})", mixed(uses, mix)),
             Of::Joined(places) => format!("joined{places:?}"),
+            Of::Given { columns, .. } => format!("given({})", columns.join(",")),
         };
         let hidden = if source.is_hidden { "!" } else { "" };
         let _ = write!(line, "{hidden}{of} {}({}) ", source.alias, source.columns.join(","));
@@ -59,6 +60,13 @@ fn shown(uses: &Uses, place: usize) -> String {
     }
     if *is_distinct {
         line.push_str("distinct ");
+    }
+    for write in writes {
+        let columns = write.columns.join(",");
+        let _ = match &write.values {
+            Values::Rows(_) => write!(line, "into {}({columns}) ", write.relation),
+            Values::Outputs(all) => write!(line, "set {}({columns}){} ", write.relation, all.len()),
+        };
     }
     format!("[{}]", line.trim_end())
 }
@@ -98,6 +106,12 @@ fn line(text: &str) -> String {
         }
         for name in &uses.temporary {
             let _ = write!(line, "temporary {name} ");
+        }
+        for place in &uses.aside {
+            let _ = write!(line, "aside{} ", shown(uses, *place));
+        }
+        for create in &uses.creates {
+            let _ = write!(line, "creates {}({}) ", create.relation, create.columns.join(","));
         }
         for name in &uses.executes {
             let _ = write!(line, "executes {name} ");
