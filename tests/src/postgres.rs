@@ -392,10 +392,12 @@ impl Postgres {
         let guard = self.guard_port.unwrap_or_default();
         // As the server itself.
         let host = if self.everywhere { "0.0.0.0" } else { "127.0.0.1" };
-        format!(
-            "[[server]]\nname = \"{name}\"\nport = {port}\nlane = \"{lane}\"\n{more}\n\
-             [guard]\nlisten = \"{host}:{guard}\"\n"
-        )
+        let server =
+            format!("[[server]]\nname = \"{name}\"\nport = {port}\nlane = \"{lane}\"\n{more}\n");
+        match lane {
+            "observe" => server,
+            _ => format!("{server}[guard]\nlisten = \"{host}:{guard}\"\n"),
+        }
     }
 
     /// A role by which a guard may ask this server; gives what the configuration says of it in a `[[server]]`.
