@@ -4,7 +4,7 @@
 //! show what a table hides.
 
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::{BTreeSet, HashSet, VecDeque},
     num::NonZeroUsize,
     sync::Arc,
     time::{Duration, Instant},
@@ -79,6 +79,53 @@ pub(super) struct Veil {
     pub(super) flows: Option<Place>,
     /// What has something of labelled columns, and no catalog shows.
     pub(super) own: Own,
+    /// Texts by which nobody inherits any more, the newest last.
+    lately: VecDeque<Lately>,
+}
+
+/// A text, and by what it was looked at.
+struct Lately {
+    analysed: Arc<Analysed>,
+    snapshot: Arc<Snapshot>,
+    /// Of what the database has inherited.
+    version: u64,
+}
+
+/// A session says the same few again and again.
+const MAX_LATELY: usize = 8;
+
+impl Veil {
+    fn has_left_nothing(
+        &self,
+        analysed: &Arc<Analysed>,
+        snapshot: &Arc<Snapshot>,
+        database: &Database,
+    ) -> bool {
+        self.own.is_empty()
+            && self.lately.iter().any(|one| {
+                Arc::ptr_eq(&one.analysed, analysed)
+                    && Arc::ptr_eq(&one.snapshot, snapshot)
+                    && one.version == database.inherited.version()
+            })
+    }
+
+    fn leaves_nothing(
+        &mut self,
+        analysed: &Arc<Analysed>,
+        snapshot: Arc<Snapshot>,
+        database: &Database,
+    ) {
+        // What `EXECUTE` runs, and a block of code, is another thing each time.
+        let is_one = !analysed.is_session_sensitive && !analysed.is_literal_sensitive;
+        if !self.own.is_empty() || !is_one {
+            return;
+        }
+        if self.lately.len() >= MAX_LATELY {
+            self.lately.pop_front();
+        }
+        let (analysed, version) = (analysed.clone(), database.inherited.version());
+        self.lately.push_back(Lately { analysed, snapshot, version });
+    }
 }
 
 /// Who asks what.
@@ -118,7 +165,9 @@ impl ClientCourt {
         }
         let Looked { masks, copy, temporary, seen } =
             looked.map_err(|(rule, why)| why.denial(&rule))?;
-        if let (Some(database), Some(snapshot)) = (&self.database, seen) {
+        if let (Some(database), Some(snapshot)) = (&self.database, seen)
+            && !self.veil.has_left_nothing(&reading.analysed, &snapshot, database)
+        {
             let own = &mut self.veil.own;
             let Analysed { statements, whole, .. } = &*reading.analysed;
             let (text, lexing, has_run) = (reading.text.as_deref(), asked.lexing, false);
@@ -128,6 +177,9 @@ impl ClientCourt {
             let is_awaited = passed.map_err(|why| why.denial(&INHERITED.into()))?;
             // What it awaits is there, or never will be, once it has settled.
             self.has_defined |= is_awaited;
+            if !is_awaited {
+                self.veil.leaves_nothing(&reading.analysed, snapshot, database);
+            }
         }
         self.veil.masks = masks;
         self.veil.temporary.extend(temporary);

@@ -48,7 +48,7 @@ pub(in crate::guard) enum Slot {
 }
 
 impl Own {
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in crate::guard) fn is_empty(&self) -> bool {
         self.relations.is_empty()
     }
 
