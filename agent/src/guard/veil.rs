@@ -3,29 +3,31 @@
 //! It is asked for every statement of such a client, also where no rule has anything to say of its text: a view may
 //! show what a table hides.
 
+mod inheriting;
+
 use std::{
     collections::{BTreeSet, HashSet, VecDeque},
     num::NonZeroUsize,
     sync::Arc,
-    time::{Duration, Instant},
 };
 
+use inheriting::Lately;
 use lru::LruCache;
 
 use super::{
     behind::Behind,
-    catalog::{Database, Full, Inheriting, PATIENCE, Snapshot},
+    catalog::{Database, PATIENCE, Snapshot},
     client_court::{ClientCourt, prepared_as},
     court::{Court as _, Denial, Moment, Nulled, Reading},
     judging::{Judging, now},
-    lineage::{self, Labelled, Legacy, Own, Place, Said, Why},
+    lineage::{self, Labelled, Own, Place, Why},
     masking::{Copied, Masks},
     wire::Word,
 };
 use crate::{
-    event::{Access, ConnectionId, Facts, Flow, Origin, Uses},
+    event::{Facts, Flow, Origin, Uses},
     policy::{Circumstances, Standing},
-    statement::{Analysed, Lexing, Session},
+    statement::Lexing,
 };
 
 /// Databases, and clients of those that can't be asked, of which a worker remembers what is hidden.
@@ -83,51 +85,6 @@ pub(super) struct Veil {
     lately: VecDeque<Lately>,
 }
 
-/// A text, and by what it was looked at.
-struct Lately {
-    analysed: Arc<Analysed>,
-    snapshot: Arc<Snapshot>,
-    /// Of what the database has inherited.
-    version: u64,
-}
-
-/// A session says the same few again and again.
-const MAX_LATELY: usize = 8;
-
-impl Veil {
-    fn has_left_nothing(
-        &self,
-        analysed: &Arc<Analysed>,
-        snapshot: &Arc<Snapshot>,
-        database: &Database,
-    ) -> bool {
-        self.own.is_empty()
-            && self.lately.iter().any(|one| {
-                Arc::ptr_eq(&one.analysed, analysed)
-                    && Arc::ptr_eq(&one.snapshot, snapshot)
-                    && one.version == database.inherited.version()
-            })
-    }
-
-    fn leaves_nothing(
-        &mut self,
-        analysed: &Arc<Analysed>,
-        snapshot: Arc<Snapshot>,
-        database: &Database,
-    ) {
-        // What `EXECUTE` runs, and a block of code, is another thing each time.
-        let is_one = !analysed.is_session_sensitive && !analysed.is_literal_sensitive;
-        if !self.own.is_empty() || !is_one {
-            return;
-        }
-        if self.lately.len() >= MAX_LATELY {
-            self.lately.pop_front();
-        }
-        let (analysed, version) = (analysed.clone(), database.inherited.version());
-        self.lately.push_back(Lately { analysed, snapshot, version });
-    }
-}
-
 /// Who asks what.
 struct Asked<'a> {
     origin: &'a Arc<Origin>,
@@ -165,21 +122,10 @@ impl ClientCourt {
         }
         let Looked { masks, copy, temporary, seen } =
             looked.map_err(|(rule, why)| why.denial(&rule))?;
-        if let (Some(database), Some(snapshot)) = (&self.database, seen)
-            && !self.veil.has_left_nothing(&reading.analysed, &snapshot, database)
-        {
-            let own = &mut self.veil.own;
-            let Analysed { statements, whole, .. } = &*reading.analysed;
-            let (text, lexing, has_run) = (reading.text.as_deref(), asked.lexing, false);
-            let said = Said { text, lexing, statements, prepared: asked.prepared, has_run };
-            let session = (self.profile.id, own);
-            let passed = judging.pass_on(&said, whole, database, &snapshot, session);
-            let is_awaited = passed.map_err(|why| why.denial(&INHERITED.into()))?;
+        if let (Some(database), Some(snapshot)) = (&self.database, seen) {
+            let who = (self.profile.id, &mut self.veil);
             // What it awaits is there, or never will be, once it has settled.
-            self.has_defined |= is_awaited;
-            if !is_awaited {
-                self.veil.leaves_nothing(&reading.analysed, snapshot, database);
-            }
+            self.has_defined |= judging.leave(&asked, database, snapshot, who)?;
         }
         self.veil.masks = masks;
         self.veil.temporary.extend(temporary);
@@ -237,12 +183,6 @@ impl<'a> Asked<'a> {
         Self { origin, circumstances, reading, lexing, prepared }
     }
 }
-/// What was made past the guard may be seen so much later.
-const LONGEST_TRANSACTION: Duration = Duration::from_secs(600);
-
-/// In the place of a rule.
-const INHERITED: &str = "inherited-labels";
-
 /// What may be let through.
 #[derive(Default)]
 struct Looked {
@@ -340,84 +280,6 @@ impl Judging {
             labelled.follow(&uses_of(&text)?, &masks, &changing).map_err(refused)?;
         }
         Ok(Looked { masks: Some(masks), copy, temporary, seen })
-    }
-
-    /// Labels that are inherited by a text; whether there is something that is to be seen yet.
-    ///
-    /// # Errors
-    /// More inherit than are kept.
-    fn pass_on(
-        &mut self,
-        said: &Said<'_>,
-        whole: &Facts,
-        database: &Arc<Database>,
-        snapshot: &Arc<Snapshot>,
-        (session, own): (ConnectionId, &mut Own),
-    ) -> Result<bool, Why> {
-        let key = (database.server, database.name.clone());
-        let Self { veils, analyst, behind, .. } = self;
-        let Some(Seen::Labelled(labelled)) = veils.databases.get_mut(&key) else {
-            return Ok(false);
-        };
-        if behind.get(&key).is_none_or(|behind| !behind.is_of(snapshot)) {
-            behind.put(key.clone(), Behind::new(snapshot.clone()));
-        }
-        let Some(behind) = behind.get_mut(&key) else { return Ok(false) };
-        let Legacy { heirs, unseen } = labelled.legacy(said, own, behind, analyst);
-        if own.is_overfull() {
-            return Err(Why::TooMuch);
-        }
-        if heirs.is_empty() && unseen.is_empty() {
-            return Ok(false);
-        }
-        let statement: Arc<str> = whole.fingerprint_text().into();
-        if !heirs.is_empty() {
-            let news = database.inherited.add(heirs).map_err(|Full| Why::TooManyHeirs)?;
-            if !news.is_empty() {
-                let statement = statement.clone();
-                let inheriting = Inheriting { session, statement, heirs: news };
-                self.channel.tell(&Word::inherited(key.0, &key.1, inheriting));
-            }
-        }
-        if unseen.is_empty() {
-            return Ok(false);
-        }
-        let awaited = database.inherited.awaits(session, &statement, unseen);
-        awaited.map(|()| true).map_err(|Full| Why::TooManyHeirs)
-    }
-
-    /// Labels that are inherited by a text that has run past the guard.
-    pub(super) fn inherit_from(
-        &mut self,
-        text: &str,
-        database: &Arc<Database>,
-        session: ConnectionId,
-        own: &mut Own,
-    ) -> Result<(), Why> {
-        if !self.judge.set().masks() {
-            return Ok(());
-        }
-        let key = (database.server, database.name.clone());
-        let snapshot = self.catalogs.snapshot(database, PATIENCE).ok_or(Why::Blind)?;
-        self.label(&key, &snapshot, database)?;
-        let lexing = Lexing::default();
-        let analysed = self.analyst.analysed_in(text, &Session { lexing, ..Session::default() });
-        let said = Said {
-            text: Some(text),
-            lexing,
-            statements: &analysed.statements,
-            prepared: &|_| None,
-            has_run: true,
-        };
-        if self.pass_on(&said, &analysed.whole, database, &snapshot, (session, own))? {
-            // Its transaction may still be open.
-            database.inherited.settles_by(session, Instant::now() + LONGEST_TRANSACTION);
-            database.has_news();
-        }
-        let tables = analysed.whole.tables.iter();
-        let dropped = tables.filter(|table| table.access == Access::Drop);
-        dropped.for_each(|table| own.forget(&table.name));
-        Ok(())
     }
 
     /// The text with NULL for one more column, and how that is recorded.
