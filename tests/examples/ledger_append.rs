@@ -185,15 +185,7 @@ fn script(
             .map(|(name, access)| TableAccess { name: (*name).into(), access: *access })
             .collect(),
         columns: columns.iter().map(|column| (*column).into()).collect(),
-        functions: Vec::new(),
-        calls: Vec::new(),
-        names: Vec::new(),
-        traits: Vec::new(),
-        settings: Vec::new(),
-        keys: Vec::new(),
-        restricted: None,
-        copy: None,
-        analysis: Analysis::Complete,
+        ..Facts::nothing(Analysis::Complete)
     };
     Script {
         text: facts.text.clone(),

@@ -140,17 +140,7 @@ fn facts() -> Facts {
         fingerprint: 1,
         summary: "SELECT songs".into(),
         effects: Effects::from_iter([Effect::Read]),
-        tables: Vec::new(),
-        columns: Vec::new(),
-        functions: Vec::new(),
-        calls: Vec::new(),
-        names: Vec::new(),
-        traits: Vec::new(),
-        settings: Vec::new(),
-        keys: Vec::new(),
-        restricted: None,
-        copy: None,
-        analysis: Analysis::Complete,
+        ..Facts::nothing(Analysis::Complete)
     }
 }
 

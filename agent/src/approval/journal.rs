@@ -1,7 +1,7 @@
 //! What is open, on disk: only for the next start to say that it was denied.
 
 use std::{
-    fs, io,
+    io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -48,14 +48,7 @@ impl Journal {
         host: &Origin,
         now: WallTime,
     ) -> io::Result<(Self, Vec<Entry>)> {
-        let open: Vec<Open> = match fs::metadata(file) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-            Err(error) => return Err(error),
-            Ok(about) if about.len() > MAX_BYTES => {
-                return Err(io::Error::other("it is too long"));
-            }
-            Ok(_) => serde_json::from_slice(&fs::read(file)?)?,
-        };
+        let open: Vec<Open> = durable::read_json(file, MAX_BYTES)?;
         let rows = open.iter().map(|open| open.denied(host, now)).collect();
         let mut journal = Self { file: Some(file.to_owned()), written: Vec::new() };
         if !open.is_empty() {

@@ -74,7 +74,7 @@ pub enum QuarantineError {
     #[error("can't write {}: it would be forgotten at the next start", path.display())]
     Write { path: PathBuf, source: io::Error },
     #[error("can't read {}: remove it if nobody is to be in quarantine", path.display())]
-    Read { path: PathBuf, source: Box<dyn std::error::Error + Send + Sync> },
+    Read { path: PathBuf, source: io::Error },
 }
 
 /// Shared by those who judge and those who are asked.
@@ -101,17 +101,7 @@ impl Quarantine {
     /// What the file of before says; where there is none, nobody is in quarantine.
     pub fn open(file: &Path) -> Result<Self, QuarantineError> {
         let unreadable = |source| QuarantineError::Read { path: file.to_owned(), source };
-        let book = match std::fs::metadata(file) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Book::default(),
-            Err(error) => return Err(unreadable(error.into())),
-            Ok(about) if about.len() > MAX_FILE_BYTES => {
-                return Err(unreadable(format!("it has {} bytes", about.len()).into()));
-            }
-            Ok(_) => {
-                let bytes = std::fs::read(file).map_err(|error| unreadable(error.into()))?;
-                serde_json::from_slice(&bytes).map_err(|error| unreadable(error.into()))?
-            }
-        };
+        let book: Book = durable::read_json(file, MAX_FILE_BYTES).map_err(unreadable)?;
         let n_detained = AtomicUsize::new(book.detained.len());
         let (file, book) = (Some(file.to_owned()), Mutex::new(book));
         Ok(Self { file, n_detained, version: AtomicU64::new(0), book })

@@ -93,6 +93,21 @@ impl Revealed {
     }
 }
 
+/// Databases as they were seen, by server and name.
+pub(super) type Known = LruCache<(usize, Arc<str>), Behind>;
+
+/// The code of a database as it is seen now.
+pub(super) fn of<'k>(
+    known: &'k mut Known,
+    key: &(usize, Arc<str>),
+    snapshot: &Arc<Snapshot>,
+) -> Option<&'k mut Behind> {
+    if known.get(key).is_none_or(|behind| !behind.is_of(snapshot)) {
+        known.put(key.clone(), Behind::new(snapshot.clone()));
+    }
+    known.get_mut(key)
+}
+
 impl Behind {
     pub(super) fn new(snapshot: Arc<Snapshot>) -> Self {
         Self {
@@ -103,7 +118,7 @@ impl Behind {
         }
     }
 
-    pub(super) fn is_of(&self, snapshot: &Arc<Snapshot>) -> bool {
+    fn is_of(&self, snapshot: &Arc<Snapshot>) -> bool {
         Arc::ptr_eq(&self.snapshot, snapshot)
     }
 

@@ -10,7 +10,7 @@ use std::{
 use lru::LruCache;
 
 use super::{
-    behind::Behind,
+    behind::{self, Behind},
     catalog::{Catalogs, Database, PATIENCE, Snapshot},
     court::{DENIED, Denial, Reading},
     estimating::Bulk,
@@ -41,7 +41,7 @@ pub(super) struct Judging {
     pub(super) ledger_down: Option<Arc<str>>,
     pub(super) catalogs: Catalogs,
     /// By a database's server and name.
-    pub(super) behind: LruCache<(usize, Arc<str>), Behind>,
+    pub(super) behind: behind::Known,
     pub(super) veils: Veils,
     pub(super) bulk: Bulk,
     pub(super) hiding: Arc<Hiding>,
@@ -114,10 +114,8 @@ impl Judging {
     ) -> Option<(Arc<Snapshot>, &mut Behind, &mut Analyst)> {
         let snapshot = self.catalogs.snapshot_with(database, PATIENCE, lacking)?;
         let key = (database.server, database.name.clone());
-        if self.behind.get(&key).is_none_or(|behind| !behind.is_of(&snapshot)) {
-            self.behind.put(key.clone(), Behind::new(snapshot.clone()));
-        }
-        Some((snapshot, self.behind.get_mut(&key)?, &mut self.analyst))
+        let behind = behind::of(&mut self.behind, &key, &snapshot)?;
+        Some((snapshot, behind, &mut self.analyst))
     }
 }
 

@@ -61,11 +61,7 @@ impl Stream {
 impl Socket {
     /// A socket that another process has connected or accepted.
     pub(super) fn given(fd: OwnedFd, reactor: &Reactor) -> io::Result<Self> {
-        ioctl_fionbio(&fd, true)?;
-        let is_unix = socket_domain(&fd)? == AddressFamily::UNIX;
-        if !is_unix {
-            set_tcp_nodelay(&fd, true)?;
-        }
+        let is_unix = prepare(&fd)?;
         Ok(Self { place: Registered::new(reactor, fd.as_fd())?, fd, is_unix })
     }
 
@@ -91,6 +87,16 @@ impl Socket {
         let (n, _whole) = recv(&self.fd, bytes, flags)?;
         Ok(n)
     }
+}
+
+/// Nobody waits for it any more, nor does what is written; whether it is a unix socket.
+pub(super) fn prepare(fd: &OwnedFd) -> io::Result<bool> {
+    ioctl_fionbio(fd, true)?;
+    let is_unix = socket_domain(fd)? == AddressFamily::UNIX;
+    if !is_unix {
+        set_tcp_nodelay(fd, true)?;
+    }
+    Ok(is_unix)
 }
 
 impl Drop for Socket {

@@ -15,7 +15,7 @@ use inheriting::Lately;
 use lru::LruCache;
 
 use super::{
-    behind::Behind,
+    behind,
     catalog::{Database, PATIENCE, Snapshot},
     client_court::{ClientCourt, prepared_as},
     court::{Court as _, Denial, Moment, Nulled, Reading},
@@ -183,6 +183,7 @@ impl<'a> Asked<'a> {
         Self { origin, circumstances, reading, lexing, prepared }
     }
 }
+
 /// What may be let through.
 #[derive(Default)]
 struct Looked {
@@ -253,10 +254,9 @@ impl Judging {
             // By the time that one of them runs, another may have.
             statements.iter().for_each(|said| changing.extend(lineage::defines(said)));
         }
-        if behind.get(&key).is_none_or(|behind| !behind.is_of(&snapshot)) {
-            behind.put(key.clone(), Behind::new(snapshot.clone()));
-        }
-        let Some(behind) = behind.get_mut(&key) else { return Err(refused(Why::Blind)) };
+        let Some(behind) = behind::of(behind, &key, &snapshot) else {
+            return Err(refused(Why::Blind));
+        };
         for said in statements {
             let all = behind.reveal(said, analyst).facts;
             let ran = behind.runs(said, analyst);

@@ -80,7 +80,7 @@ pub enum InheritanceError {
     #[error("can't write {}: it would be other labels at the next start", path.display())]
     Write { path: PathBuf, source: io::Error },
     #[error("can't read {}: what inherits labels is not known; remove it if nothing is to", path.display())]
-    Read { path: PathBuf, source: Box<dyn std::error::Error + Send + Sync> },
+    Read { path: PathBuf, source: io::Error },
     #[error("{MAX_COLUMNS} columns have inherited labels already")]
     Full,
 }
@@ -118,17 +118,7 @@ impl Inheritance {
     /// What the file of before says; where there is none, nothing is inherited.
     pub fn open(file: &Path) -> Result<Self, InheritanceError> {
         let unreadable = |source| InheritanceError::Read { path: file.to_owned(), source };
-        let book = match std::fs::metadata(file) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Book::default(),
-            Err(error) => return Err(unreadable(error.into())),
-            Ok(about) if about.len() > MAX_FILE_BYTES => {
-                return Err(unreadable(format!("it has {} bytes", about.len()).into()));
-            }
-            Ok(_) => {
-                let bytes = std::fs::read(file).map_err(|error| unreadable(error.into()))?;
-                serde_json::from_slice(&bytes).map_err(|error| unreadable(error.into()))?
-            }
-        };
+        let book: Book = durable::read_json(file, MAX_FILE_BYTES).map_err(unreadable)?;
         Ok(Self { file: Some(file.to_owned()), book: Mutex::new(book), wake: OnceLock::new() })
     }
 

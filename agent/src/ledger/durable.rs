@@ -7,6 +7,8 @@ use std::{
     path::Path,
 };
 
+use serde::de::DeserializeOwned;
+
 /// Creates the folder for root alone where it is absent, and its parents for all to pass.
 pub fn create_private_folder(folder: &Path) -> io::Result<()> {
     if let Some(parent) = folder.parent() {
@@ -29,6 +31,18 @@ pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.sync_all()?;
     fs::rename(&temporary, path)?;
     sync_folder_of(path)
+}
+
+/// What [`replace`] has put there as JSON, of so many bytes at most; nothing where there is no file.
+pub fn read_json<T: DeserializeOwned + Default>(path: &Path, most_bytes: u64) -> io::Result<T> {
+    match fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(T::default()),
+        Err(error) => Err(error),
+        Ok(about) if about.len() > most_bytes => {
+            Err(io::Error::other(format!("it has {} bytes", about.len())))
+        }
+        Ok(_) => Ok(serde_json::from_slice(&fs::read(path)?)?),
+    }
 }
 
 /// Makes a file's name as durable as its content.

@@ -44,17 +44,7 @@ pub fn facts(summary: &str, effects: &[Effect]) -> Arc<Facts> {
         fingerprint: 0xabc,
         summary: summary.into(),
         effects: effects.iter().copied().collect(),
-        tables: Vec::new(),
-        columns: Vec::new(),
-        functions: Vec::new(),
-        calls: Vec::new(),
-        names: Vec::new(),
-        traits: Vec::new(),
-        settings: Vec::new(),
-        keys: Vec::new(),
-        restricted: None,
-        copy: None,
-        analysis: Analysis::Complete,
+        ..Facts::nothing(Analysis::Complete)
     })
 }
 

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use dbwarden_tests::{Guarded, await_until, need_root};
+use serde_json::Value;
 
 use super::{
     cases::{Becomes, Case},
@@ -36,6 +37,17 @@ forbid (principal, action, resource) when { resource has labels && resource.labe
 struct Masking(Guarded);
 
 impl Masking {
+    /// What is on record of a text in which something was masked.
+    fn row_of(&self, text: &str) -> Result<Value> {
+        await_until("what was masked", || {
+            let rows = self.0.agent.rows(&format!(
+                "SELECT text, masked, verdict, rule FROM statements WHERE masked IS NOT NULL AND \
+                 text = '{text}' LIMIT 1",
+            ))?;
+            Ok(rows.into_iter().next())
+        })
+    }
+
     fn start() -> Result<Self> {
         Self::start_by(RULES)
     }
@@ -117,13 +129,7 @@ fn masking_leaves_no_way_to_a_hidden_value() -> Result<()> {
     ensure!(broken.is_empty(), "{} cases:\n{}", broken.len(), broken.join("\n"));
 
     // Who saw what masked is on record.
-    let masked = await_until("what was masked", || {
-        let rows = masking.0.agent.rows(
-            "SELECT text, masked, verdict, rule FROM statements WHERE masked IS NOT NULL AND \
-             text = 'SELECT ssn FROM customers' LIMIT 1",
-        )?;
-        Ok(rows.into_iter().next())
-    })?;
+    let masked = masking.row_of("SELECT ssn FROM customers")?;
     ensure!(masked["masked"][0] == "public.customers.ssn:hash", "{masked}");
     ensure!(masked["verdict"] == "mask" && masked["rule"] == "hide-pii", "{masked}");
     Ok(())
@@ -158,13 +164,7 @@ fn what_flows_is_null_and_leaves_no_way_to_a_hidden_value() -> Result<()> {
     ensure!(n_nulled >= 60, "only {n_nulled} cases");
 
     // The row says what the client has said, and what was NULL in it.
-    let nulled = await_until("what was NULL", || {
-        let rows = masking.0.agent.rows(
-            "SELECT text, masked, verdict, rule FROM statements WHERE masked IS NOT NULL AND \
-             text = 'SELECT max(ssn) FROM customers' LIMIT 1",
-        )?;
-        Ok(rows.into_iter().next())
-    })?;
+    let nulled = masking.row_of("SELECT max(ssn) FROM customers")?;
     ensure!(nulled["masked"][0] == "public.customers.ssn:null-flow", "{nulled}");
     ensure!(nulled["verdict"] == "mask" && nulled["rule"] == "hide-pii", "{nulled}");
     Ok(())

@@ -7,10 +7,6 @@ use std::{
     time::Duration,
 };
 
-use rustix::{
-    io::ioctl_fionbio,
-    net::{AddressFamily, sockopt::socket_domain},
-};
 use tokio::{
     net::{TcpStream, UnixStream},
     task::{JoinHandle, spawn_local},
@@ -22,7 +18,7 @@ use tokio_util::either::Either;
 use crate::{
     event::in_full,
     guard::{
-        entry,
+        entry, stream,
         tls::Tls,
         wire::{Account, CatalogRights},
     },
@@ -102,13 +98,10 @@ pub(super) async fn connect(
 }
 
 fn connected(socket: OwnedFd) -> io::Result<Either<TcpStream, UnixStream>> {
-    ioctl_fionbio(&socket, true)?;
-    if socket_domain(&socket)? == AddressFamily::UNIX {
-        return Ok(Either::Right(UnixStream::from_std(StdUnixStream::from(socket))?));
-    }
-    let stream = TcpStream::from_std(StdTcpStream::from(socket))?;
-    stream.set_nodelay(true)?;
-    Ok(Either::Left(stream))
+    Ok(match stream::prepare(&socket)? {
+        true => Either::Right(UnixStream::from_std(StdUnixStream::from(socket))?),
+        false => Either::Left(TcpStream::from_std(StdTcpStream::from(socket))?),
+    })
 }
 
 /// What the role may, as far as `EXPLAIN` wants it.

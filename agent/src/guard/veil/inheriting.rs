@@ -9,7 +9,7 @@ use super::{Asked, Seen, Veil};
 use crate::{
     event::{Access, ConnectionId, Facts},
     guard::{
-        behind::Behind,
+        behind,
         catalog::{Database, Full, Inheriting, PATIENCE, Snapshot},
         court::Denial,
         judging::Judging,
@@ -111,10 +111,7 @@ impl Judging {
         let Some(Seen::Labelled(labelled)) = veils.databases.get_mut(&key) else {
             return Ok(false);
         };
-        if behind.get(&key).is_none_or(|behind| !behind.is_of(snapshot)) {
-            behind.put(key.clone(), Behind::new(snapshot.clone()));
-        }
-        let Some(behind) = behind.get_mut(&key) else { return Ok(false) };
+        let Some(behind) = behind::of(behind, &key, snapshot) else { return Ok(false) };
         let Legacy { heirs, unseen } = labelled.legacy(said, own, behind, analyst);
         if own.is_overfull() {
             return Err(Why::TooMuch);
