@@ -22,8 +22,7 @@ use crate::{
     approval::Over,
     event::{Access, Analysis, Effect, Facts, Origin, RequestSum, Trait, Verdict},
     pipeline::profile::Profile,
-    policy::{Circumstances, Estimate, Set},
-    principal::claims,
+    policy::{Circumstances, Estimate},
     protocol::postgres::startup,
     statement::{self, Analysed, Lexing, Parameters, Prepared},
 };
@@ -53,12 +52,11 @@ pub(super) struct ClientCourt {
     passed: Option<Passed>,
 }
 
-/// What rules had nothing to say about last, and who said it: as long as it is the same by the same rules, nobody needs
-/// to be asked again.
+/// What rules had nothing to say about last, nor anything to hide of it: as long as it is the same by the same rules,
+/// from the same client, nobody needs to be asked again.
 struct Passed {
     analysed: Arc<Analysed>,
-    origin: Arc<Origin>,
-    set: Arc<Set>,
+    era: u64,
 }
 
 /// Names, types in brackets or nothing, and statements.
@@ -228,9 +226,6 @@ impl ClientCourt {
     fn judge_by_rules(&mut self, reading: &Reading) -> Result<(Option<Arc<str>>, Needing), Denial> {
         let claims = reading.claims.as_deref();
         let origin = self.origin(reading);
-        if self.has_passed(reading, &origin) {
-            return Ok(Default::default());
-        }
         let time = now();
         let (mut hiding, mut needing) = (None, Needing::default());
         for (place, said) in reading.analysed.statements.iter().enumerate() {
@@ -256,32 +251,33 @@ impl ClientCourt {
                 _ => {}
             }
         }
-        let judging = self.judging.borrow();
-        match judging.ledger_down.as_ref().filter(|_| self.needs_ledger) {
+        match self.judging.borrow().ledger_down().filter(|_| self.needs_ledger) {
             Some(why) if !reading.analysed.statements.iter().all(|facts| gives_up(facts)) => {
                 Err(Denial::unrecorded(why))
             }
-            _ => {
-                let is_plain = self.database.is_none() && claims.is_none();
-                if is_plain && hiding.is_none() && needing.is_nothing() {
-                    let (analysed, set) = (reading.analysed.clone(), judging.judge.set().clone());
-                    self.passed = Some(Passed { analysed, origin, set });
-                }
-                Ok((hiding, needing))
-            }
+            _ => Ok((hiding, needing)),
         }
     }
 
-    /// Where a catalog is asked, or the time counts, or what a text claims, it may be otherwise now.
-    fn has_passed(&self, reading: &Reading, origin: &Arc<Origin>) -> bool {
-        let Some(Passed { analysed, origin: who, set }) = &self.passed else { return false };
+    fn has_passed(&self, reading: &Reading) -> bool {
+        self.passed.as_ref().is_some_and(|passed| {
+            Arc::ptr_eq(&passed.analysed, &reading.analysed)
+                && reading.claims.is_none()
+                && passed.era == self.judging.borrow().era()
+        })
+    }
+
+    /// Where a catalog is asked, or the time counts, or what a text claims, it may be otherwise the next time.
+    fn passed(&mut self, reading: &Reading) {
         let judging = self.judging.borrow();
-        Arc::ptr_eq(analysed, &reading.analysed)
-            && Arc::ptr_eq(who, origin)
-            && Arc::ptr_eq(set, judging.judge.set())
+        let set = judging.judge.set();
+        if self.database.is_none()
             && reading.claims.is_none()
-            && judging.ledger_down.is_none()
+            && !set.masks()
             && !set.speaks_of_time()
+        {
+            self.passed = Some(Passed { analysed: reading.analysed.clone(), era: judging.era() });
+        }
     }
 
     /// Who says it, with what they claim in it.
@@ -316,7 +312,7 @@ impl Court for ClientCourt {
             return Arc::new(Reading::of(None, analysed.into(), None));
         };
         let analysed = self.analyse(text, state, Parameters::Unseen);
-        let claims = claims::read(Some(text), self.profile.application()).map(Arc::new);
+        let claims = self.profile.claims(Some(text)).map(Arc::new);
         Reading::anew(&mut self.judging.borrow_mut().last, text, analysed, claims)
     }
 
@@ -430,6 +426,10 @@ impl Court for ClientCourt {
 
     fn judge(&mut self, reading: &Reading) -> Result<Permit, Denial> {
         self.veil.flows = None;
+        if self.has_passed(reading) {
+            self.veil.masks = None;
+            return Ok(Permit::given());
+        }
         let (hiding, mut needing) = self.judge_by_rules(reading)?;
         if let Some(nulled) = &reading.nulled {
             // Who may say it needs no less because something of it is NULL.
@@ -438,6 +438,9 @@ impl Court for ClientCourt {
         }
         let copy = self.look_through(reading, hiding.as_ref())?;
         if needing.is_nothing() {
+            if hiding.is_none() {
+                self.passed(reading);
+            }
             return Ok(Permit::copying(copy));
         }
         let origin = self.origin(reading);
@@ -498,10 +501,12 @@ impl Court for ClientCourt {
 
     fn authenticated(&mut self, method: &'static str) {
         self.profile.authenticated(method);
+        self.passed = None;
     }
 
     fn renamed(&mut self, application: &str) {
         self.profile.calls_itself(application);
+        self.passed = None;
     }
 
     fn asks(&self) -> bool {

@@ -38,7 +38,9 @@ pub(super) struct Judging {
     pub(super) policy: Arc<str>,
     pub(super) asks: bool,
     /// Why nothing can be recorded.
-    pub(super) ledger_down: Option<Arc<str>>,
+    ledger_down: Option<Arc<str>>,
+    /// Counts the changes of what clients are judged by.
+    era: u64,
     pub(super) catalogs: Catalogs,
     /// By a database's server and name.
     pub(super) behind: behind::Known,
@@ -65,7 +67,6 @@ impl Judging {
         let (analyst, judge) = (Analyst::new(bounds), Judge::new(set));
         let last = Arc::new(Reading::of(None, Arc::new(Analysed::ambiguous("")), None));
         let behind = LruCache::new(MAX_DATABASES);
-        let ledger_down = None;
         Self {
             analyst,
             judge,
@@ -75,7 +76,8 @@ impl Judging {
             last,
             policy,
             asks,
-            ledger_down,
+            ledger_down: None,
+            era: 0,
             catalogs,
             behind,
             veils: Veils::default(),
@@ -86,6 +88,17 @@ impl Judging {
 
     pub(super) fn ledger_is_down(&mut self, why: Option<Arc<str>>) {
         self.ledger_down = why;
+        self.era += 1;
+    }
+
+    /// Why nothing can be recorded, where that is so.
+    pub(super) fn ledger_down(&self) -> Option<&Arc<str>> {
+        self.ledger_down.as_ref()
+    }
+
+    /// As long as it stays the same, the same is judged alike; where time doesn't count, and no catalog is asked.
+    pub(super) fn era(&self) -> u64 {
+        self.era
     }
 
     /// Judges by other rules from now on.
@@ -104,6 +117,7 @@ impl Judging {
         self.host = host;
         self.principals = principals;
         self.bulk = bulk;
+        self.era += 1;
     }
 
     /// The code of a database, as far as it is known now. `lacking`: what somebody names that isn't there.

@@ -54,7 +54,8 @@ impl Outside {
 
     /// Nothing waits: what was said too late is for nobody.
     pub(super) fn rest(&mut self) {
-        if self.ear.take().is_some() {
+        if self.ear.is_some() {
+            self.ear = None;
             self.listeners.borrow_mut().remove(&self.number);
         }
     }

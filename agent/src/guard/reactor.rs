@@ -4,6 +4,9 @@
 //! socket that isn't ready, wakers that are counted across threads, states of tasks) costs as much as judging a
 //! statement. Here a socket's readiness is a cell, and belongs to the task that has waited for it last. So a task
 //! must ask its sockets itself when it is woken: no combinator that keeps wakers of its own may stand between.
+//!
+//! Between two turns of a session others, the server and its clients among them, have had the processor's caches:
+//! what is looked at for each event lies close together.
 
 #[cfg(test)]
 mod tests;
@@ -37,8 +40,8 @@ pub(super) struct Reactor(Rc<Inner>);
 struct Inner {
     registry: Registry,
     poll: RefCell<mio::Poll>,
-    sources: RefCell<Slab<Rc<Readiness>>>,
-    tasks: RefCell<Slab<Rc<Task>>>,
+    sources: RefCell<Slab<Readiness>>,
+    tasks: RefCell<Slab<Task>>,
     /// Places of tasks that have something to do.
     due: RefCell<VecDeque<usize>>,
     /// The one that runs.
@@ -46,13 +49,15 @@ struct Inner {
     outside: Arc<Outside>,
 }
 
-type Work = Pin<Box<dyn Future<Output = ()>>>;
-
 struct Task {
-    /// `None` while it runs, and after that.
-    work: RefCell<Option<Work>>,
+    /// `None` while it runs.
+    work: Option<Work>,
+    is_due: bool,
+}
+
+struct Work {
+    future: Pin<Box<dyn Future<Output = ()>>>,
     waker: Waker,
-    is_due: Cell<bool>,
 }
 
 /// What other threads see of it.
@@ -118,11 +123,8 @@ impl Reactor {
         let place = tasks.vacant_entry();
         let task = place.key();
         let alarm = Alarm { task, outside: self.0.outside.clone() };
-        place.insert(Rc::new(Task {
-            work: RefCell::new(Some(Box::pin(work))),
-            waker: Arc::new(alarm).into(),
-            is_due: Cell::new(true),
-        }));
+        let work = Work { future: Box::pin(work), waker: Arc::new(alarm).into() };
+        place.insert(Task { work: Some(work), is_due: true });
         self.0.due.borrow_mut().push_back(task);
     }
 
@@ -157,23 +159,29 @@ impl Reactor {
 
 impl Inner {
     fn mark(&self, place: usize) {
-        if let Some(task) = self.tasks.borrow().get(place)
-            && !task.is_due.replace(true)
+        if let Some(task) = self.tasks.borrow_mut().get_mut(place)
+            && !std::mem::replace(&mut task.is_due, true)
         {
             self.due.borrow_mut().push_back(place);
         }
     }
 
     fn go_on(&self, place: usize) {
-        let Some(task) = self.tasks.borrow().get(place).cloned() else { return };
-        task.is_due.set(false);
-        let Some(mut work) = task.work.borrow_mut().take() else { return };
+        let work = self.tasks.borrow_mut().get_mut(place).and_then(|task| {
+            task.is_due = false;
+            task.work.take()
+        });
+        let Some(mut work) = work else { return };
         self.current.set(place);
-        let mut context = Context::from_waker(&task.waker);
+        let mut context = Context::from_waker(&work.waker);
         // One client's misfortune is not the others'.
-        let polled = catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(&mut context)));
+        let polled = catch_unwind(AssertUnwindSafe(|| work.future.as_mut().poll(&mut context)));
         match polled {
-            Ok(Poll::Pending) => *task.work.borrow_mut() = Some(work),
+            Ok(Poll::Pending) => {
+                if let Some(task) = self.tasks.borrow_mut().get_mut(place) {
+                    task.work = Some(work);
+                }
+            }
             Ok(Poll::Ready(())) | Err(_) => {
                 drop(work);
                 self.tasks.borrow_mut().try_remove(place);
@@ -196,8 +204,7 @@ impl Inner {
             _ => {}
         }
         for event in events.iter() {
-            let source = self.sources.borrow().get(event.token().0).cloned();
-            if let Some(source) = source {
+            if let Some(source) = self.sources.borrow().get(event.token().0) {
                 source.hear(event);
                 self.mark(source.task.get());
             }
@@ -237,7 +244,6 @@ impl Readiness {
 
 /// A socket's place in the reactor, until it is dropped.
 pub(super) struct Registered {
-    readiness: Rc<Readiness>,
     place: usize,
     reactor: Reactor,
 }
@@ -245,9 +251,9 @@ pub(super) struct Registered {
 impl Registered {
     /// `socket` doesn't block, and is open for as long as this is there.
     pub(super) fn new(reactor: &Reactor, socket: BorrowedFd<'_>) -> io::Result<Self> {
-        let readiness = Rc::new(Readiness { writes: Cell::new(true), ..Readiness::default() });
-        readiness.task.set(reactor.0.current.get());
-        let place = reactor.0.sources.borrow_mut().insert(readiness.clone());
+        let (writes, task) = (Cell::new(true), reactor.0.current.clone());
+        let readiness = Readiness { writes, task, ..Readiness::default() };
+        let place = reactor.0.sources.borrow_mut().insert(readiness);
         let interests = Interest::READABLE | Interest::WRITABLE;
         let fd = socket.as_raw_fd();
         if let Err(error) = reactor.0.registry.register(&mut SourceFd(&fd), Token(place), interests)
@@ -255,7 +261,7 @@ impl Registered {
             reactor.0.sources.borrow_mut().try_remove(place);
             return Err(error);
         }
-        Ok(Self { readiness, place, reactor: reactor.clone() })
+        Ok(Self { place, reactor: reactor.clone() })
     }
 
     /// Reads by `read` if there may be something to read; it was asked for up to `most` bytes.
@@ -264,17 +270,18 @@ impl Registered {
         most: usize,
         read: impl FnOnce() -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
-        let Readiness { reads, is_closed, .. } = &*self.readiness;
-        let polled = self.attempt(reads, read);
-        // Fewer than asked for were all, and more to come wakes.
-        if let Poll::Ready(Ok(n)) = &polled
-            && *n > 0
-            && *n < most
-            && !is_closed.get()
-        {
-            reads.set(false);
-        }
-        polled
+        self.attempt(|readiness| {
+            let polled = when(&readiness.reads, read);
+            // Fewer than asked for were all, and more to come wakes.
+            if let Poll::Ready(Ok(n)) = &polled
+                && *n > 0
+                && *n < most
+                && !readiness.is_closed.get()
+            {
+                readiness.reads.set(false);
+            }
+            polled
+        })
     }
 
     /// Writes by `write` if there may be room.
@@ -282,31 +289,25 @@ impl Registered {
         &self,
         write: impl FnOnce() -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
-        self.attempt(&self.readiness.writes, write)
+        self.attempt(|readiness| when(&readiness.writes, write))
     }
 
     /// Looks by `peek` at what may be there to be read, and leaves it there.
     pub(super) fn peek(&self, peek: impl FnOnce() -> io::Result<usize>) -> Poll<io::Result<usize>> {
-        self.attempt(&self.readiness.reads, peek)
+        self.attempt(|readiness| when(&readiness.reads, peek))
     }
 
     /// Where it isn't ready, the task that runs is woken when it is.
     fn attempt(
         &self,
-        is_ready: &Cell<bool>,
-        act: impl FnOnce() -> io::Result<usize>,
+        act: impl FnOnce(&Readiness) -> Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
-        self.readiness.task.set(self.reactor.0.current.get());
-        if !is_ready.get() {
-            return Poll::Pending;
-        }
-        match act() {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                is_ready.set(false);
-                Poll::Pending
-            }
-            outcome => Poll::Ready(outcome),
-        }
+        let sources = self.reactor.0.sources.borrow();
+        let Some(readiness) = sources.get(self.place) else {
+            return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
+        };
+        readiness.task.set(self.reactor.0.current.get());
+        act(readiness)
     }
 
     /// Before the socket is closed: another process may have it too, and its events would go on.
@@ -316,5 +317,19 @@ impl Registered {
             tracing::debug!(%error, "a socket was not there");
         }
         self.reactor.0.sources.borrow_mut().try_remove(self.place);
+    }
+}
+
+/// Acts if it may be ready, and finds out when it isn't.
+fn when(is_ready: &Cell<bool>, act: impl FnOnce() -> io::Result<usize>) -> Poll<io::Result<usize>> {
+    if !is_ready.get() {
+        return Poll::Pending;
+    }
+    match act() {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            is_ready.set(false);
+            Poll::Pending
+        }
+        outcome => Poll::Ready(outcome),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     cell::RefCell,
-    future::poll_fn,
+    future::Future,
     io,
     pin::Pin,
     task::{Context, Poll, ready},
@@ -11,7 +11,7 @@ use std::{
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 
 use super::{
-    court::Court,
+    client_court::ClientCourt,
     outside::Outside,
     session::{Broken, Output, Session, Tiding},
     stream::Stream,
@@ -41,32 +41,6 @@ pub(super) enum End {
     Broken(Broken, Vec<u8>),
 }
 
-/// Until both sides are done, or one of them breaks off.
-pub(super) async fn relay(
-    client: &mut Stream,
-    server: &mut Stream,
-    session: &mut Session,
-    court: &mut dyn Court,
-    outside: Outside,
-) -> End {
-    let mut relay = Relay {
-        client,
-        server,
-        session,
-        court,
-        outside,
-        out: Output::default(),
-        to_server: Direction::default(),
-        to_client: Direction::default(),
-    };
-    let ended = poll_fn(|cx| relay.poll(cx)).await;
-    match ended {
-        Ok(()) => End::Closed,
-        Err(End::Broken(broken, _)) => End::Broken(broken, relay.untold()),
-        Err(end) => end,
-    }
-}
-
 /// Of what one side says.
 #[derive(Debug, Default)]
 struct Direction {
@@ -80,29 +54,65 @@ struct Direction {
     told: bool,
 }
 
-struct Relay<'a> {
-    client: &'a mut Stream,
-    server: &'a mut Stream,
-    session: &'a mut Session,
-    court: &'a mut dyn Court,
-    outside: Outside,
-    out: Output,
+/// A session with both of its sides; until one of them breaks off, or both are done.
+///
+/// All that a turn of it looks at is here, and no layer of futures around it: each keeps where it is in a place of its
+/// own, and each such place costs as much as a rule.
+pub(super) struct Relay {
     to_server: Direction,
     to_client: Direction,
+    out: Output,
+    pub(super) client: Stream,
+    server: Stream,
+    pub(super) session: Session,
+    court: ClientCourt,
+    outside: Outside,
 }
 
-impl Relay<'_> {
+impl Future for Relay {
+    type Output = End;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<End> {
+        match ready!(self.go_on(cx)) {
+            Ok(()) => Poll::Ready(End::Closed),
+            Err(End::Broken(broken, _)) => Poll::Ready(End::Broken(broken, self.untold())),
+            Err(end) => Poll::Ready(end),
+        }
+    }
+}
+
+impl Relay {
+    pub(super) fn new(
+        client: Stream,
+        server: Stream,
+        session: Session,
+        court: ClientCourt,
+        outside: Outside,
+    ) -> Self {
+        Self {
+            to_server: Direction::default(),
+            to_client: Direction::default(),
+            out: Output::default(),
+            client,
+            server,
+            session,
+            court,
+            outside,
+        }
+    }
+
     fn untold(&mut self) -> Vec<u8> {
         self.out.to_client.split_off(self.to_client.sent.min(self.out.to_client.len()))
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
+    fn go_on(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
         for _ in 0..ROUNDS {
             let mut moved = false;
             let waiting = &mut self.out.to_server;
-            moved |= self.to_server.write(waiting, self.server, cx).map_err(End::Server)?;
+            moved |= self.to_server.write(waiting, &mut self.server, cx).map_err(End::Server)?;
             let waiting = &mut self.out.to_client;
-            moved |= self.to_client.write(waiting, self.client, cx).map_err(|_| End::Client)?;
+            moved |=
+                self.to_client.write(waiting, &mut self.client, cx).map_err(|_| End::Client)?;
             if self.to_client.told {
                 // The server has ended the session.
                 return Poll::Ready(Ok(()));
@@ -140,7 +150,7 @@ impl Relay<'_> {
     }
 
     fn hear(&mut self, tiding: Tiding) -> Result<(), End> {
-        let heard = self.session.hear(tiding, self.court, &mut self.out);
+        let heard = self.session.hear(tiding, &mut self.court, &mut self.out);
         heard.map_err(|broken| End::Broken(broken, Vec::new()))
     }
 
@@ -152,7 +162,7 @@ impl Relay<'_> {
             return Ok(false);
         }
         SCRATCH.with_borrow_mut(|scratch| {
-            let heard = match read(self.client, cx, scratch) {
+            let heard = match read(&mut self.client, cx, scratch) {
                 Poll::Pending => return Ok(false),
                 Poll::Ready(heard) => heard.map_err(|_| End::Client)?,
             };
@@ -164,10 +174,10 @@ impl Relay<'_> {
                 self.to_server.ended = true;
                 return Ok(true);
             }
-            let passed = self.session.take_client_bytes(heard, self.court, &mut self.out);
+            let passed = self.session.take_client_bytes(heard, &mut self.court, &mut self.out);
             let passed = passed.map_err(|broken| End::Broken(broken, Vec::new()))?;
             let waiting = &mut self.out.to_server;
-            self.to_server.pass(passed, waiting, self.server, cx).map_err(End::Server)?;
+            self.to_server.pass(passed, waiting, &mut self.server, cx).map_err(End::Server)?;
             Ok(true)
         })
     }
@@ -177,7 +187,7 @@ impl Relay<'_> {
             return Ok(false);
         }
         SCRATCH.with_borrow_mut(|scratch| {
-            let heard = match read(self.server, cx, scratch) {
+            let heard = match read(&mut self.server, cx, scratch) {
                 Poll::Pending => return Ok(false),
                 Poll::Ready(heard) => heard.map_err(End::Server)?,
             };
@@ -185,10 +195,10 @@ impl Relay<'_> {
                 self.to_client.ended = true;
                 return Ok(true);
             }
-            let passed = self.session.take_server_bytes(heard, self.court, &mut self.out);
+            let passed = self.session.take_server_bytes(heard, &mut self.court, &mut self.out);
             let passed = passed.map_err(|broken| End::Broken(broken, Vec::new()))?;
             let waiting = &mut self.out.to_client;
-            self.to_client.pass(passed, waiting, self.client, cx).map_err(|_| End::Client)?;
+            self.to_client.pass(passed, waiting, &mut self.client, cx).map_err(|_| End::Client)?;
             Ok(true)
         })
     }

@@ -29,7 +29,7 @@ use super::{
     lobby::Lobby,
     outside::{Listeners, Outside},
     reactor::Reactor,
-    relay::{End, relay},
+    relay::{End, Relay},
     report::{Report, Severity},
     rulebook::Rulebook,
     session::{Session, Tiding},
@@ -176,6 +176,21 @@ pub(super) fn work(
     })
 }
 
+/// Who is let in, and is judged.
+struct Guest {
+    stream: Stream,
+    upstream: Stream,
+    court: ClientCourt,
+}
+
+impl Guest {
+    fn relay(self, number: Number, session: Session, worker: &Worker) -> Relay {
+        let (listeners, holds) = (worker.listeners.clone(), worker.holds.clone());
+        let outside = Outside::new(number, listeners, holds, worker.clock.clone());
+        Relay::new(self.stream, self.upstream, session, self.court, outside)
+    }
+}
+
 impl Worker {
     fn approval(&self, number: Number, answer: approval::Answer) {
         let session = self.listeners.borrow().get(&number).cloned();
@@ -223,27 +238,50 @@ impl Worker {
 
     async fn client(self: Rc<Self>, number: Number, server: usize, socket: OwnedFd) {
         let mut session = Session::new(rand::random());
-        let broken = self.serve(number, server, socket, &mut session).await;
-        self.sessions.borrow_mut().remove(&number);
-        let counts = session.counts();
-        let is_whole = counts.took_leave && broken.is_ok();
-        let sent = Sent { bytes: counts.sent_bytes, is_whole, sum: session.sum() };
-        self.channel.tell(&Word::Ended {
-            number,
-            passed: counts.passed,
-            sent,
-            broken: broken.err(),
-        });
+        match self.welcome(number, server, socket, &mut session).await {
+            // What it took to let it in is over.
+            Ok(Some(guest)) => {
+                self.reactor.spawn(self.clone().attend(number, guest.relay(number, session, &self)))
+            }
+            Ok(None) => self.ended(number, &session, None),
+            Err(why) => self.ended(number, &session, Some(why)),
+        }
     }
 
-    /// What went wrong, in words.
-    async fn serve(
+    async fn attend(self: Rc<Self>, number: Number, mut relay: Relay) {
+        let broken = match (&mut relay).await {
+            // A client may go without a word.
+            End::Closed | End::Client => None,
+            End::Server(error) => Some(format!("the server: {error}")),
+            End::Broken(broken, mut words) => {
+                // In the midst of an answer it would be taken for a part of that.
+                if relay.session.is_between_answers() {
+                    words.append(&mut broken.report());
+                }
+                say(&mut relay.client, &words, &self.clock).await;
+                Some(broken.to_string())
+            }
+        };
+        self.ended(number, &relay.session, broken);
+    }
+
+    /// `broken`: what went wrong, in words.
+    fn ended(&self, number: Number, session: &Session, broken: Option<String>) {
+        self.sessions.borrow_mut().remove(&number);
+        let counts = session.counts();
+        let is_whole = counts.took_leave && broken.is_none();
+        let sent = Sent { bytes: counts.sent_bytes, is_whole, sum: session.sum() };
+        self.channel.tell(&Word::Ended { number, passed: counts.passed, sent, broken });
+    }
+
+    /// From its arrival until its session can begin; `None` where there is to be none. What went wrong, in words.
+    async fn welcome(
         &self,
         number: Number,
         server: usize,
         socket: OwnedFd,
         session: &mut Session,
-    ) -> Result<(), String> {
+    ) -> Result<Option<Guest>, String> {
         let rules = self.rules.borrow().clone();
         let socket = Socket::given(socket, &self.reactor).map_err(|error| error.to_string())?;
         let tls = match rules.tls.get(server) {
@@ -256,24 +294,24 @@ impl Worker {
         };
         let arrival = match self.lobby.host(number, entry::greet(socket, tls)).await {
             Err(lingered) => return Err(lingered.to_string()),
-            Ok(Err(failed)) => return turn_away(failed, &self.clock).await,
+            Ok(Err(failed)) => return turn_away(failed, &self.clock).await.map(|()| None),
             Ok(Ok(arrival)) => arrival,
         };
         let Arrival { mut stream, wants, packet } = arrival;
         if wants == Wants::Cancel && self.holds.cancel(&packet) {
             // Nothing of it is at the server.
             let _ = self.clock.timeout(FAREWELL, stream.shutdown()).await;
-            return Ok(());
+            return Ok(None);
         }
         let (admission, upstream) = match self.ask(number, wants.clone()).await {
             Answer::Admitted(admission, upstream) => (admission, upstream),
             Answer::Refused(refusal) => {
                 say(&mut stream, &refusal.report().encode(), &self.clock).await;
-                return Ok(());
+                return Ok(None);
             }
         };
         let is_judged = admission.is_judged;
-        let mut court = match &wants {
+        let court = match &wants {
             Wants::Cancel => None,
             Wants::Session { .. } if !is_judged => None,
             Wants::Session { user, database, application, encrypted } => {
@@ -317,32 +355,18 @@ impl Worker {
         if !is_judged && wants != Wants::Cancel {
             // Either may go without a word; nobody here has anything to say about it.
             let _ = copy_bidirectional(&mut stream, &mut upstream).await;
-            return Ok(());
+            return Ok(None);
         }
-        let Some(court) = &mut court else {
+        let Some(mut court) = court else {
             // The server says nothing, and closes.
             let mut nothing = [0; 1];
             let _ = self.clock.timeout(FAREWELL, upstream.read(&mut nothing)).await;
             // libpq takes an end without a word of TLS for an error.
             let _ = self.clock.timeout(FAREWELL, stream.shutdown()).await;
-            return Ok(());
+            return Ok(None);
         };
         court.summed_so_far(session.counts().sent_bytes, session.sum());
-        let (listeners, holds) = (self.listeners.clone(), self.holds.clone());
-        let outside = Outside::new(number, listeners, holds, self.clock.clone());
-        match relay(&mut stream, &mut upstream, session, court, outside).await {
-            // A client may go without a word.
-            End::Closed | End::Client => Ok(()),
-            End::Server(error) => Err(format!("the server: {error}")),
-            End::Broken(broken, mut words) => {
-                // In the midst of an answer it would be taken for a part of that.
-                if session.is_between_answers() {
-                    words.append(&mut broken.report());
-                }
-                say(&mut stream, &words, &self.clock).await;
-                Err(broken.to_string())
-            }
-        }
+        Ok(Some(Guest { stream, upstream, court }))
     }
 
     async fn ask(&self, number: Number, wants: Wants) -> Answer {

@@ -12,7 +12,6 @@ use super::{
 use crate::{
     control::Notice,
     event::{BootTime, Direction, Entry, Layer, Occurrence, Piece, SessionEvent},
-    principal::claims,
     protocol::{self, Session},
 };
 
@@ -247,7 +246,7 @@ impl Listener<'_> {
                 let sender =
                     part.as_mut().and_then(|part| shared.poolers.sender(part, statement.sequence));
                 if shared.outbox.is_wanted() {
-                    let claims = claims::read(statement.text.as_deref(), profile.application());
+                    let claims = profile.claims(statement.text.as_deref());
                     let (host, rules) = (&shared.host, &shared.rules);
                     let origin = match &sender {
                         None => profile.origin_claiming(host, rules, claims.as_ref()),

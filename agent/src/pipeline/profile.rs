@@ -29,6 +29,8 @@ pub struct Profile {
     database: Option<Arc<str>>,
     db_user: Option<Arc<str>>,
     application: Option<Arc<str>>,
+    /// Its application's name may claim something.
+    claims_by_name: bool,
     /// The server has made sure that it is `db_user`.
     user_proven: bool,
     /// When its log-in began.
@@ -70,6 +72,7 @@ impl Profile {
             database: None,
             db_user: None,
             application: None,
+            claims_by_name: false,
             user_proven: false,
             began: None,
             certificate: None,
@@ -140,9 +143,8 @@ impl Profile {
         self.began = self.began.or(Some(at));
         self.db_user = known(user);
         self.database = known(database);
-        self.application = known(application);
         self.user_proven = false;
-        self.changed();
+        self.calls_itself(application);
     }
 
     /// The server has let it in. Without a question it may have trusted anybody.
@@ -153,6 +155,7 @@ impl Profile {
 
     pub fn calls_itself(&mut self, application: &str) {
         self.application = known(application);
+        self.claims_by_name = claims::may_claim(application);
         self.changed();
     }
 
@@ -162,6 +165,12 @@ impl Profile {
 
     pub fn application(&self) -> Option<&str> {
         self.application.as_deref()
+    }
+
+    /// What is claimed in a text from here, and by its application's name.
+    pub fn claims(&self, text: Option<&str>) -> Option<Claims> {
+        let application = self.application.as_deref().filter(|_| self.claims_by_name);
+        claims::read(text, application)
     }
 
     pub fn encryption_started(&mut self) {
@@ -225,7 +234,7 @@ impl Profile {
 
     /// Who it is, as of now.
     pub fn principal(&self, rules: &Rules) -> Principal {
-        let claims = claims::read(None, self.application());
+        let claims = self.claims(None);
         self.decide(rules, claims.as_ref())
     }
 

@@ -22,7 +22,7 @@ const MASK: &str = "***";
 pub fn read(text: Option<&str>, application: Option<&str>) -> Option<Claims> {
     let text = text.unwrap_or_default();
     let comments = [last_comment(text), first_comment(text)];
-    let application = application.filter(|name| name.contains('='));
+    let application = application.filter(|name| may_claim(name));
     if comments == [None, None] && application.is_none() {
         return None;
     }
@@ -32,6 +32,11 @@ pub fn read(text: Option<&str>, application: Option<&str>) -> Option<Claims> {
     }
     found.take_all(bare(application.unwrap_or_default()));
     found.finish()
+}
+
+/// Whether an application of that name may claim something.
+pub fn may_claim(application: &str) -> bool {
+    application.contains('=')
 }
 
 fn last_comment(text: &str) -> Option<&str> {

@@ -30,21 +30,25 @@ pub(super) struct Approvals {
     /// What had been asked for a masked client before them.
     pub(super) kept_from: Option<u64>,
     /// What was decided about the statement that `held` begins with: for that alone, and for what it needed then.
-    decision: Option<(Subject, Arc<Needs>, Decision)>,
+    decision: Option<Box<Decided>>,
     /// Numbers the questions to the server.
     pub(super) n_asked: u64,
 }
 
+/// About what it was, for what that needed then, and what.
+type Decided = (Subject, Arc<Needs>, Decision);
+
+/// Of nearly all sessions there is none: it takes no room in them.
 #[derive(Debug, Default)]
 pub(super) enum Stage {
     #[default]
     Free,
     /// Until the server has answered what came before.
-    Settling(Waits),
+    Settling(Box<Waits>),
     /// The server is asked what it is bound to.
-    Context(Waits, Reader),
+    Context(Box<Waits>, Box<Reader>),
     /// The service is asked.
-    Asked(Waits),
+    Asked(Box<Waits>),
 }
 
 /// A statement that needs an approval.
@@ -133,7 +137,7 @@ impl Approvals {
         begins: bool,
     ) -> Appeal {
         let Some(needs) = denial.needs.clone() else { return Appeal::Denied(denial) };
-        match self.decision.take() {
+        match self.decision.take().map(|decided| *decided) {
             Some((of, then, decision))
                 if subject.as_ref() == Some(&of)
                     && then.needs == needs.needs
@@ -149,7 +153,7 @@ impl Approvals {
         }
         let Some(subject) = subject.filter(|_| begins) else { return Appeal::Denied(denial) };
         let verdict = needs.verdict;
-        self.stage = Stage::Settling(Waits {
+        self.stage = Stage::Settling(Box::new(Waits {
             subject,
             needs,
             denial,
@@ -157,7 +161,7 @@ impl Approvals {
             after_parts: false,
             id: None,
             statement_timeout: None,
-        });
+        }));
         Appeal::Waits
     }
 
@@ -170,7 +174,7 @@ impl Approvals {
 
     pub(super) fn decided(&mut self, of: Subject, needs: Arc<Needs>, decision: Decision) {
         self.stage = Stage::Free;
-        self.decision = Some((of, needs, decision));
+        self.decision = Some(Box::new((of, needs, decision)));
     }
 
     /// Whether the decision was of no use.

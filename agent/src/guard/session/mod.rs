@@ -104,16 +104,16 @@ pub struct Session {
 struct Shared {
     progress: progress::Progress,
     settings: settings::Settings,
-    poisons: poison::Poisons,
-    prepared: names::Names,
-    portals: names::Names,
-    veil: veil::Veil,
     /// As the server has said last.
     transaction: Option<TransactionStatus>,
     /// Statements that were let pass, and those that were not.
     counts: Counts,
     /// Of all that was sent to the server.
     sums: Sums,
+    prepared: names::Names,
+    portals: names::Names,
+    veil: veil::Veil,
+    poisons: poison::Poisons,
     approvals: Approvals,
     /// For the client, as soon as no answer is half told.
     notice: Option<Vec<u8>>,

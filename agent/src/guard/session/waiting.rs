@@ -42,7 +42,7 @@ impl Session {
     /// nobody would hear of its end.
     pub fn patience(&self) -> Option<Duration> {
         match &self.shared.approvals.stage {
-            Stage::Asked(Waits { id: Some(_), statement_timeout, .. }) => *statement_timeout,
+            Stage::Asked(waits) if waits.id.is_some() => waits.statement_timeout,
             _ => None,
         }
     }
@@ -60,7 +60,7 @@ impl Session {
         court: &mut dyn Court,
         out: &mut Output,
     ) -> Result<(), Broken> {
-        let waits = match std::mem::take(&mut self.shared.approvals.stage) {
+        let mut waits = match std::mem::take(&mut self.shared.approvals.stage) {
             Stage::Asked(waits) => waits,
             // Whoever waits no more misses nothing. Who has yet to ask asks in vain.
             other => {
@@ -76,11 +76,11 @@ impl Session {
             }
             Tiding::Answer(answer @ Answer::Wait { .. }) => {
                 self.shared.notice = waits.notice(&answer);
-                let id = match answer {
+                waits.id = match answer {
                     Answer::Wait { id, .. } => Some(id),
                     _ => None,
                 };
-                self.shared.approvals.stage = Stage::Asked(Waits { id, ..waits });
+                self.shared.approvals.stage = Stage::Asked(waits);
                 self.tell_notice(out);
                 Ok(())
             }
@@ -135,7 +135,7 @@ impl Session {
 
     fn ask_server(
         &mut self,
-        waits: Waits,
+        mut waits: Box<Waits>,
         court: &mut dyn Court,
         out: &mut Output,
     ) -> Result<(), Broken> {
@@ -157,9 +157,8 @@ impl Session {
             summed.into_iter().for_each(|sum| court.summed(sum));
         }
         court.summed_so_far(self.shared.counts.sent_bytes, self.shared.sums.current());
-        let reader = Reader::new(waits.after_parts);
-        let waits = Waits { after_parts: false, ..waits };
-        self.shared.approvals.stage = Stage::Context(waits, reader);
+        let reader = Reader::new(std::mem::take(&mut waits.after_parts));
+        self.shared.approvals.stage = Stage::Context(waits, Box::new(reader));
         Ok(())
     }
 
@@ -198,7 +197,7 @@ impl Session {
 
     fn ask_people(
         &mut self,
-        waits: Waits,
+        mut waits: Box<Waits>,
         context: Context,
         statement_timeout: Option<Duration>,
         court: &mut dyn Court,
@@ -213,19 +212,21 @@ impl Session {
             context,
             waits_for: waits.id.clone(),
         });
-        self.shared.approvals.stage = Stage::Asked(Waits { statement_timeout, ..waits });
+        waits.statement_timeout = statement_timeout;
+        self.shared.approvals.stage = Stage::Asked(waits);
     }
 
     /// The statement is judged once more, and what was decided holds for it.
     fn resume(
         &mut self,
-        waits: Waits,
+        waits: Box<Waits>,
         decision: Decision,
         court: &mut dyn Court,
         out: &mut Output,
     ) -> Result<(), Broken> {
         let shared = &mut self.shared;
-        shared.approvals.decided(waits.subject, waits.needs, decision);
+        let Waits { subject, needs, .. } = *waits;
+        shared.approvals.decided(subject, needs, decision);
         let held = std::mem::take(&mut shared.approvals.held);
         let before = out.to_server.len();
         let passed = self.requests.bytes(&held, shared, court, &mut out.to_server);

@@ -6,7 +6,7 @@ use super::{MAX_SENDERS, Profile, Sender};
 use crate::{
     event::{Certainty, Claims, Origin},
     pooler::Behind,
-    principal::{Rules, Subject, claims},
+    principal::{Rules, Subject},
 };
 
 impl Profile {
@@ -90,7 +90,7 @@ impl Profile {
         if let Some((.., origin)) = known {
             return origin.clone();
         }
-        let of_application = claims::read(None, self.application());
+        let of_application = self.claims(None);
         let principal = rules.decide(&Subject {
             client: &sender.client,
             db_user: self.db_user.as_deref(),

@@ -39,16 +39,16 @@ use rows::Rows;
 #[derive(Debug, Default)]
 pub(super) struct Veil {
     masks: Option<Arc<Masks>>,
-    hiding: Arc<Hiding>,
     flight: Flight,
-    rows: Option<Rows>,
-    copying: Option<Copying>,
+    hiding: Arc<Hiding>,
+    rows: Option<Box<Rows>>,
+    copying: Option<Box<Copying>>,
     /// Somebody knows that this client is masked.
     is_known: bool,
     /// Of the rows under way it is told what is masked.
     is_told: bool,
     /// What was told of texts.
-    told: Option<LruCache<TextPrint, Vec<Arc<str>>>>,
+    told: Option<Box<LruCache<TextPrint, Vec<Arc<str>>>>>,
     /// The portal that the client's newest message describes.
     described: Option<Box<[u8]>>,
     /// The server has got other words than the client's, and not answered all yet: where in a text it finds trouble,
@@ -250,14 +250,14 @@ impl Veil {
                 let mut tags = Vec::new();
                 match &run.copies {
                     Copies::Nothing => return Err(Broken::Copy),
-                    Copies::Plain => self.copying = watch.map(Copying::watching),
+                    Copies::Plain => self.copying = watch.map(Copying::watching).map(Box::new),
                     Copies::Masked(columns) => {
                         let form = run.readings.first().and_then(|reading| reading.copy_form());
                         let is_utf8 = settings.is_utf8();
                         let copying = form.and_then(|form| {
                             Copying::begin(body, columns, form.clone(), watch, is_utf8)
                         });
-                        self.copying = Some(copying.ok_or(Broken::Copy)?);
+                        self.copying = Some(Box::new(copying.ok_or(Broken::Copy)?));
                         tags.extend(columns.iter().flatten().map(|column| column.masked.tag()));
                     }
                 }
@@ -327,7 +327,7 @@ impl Veil {
     fn tell_of(&mut self, tags: &[Arc<str>], court: &mut dyn Court) {
         let Running::Veiled(run) = self.flight.running() else { return };
         let readings = run.readings.clone();
-        let told = self.told.get_or_insert_with(|| LruCache::new(MAX_TOLD));
+        let told = self.told.get_or_insert_with(|| Box::new(LruCache::new(MAX_TOLD)));
         for text in readings.iter().filter_map(|reading| reading.text.as_deref()) {
             let print = TextPrint::of(text);
             let is_news = match told.get_mut(&print) {
