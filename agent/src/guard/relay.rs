@@ -37,7 +37,7 @@ pub(super) enum End {
     Closed,
     Client,
     Server(io::Error),
-    /// With what the client was to get before it.
+    /// With what the client is yet to get.
     Broken(Broken, Vec<u8>),
 }
 
@@ -64,7 +64,7 @@ pub(super) struct Relay {
     out: Output,
     pub(super) client: Stream,
     server: Stream,
-    pub(super) session: Session,
+    session: Session,
     court: ClientCourt,
     outside: Outside,
 }
@@ -75,7 +75,14 @@ impl Future for Relay {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<End> {
         match ready!(self.go_on(cx)) {
             Ok(()) => Poll::Ready(End::Closed),
-            Err(End::Broken(broken, _)) => Poll::Ready(End::Broken(broken, self.untold())),
+            Err(End::Broken(broken, _)) => {
+                let mut words = self.untold();
+                // In the midst of an answer it would be taken for a part of that.
+                if self.session.is_between_answers() {
+                    words.append(&mut broken.report());
+                }
+                Poll::Ready(End::Broken(broken, words))
+            }
             Err(end) => Poll::Ready(end),
         }
     }
@@ -99,6 +106,11 @@ impl Relay {
             court,
             outside,
         }
+    }
+
+    /// Closes both sides.
+    pub(super) fn over(self) -> Session {
+        self.session
     }
 
     fn untold(&mut self) -> Vec<u8> {

@@ -253,16 +253,12 @@ impl Worker {
             // A client may go without a word.
             End::Closed | End::Client => None,
             End::Server(error) => Some(format!("the server: {error}")),
-            End::Broken(broken, mut words) => {
-                // In the midst of an answer it would be taken for a part of that.
-                if relay.session.is_between_answers() {
-                    words.append(&mut broken.report());
-                }
+            End::Broken(broken, words) => {
                 say(&mut relay.client, &words, &self.clock).await;
                 Some(broken.to_string())
             }
         };
-        self.ended(number, &relay.session, broken);
+        self.ended(number, &relay.over(), broken);
     }
 
     /// `broken`: what went wrong, in words.
