@@ -14,6 +14,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use tokio_postgres::NoTls;
 
 /// The guard waits no longer for an answer (`guard::catalog::PATIENCE`), and only once for one that is overdue.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -233,6 +234,48 @@ fn what_was_made_past_the_guard_a_moment_ago_is_seen_by_its_name() -> Result<()>
     ensure!(told.contains("a trigger of fresh, public.gone"), "{told}");
     ensure!(asked.postgres.psql(Via::Tcp, "SELECT count(*) FROM big")? == "30000");
     Ok(())
+}
+
+/// A session says the same again and again, and nobody judges that anew until something changes.
+#[test]
+fn what_has_passed_is_judged_anew_when_code_comes_to_it() -> Result<()> {
+    need_root!();
+    let asked = Asked::start(Postgres::builder(), "", None)?;
+    asked.agent.await_catalog()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let via = asked.postgres.conninfo(Via::Guard);
+        let (client, connection) = tokio_postgres::connect(&via, NoTls).await?;
+        let driver = tokio::spawn(connection);
+        let text = "INSERT INTO little VALUES (7)";
+        let statement = client.prepare("INSERT INTO little VALUES ($1)").await?;
+        for _ in 0..100 {
+            client.batch_execute(text).await?;
+            client.batch_execute(text).await?;
+            client.execute(&statement, &[&8]).await?;
+            client.execute(&statement, &[&8]).await?;
+        }
+        // Past the guard.
+        asked.postgres.psql(
+            Via::Tcp,
+            "CREATE FUNCTION gone() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN DELETE FROM big; RETURN NEW; END';
+             CREATE TRIGGER t BEFORE INSERT ON little FOR EACH ROW EXECUTE FUNCTION gone()",
+        )?;
+        let begun = Instant::now();
+        let denied = loop {
+            match client.execute(&statement, &[&9]).await {
+                Err(denied) => break denied,
+                Ok(_) => ensure!(begun.elapsed() < Duration::from_secs(60), "it is never seen"),
+            }
+        };
+        let said_so = client.batch_execute(text).await.err().context("it went through")?;
+        for error in [denied, said_so] {
+            let detail = error.as_db_error().and_then(|error| error.detail()).unwrap_or_default();
+            ensure!(detail.contains("a trigger of little, public.gone"), "{error:?}");
+        }
+        drop(client);
+        Ok(driver.await??)
+    })
 }
 
 fn said(mut command: Command) -> Result<String> {

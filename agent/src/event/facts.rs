@@ -47,6 +47,11 @@ pub struct Facts {
 }
 
 impl Facts {
+    /// Relations, functions, or what else a database keeps under a name.
+    pub fn names_anything(&self) -> bool {
+        !(self.tables.is_empty() && self.functions.is_empty() && self.names.is_empty())
+    }
+
     /// Of what names nothing and does nothing.
     pub fn nothing(analysis: Analysis) -> Self {
         Self {

@@ -141,6 +141,11 @@ impl Behind {
         revealed
     }
 
+    /// Whether it is known for sure what is behind it.
+    pub(super) fn has_revealed(&self, said: &Arc<Facts>) -> bool {
+        self.known.contains(&Arc::as_ptr(said).addr())
+    }
+
     /// All code of somebody's own that a statement may run, be it under a name that PostgreSQL has too.
     pub(super) fn runs(&mut self, said: &Arc<Facts>, analyst: &mut impl Reads) -> Arc<Ran> {
         let address = Arc::as_ptr(said).addr();

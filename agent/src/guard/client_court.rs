@@ -15,6 +15,7 @@ use super::{
     estimating::{self, Asked},
     judging::{Judging, denial, now},
     masking::{Hiding, Masks, TextPrint},
+    passed::Passed,
     veil::Veil,
     wire::{self, Denied, Masked, Number, Summed, Word},
 };
@@ -42,21 +43,14 @@ pub(super) struct ClientCourt {
     /// It has defined something that may not be committed yet.
     pub(super) has_defined: bool,
     /// Names of what it has defined, which others may not see.
-    made: HashSet<Arc<str>>,
+    pub(super) made: HashSet<Arc<str>>,
     /// What `EXECUTE` runs, by name: types in brackets, or nothing, and the statement.
     pub(super) prepared: Preparations,
     /// What is hidden from it.
     pub(super) veil: Veil,
     /// Whoever wants to tell the service of it finds it here.
     pub so_far: Rc<Cell<SoFar>>,
-    passed: Option<Passed>,
-}
-
-/// What rules had nothing to say about last, nor anything to hide of it: as long as it is the same by the same rules,
-/// from the same client, nobody needs to be asked again.
-struct Passed {
-    analysed: Arc<Analysed>,
-    era: u64,
+    pub(super) passed: Option<Passed>,
 }
 
 /// Names, types in brackets or nothing, and statements.
@@ -116,7 +110,7 @@ impl ClientCourt {
     ) -> (Revealed, Option<Estimate>) {
         let as_said = || (Revealed::as_said(said), None);
         let Some(database) = &self.database else { return as_said() };
-        if said.tables.is_empty() && said.functions.is_empty() && said.names.is_empty() {
+        if !said.names_anything() {
             return as_said();
         }
         let mut judging = self.judging.borrow_mut();
@@ -256,27 +250,6 @@ impl ClientCourt {
                 Err(Denial::unrecorded(why))
             }
             _ => Ok((hiding, needing)),
-        }
-    }
-
-    fn has_passed(&self, reading: &Reading) -> bool {
-        self.passed.as_ref().is_some_and(|passed| {
-            Arc::ptr_eq(&passed.analysed, &reading.analysed)
-                && reading.claims.is_none()
-                && passed.era == self.judging.borrow().era()
-        })
-    }
-
-    /// Where a catalog is asked, or the time counts, or what a text claims, it may be otherwise the next time.
-    fn passed(&mut self, reading: &Reading) {
-        let judging = self.judging.borrow();
-        let set = judging.judge.set();
-        if self.database.is_none()
-            && reading.claims.is_none()
-            && !set.masks()
-            && !set.speaks_of_time()
-        {
-            self.passed = Some(Passed { analysed: reading.analysed.clone(), era: judging.era() });
         }
     }
 
@@ -438,8 +411,8 @@ impl Court for ClientCourt {
         }
         let copy = self.look_through(reading, hiding.as_ref())?;
         if needing.is_nothing() {
-            if hiding.is_none() {
-                self.passed(reading);
+            if hiding.is_none() && self.veil.masks.is_none() {
+                self.passes(reading);
             }
             return Ok(Permit::copying(copy));
         }

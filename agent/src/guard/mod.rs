@@ -21,6 +21,7 @@ mod lineage;
 mod lobby;
 pub mod masking;
 mod outside;
+mod passed;
 mod reactor;
 mod relay;
 mod report;

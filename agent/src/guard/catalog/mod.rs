@@ -386,6 +386,11 @@ impl Known {
         }
     }
 
+    fn shown(&self) -> Option<&Arc<Snapshot>> {
+        let is_so = self.unseen.is_empty() && self.age(Instant::now()) == Age::Fresh;
+        self.snapshot.as_ref().filter(|_| is_so)
+    }
+
     fn with_unseen(&self) -> Option<(Arc<Snapshot>, HashSet<Arc<str>>)> {
         let unseen = self.unseen.iter().flat_map(|(_, names)| names).cloned();
         Some((self.snapshot.clone()?, unseen.collect()))
@@ -451,6 +456,16 @@ impl Database {
     /// Whether nothing has been defined since what is known was seen.
     pub(super) fn is_as_seen(&self) -> bool {
         lock(&self.known).unseen.is_empty()
+    }
+
+    /// What there is, where that was seen a moment ago and nothing has been defined since.
+    pub(super) fn shown(&self) -> Option<Arc<Snapshot>> {
+        lock(&self.known).shown().cloned()
+    }
+
+    /// Whether that is this.
+    pub(super) fn shows(&self, snapshot: &Arc<Snapshot>) -> bool {
+        lock(&self.known).shown().is_some_and(|shown| Arc::ptr_eq(shown, snapshot))
     }
 
     /// What any session is defining. Whoever asks for what has been defined since asks for that afterwards.

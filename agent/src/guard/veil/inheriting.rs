@@ -37,7 +37,7 @@ pub(super) struct Lately {
 const MAX_LATELY: usize = 8;
 
 impl Veil {
-    fn has_left_nothing(
+    pub(in crate::guard) fn has_left_nothing(
         &self,
         analysed: &Arc<Analysed>,
         snapshot: &Arc<Snapshot>,
