@@ -19,6 +19,14 @@ use tokio_postgres::NoTls;
 /// The guard waits no longer for an answer (`guard::catalog::PATIENCE`), and only once for one that is overdue.
 const PATIENCE: Duration = Duration::from_millis(100);
 
+/// Makes each insertion into a table empty another one.
+fn trap(table: &str) -> String {
+    format!(
+        "CREATE FUNCTION gone() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN DELETE FROM big; RETURN NEW; END';
+         CREATE TRIGGER t BEFORE INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION gone()"
+    )
+}
+
 struct Asked {
     postgres: Postgres,
     agent: Agent,
@@ -194,11 +202,7 @@ fn a_database_can_be_dropped_and_code_that_comes_later_is_seen() -> Result<()> {
     asked.agent.await_catalog()?;
     ensure!(asked.says(&["INSERT INTO little VALUES (6)"])?.is_none());
     // Past the guard.
-    asked.postgres.psql(
-        Via::Tcp,
-        "CREATE FUNCTION gone() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN DELETE FROM big; RETURN NEW; END';
-         CREATE TRIGGER t BEFORE INSERT ON little FOR EACH ROW EXECUTE FUNCTION gone()",
-    )?;
+    asked.postgres.psql(Via::Tcp, &trap("little"))?;
     let begun = Instant::now();
     let told = loop {
         match asked.says(&["BEGIN", "INSERT INTO little VALUES (7)", "ROLLBACK"])? {
@@ -224,12 +228,8 @@ fn what_was_made_past_the_guard_a_moment_ago_is_seen_by_its_name() -> Result<()>
     let asked = Asked::start(Postgres::builder(), "", None)?;
     asked.agent.await_catalog()?;
     ensure!(asked.says(&["INSERT INTO little VALUES (6)"])?.is_none());
-    asked.postgres.psql(
-        Via::Tcp,
-        "CREATE TABLE fresh (id int);
-         CREATE FUNCTION gone() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN DELETE FROM big; RETURN NEW; END';
-         CREATE TRIGGER t BEFORE INSERT ON fresh FOR EACH ROW EXECUTE FUNCTION gone()",
-    )?;
+    let made = format!("CREATE TABLE fresh (id int); {}", trap("fresh"));
+    asked.postgres.psql(Via::Tcp, &made)?;
     let told = asked.says(&["INSERT INTO fresh VALUES (7)"])?.context("it went through")?;
     ensure!(told.contains("a trigger of fresh, public.gone"), "{told}");
     ensure!(asked.postgres.psql(Via::Tcp, "SELECT count(*) FROM big")? == "30000");
@@ -256,11 +256,7 @@ fn what_has_passed_is_judged_anew_when_code_comes_to_it() -> Result<()> {
             client.execute(&statement, &[&8]).await?;
         }
         // Past the guard.
-        asked.postgres.psql(
-            Via::Tcp,
-            "CREATE FUNCTION gone() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN DELETE FROM big; RETURN NEW; END';
-             CREATE TRIGGER t BEFORE INSERT ON little FOR EACH ROW EXECUTE FUNCTION gone()",
-        )?;
+        asked.postgres.psql(Via::Tcp, &trap("little"))?;
         let begun = Instant::now();
         let denied = loop {
             match client.execute(&statement, &[&9]).await {

@@ -73,18 +73,7 @@ impl Future for Relay {
     type Output = End;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<End> {
-        match ready!(self.go_on(cx)) {
-            Ok(()) => Poll::Ready(End::Closed),
-            Err(End::Broken(broken, _)) => {
-                let mut words = self.untold();
-                // In the midst of an answer it would be taken for a part of that.
-                if self.session.is_between_answers() {
-                    words.append(&mut broken.report());
-                }
-                Poll::Ready(End::Broken(broken, words))
-            }
-            Err(end) => Poll::Ready(end),
-        }
+        Poll::Ready(ready!(self.go_on(cx)).err().unwrap_or(End::Closed))
     }
 }
 
@@ -113,8 +102,14 @@ impl Relay {
         self.session
     }
 
-    fn untold(&mut self) -> Vec<u8> {
-        self.out.to_client.split_off(self.to_client.sent.min(self.out.to_client.len()))
+    fn broken(&mut self, broken: Broken) -> End {
+        let sent = self.to_client.sent.min(self.out.to_client.len());
+        let mut words = self.out.to_client.split_off(sent);
+        // In the midst of an answer it would be taken for a part of that.
+        if self.session.is_between_answers() {
+            words.append(&mut broken.report());
+        }
+        End::Broken(broken, words)
     }
 
     fn go_on(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
@@ -163,7 +158,7 @@ impl Relay {
 
     fn hear(&mut self, tiding: Tiding) -> Result<(), End> {
         let heard = self.session.hear(tiding, &mut self.court, &mut self.out);
-        heard.map_err(|broken| End::Broken(broken, Vec::new()))
+        heard.map_err(|broken| self.broken(broken))
     }
 
     fn hear_client(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
@@ -187,7 +182,7 @@ impl Relay {
                 return Ok(true);
             }
             let passed = self.session.take_client_bytes(heard, &mut self.court, &mut self.out);
-            let passed = passed.map_err(|broken| End::Broken(broken, Vec::new()))?;
+            let passed = passed.map_err(|broken| self.broken(broken))?;
             let waiting = &mut self.out.to_server;
             self.to_server.pass(passed, waiting, &mut self.server, cx).map_err(End::Server)?;
             Ok(true)
@@ -208,7 +203,7 @@ impl Relay {
                 return Ok(true);
             }
             let passed = self.session.take_server_bytes(heard, &mut self.court, &mut self.out);
-            let passed = passed.map_err(|broken| End::Broken(broken, Vec::new()))?;
+            let passed = passed.map_err(|broken| self.broken(broken))?;
             let waiting = &mut self.out.to_client;
             self.to_client.pass(passed, waiting, &mut self.client, cx).map_err(|_| End::Client)?;
             Ok(true)
