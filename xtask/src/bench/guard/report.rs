@@ -8,7 +8,7 @@ use super::{
     },
     Visit,
     large::Rows,
-    transactions::{LOADS, Load, Transactions},
+    transactions::{LOADS, Load, Transactions, WARMING},
     ways::{WAYS, Way},
 };
 
@@ -57,7 +57,8 @@ impl<T> Of<'_, T> {
 pub fn transactions(plan: &Plan, measured: &[Vec<Visit<Transactions>>]) -> Report {
     let mut text = format!(
         "pgbench -S over TCP on loopback; client, proxy and server on one processor, the agent beside its \
-         guard off it; {} rounds of {} s; medians, compared within each round.\n\n",
+         guard off it; {} rounds of {} s, after {WARMING} s that don't count; medians, compared within each \
+         round.\n\n",
         plan.rounds(),
         plan.seconds()
     );

@@ -1,14 +1,25 @@
 //! `pgbench -S`: what each transaction takes, and what processors do for it.
 
-use std::{fmt, fs, process::Command};
+use std::{
+    fmt, fs,
+    io::{BufRead, BufReader, Read},
+    process::Stdio,
+    time::{Duration, SystemTime},
+};
 
 use anyhow::{Context, Result, ensure};
-use dbwarden_tests::said;
+use dbwarden_tests::Running;
+use nix::sys::signal::Signal;
 
 use super::{
     super::{figures::quantile, pinned::Pinned},
     ways::{Spent, Watching, Way, Ways},
 };
+
+/// Seconds before anything counts: in a process of the server that has just come, nearly each transaction touches
+/// memory that it hasn't touched yet. PgBouncer keeps those processes for whoever comes next, so it alone would be
+/// measured with old ones.
+pub const WARMING: u32 = 1;
 
 /// How many ask, and how.
 pub struct Load {
@@ -56,35 +67,45 @@ pub fn measure(
     load: &Load,
     seconds: u32,
 ) -> Result<Transactions> {
-    let (mode, clients) = (load.mode, load.clients.to_string());
-    let load = ["-n", "-S", "-M", mode, "-c", &clients];
-    // PgBouncer opens its connections one after the other, and keeps them.
-    on_one(
-        ways.postgres.program("pgbench").args(load).args(["-t", "100"]).arg(ways.conninfo(way)?),
-    )?;
     let folder = tempfile::tempdir()?;
-    let log = folder.path().join("log");
     let mut command = ways.postgres.program("pgbench");
     command
-        .args(load)
+        .args(["-n", "-S", "-M", load.mode, "-c", &load.clients.to_string()])
+        .args(["-T", &(WARMING + seconds).to_string(), "-P", &WARMING.to_string()])
         .args(["-l", "--log-prefix"])
-        .arg(&log)
-        .args(["-T", &seconds.to_string()])
-        .arg(ways.conninfo(way)?);
-    let before = ways.spent(way, agent)?;
-    let report = on_one(&mut command)?;
+        .arg(folder.path().join("log"))
+        .arg(ways.conninfo(way)?)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    let mut pgbench = {
+        let _on_one = Pinned::to_one()?;
+        Running::start("pgbench", &mut command, Signal::SIGTERM)?
+    };
+    let mut told = BufReader::new(pgbench.errors().context("pgbench has no standard error")?);
+    let mut progress = String::new();
+    told.read_line(&mut progress)?;
+    let (before, since) = (ways.spent(way, agent)?, SystemTime::now());
+    told.read_to_string(&mut progress)?;
+    let status = pgbench.wait()?;
+    ensure!(status.success(), "pgbench ended with {status}:\n{progress}");
     let spent = ways.spent(way, agent)?.since(before);
+    let since = since.duration_since(SystemTime::UNIX_EPOCH)?;
     let mut latencies = Vec::new();
+    let mut last = since;
     for file in fs::read_dir(folder.path())? {
-        latencies.extend(fs::read_to_string(file?.path())?.lines().filter_map(latency_us));
+        for line in fs::read_to_string(file?.path())?.lines() {
+            let Logged { latency_us, at } =
+                Logged::of(line).with_context(|| format!("pgbench has logged {line:?}"))?;
+            if at > since {
+                latencies.push(latency_us);
+                last = last.max(at);
+            }
+        }
     }
     let n = latencies.len() as f64;
-    ensure!(n > 0.0, "pgbench has logged no transaction:\n{report}");
-    let per_second = report.lines().find_map(|line| line.strip_prefix("tps = "));
-    let per_second = per_second.and_then(|line| line.split_whitespace().next()?.parse().ok());
+    ensure!(n > 0.0, "pgbench has logged no transaction:\n{progress}");
     Ok(Transactions {
-        per_second: per_second
-            .with_context(|| format!("no rate in pgbench's report:\n{report}"))?,
+        per_second: n / (last - since).as_secs_f64(),
         p50_us: quantile(latencies.iter().copied(), 0.5),
         p99_us: quantile(latencies, 0.99),
         spent: Spent {
@@ -95,12 +116,19 @@ pub fn measure(
     })
 }
 
-fn on_one(command: &mut Command) -> Result<String> {
-    let _on_one = Pinned::to_one()?;
-    said(command)
+/// A transaction, and when it ended since 1970.
+struct Logged {
+    latency_us: f64,
+    at: Duration,
 }
 
-/// Of a line `client transaction latency …`.
-fn latency_us(line: &str) -> Option<f64> {
-    line.split(' ').nth(2)?.parse().ok()
+impl Logged {
+    /// Of a line `client transaction latency script seconds microseconds …`.
+    fn of(line: &str) -> Option<Self> {
+        let mut fields = line.split(' ').skip(2);
+        let latency_us = fields.next()?.parse().ok()?;
+        let seconds = Duration::from_secs(fields.nth(1)?.parse().ok()?);
+        let at = seconds + Duration::from_micros(fields.next()?.parse().ok()?);
+        Some(Self { latency_us, at })
+    }
 }
