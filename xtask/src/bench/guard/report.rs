@@ -125,7 +125,7 @@ fn targets_of(load: &Load, visits: &Of<'_, Transactions>) -> [Target; 3] {
         Target {
             what: format!("{load}: added p50 latency at most {MOST_ADDED} of PgBouncer's"),
             measured: format!(
-                "{ours:.0} of {theirs:.0} µs: {added:.2} ({:.2} with the observer's)",
+                "{ours:.1} of {theirs:.1} µs: {added:.2} ({:.2} with the observer's)",
                 ratio(all, theirs)
             ),
             met: theirs > 0.0 && added <= MOST_ADDED,

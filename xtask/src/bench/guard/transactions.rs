@@ -12,7 +12,7 @@ use dbwarden_tests::Running;
 use nix::sys::signal::Signal;
 
 use super::{
-    super::{figures::quantile, pinned::Pinned},
+    super::{figures::rounded_quantile, pinned::Pinned},
     ways::{Spent, Watching, Way, Ways},
 };
 
@@ -106,8 +106,8 @@ pub fn measure(
     ensure!(n > 0.0, "pgbench has logged no transaction:\n{progress}");
     Ok(Transactions {
         per_second: n / (last - since).as_secs_f64(),
-        p50_us: quantile(latencies.iter().copied(), 0.5),
-        p99_us: quantile(latencies, 0.99),
+        p50_us: rounded_quantile(latencies.iter().copied(), 0.5),
+        p99_us: rounded_quantile(latencies, 0.99),
         spent: Spent {
             proxy_us: spent.proxy_us / n,
             agent_us: spent.agent_us / n,
@@ -118,7 +118,7 @@ pub fn measure(
 
 /// A transaction, and when it ended since 1970.
 struct Logged {
-    latency_us: f64,
+    latency_us: u64,
     at: Duration,
 }
 

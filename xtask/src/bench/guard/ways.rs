@@ -1,6 +1,6 @@
 //! The ways to the server that are compared, and what stands on them.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, thread::sleep, time::Duration};
 
 use anyhow::{Context, Result};
 use dbwarden_tests::{Agent, Haproxy, PgBouncer, Postgres};
@@ -35,6 +35,9 @@ pub const WAYS: [Way; 8] = [
     Way::Labelled,
     Way::Masking,
 ];
+
+/// Between a guard's start and the load: by then it has judged by its final rules for a while.
+const SETTLE: Duration = Duration::from_millis(300);
 
 /// What is hidden, and a rule that hides it.
 const LABELS: &str = r#"
@@ -106,7 +109,12 @@ impl Ways {
 
     /// The agent, where it has to do with this way.
     pub fn agent(&self, way: Way) -> Result<Option<Watching>> {
-        way.has_agent().then(|| self.start_agent(way)).transpose()
+        if !way.has_agent() {
+            return Ok(None);
+        }
+        let agent = self.start_agent(way)?;
+        sleep(SETTLE);
+        Ok(Some(agent))
     }
 
     fn start_agent(&self, way: Way) -> Result<Watching> {
