@@ -6,6 +6,11 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{CopyForm, origin::named};
 
+/// Among the names: it names a type, whose casts and checks may run code.
+pub const CONVERTS: &str = "::";
+/// Among the names: expressions that are kept with its tables, or with all, are computed for rows that are there.
+pub const COMPUTES: &str = "()";
+
 /// Made once for a text (or for all texts that differ in harmless literals only), and shared.
 ///
 /// (De)serialised only between the service and the process that parses; a record has fields of its own.
@@ -29,7 +34,8 @@ pub struct Facts {
     /// definition alone tells what they do. By name as written; `?` where there is none, as in `DO`.
     pub calls: Vec<Arc<str>>,
     /// What is written without a schema and runs code where a database has some by that name: operators,
-    /// and with a dot before it what may be a column or a function, as in `t.f` for `f(t)`.
+    /// and with a dot before it what may be a column or a function, as in `t.f` for `f(t)`. Also [`CONVERTS`]
+    /// and [`COMPUTES`].
     pub names: Vec<Arc<str>>,
     /// What stands out in it beside its effects.
     pub traits: Vec<Trait>,
@@ -50,6 +56,13 @@ impl Facts {
     /// Relations, functions, or what else a database keeps under a name.
     pub fn names_anything(&self) -> bool {
         !(self.tables.is_empty() && self.functions.is_empty() && self.names.is_empty())
+    }
+
+    /// The same, of what is given values of types of somebody's own.
+    pub fn converting(&self) -> Self {
+        let mut facts = self.clone();
+        facts.names.push(CONVERTS.into());
+        facts
     }
 
     /// Of what names nothing and does nothing.

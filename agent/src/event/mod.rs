@@ -30,7 +30,8 @@ pub use copy_form::{CopyForm, CopyFormat};
 pub use destination::{Destination, Outbound, Remote};
 pub use detector::Detector;
 pub use facts::{
-    Access, Analysis, Effect, Effects, Facts, KeyPredicate, KeyValue, TableAccess, Trait,
+    Access, Analysis, COMPUTES, CONVERTS, Effect, Effects, Facts, KeyPredicate, KeyValue,
+    TableAccess, Trait,
 };
 pub use in_full::in_full;
 pub use inherited::{Ancestor, Heir};

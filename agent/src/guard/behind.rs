@@ -13,7 +13,7 @@ use lru::LruCache;
 use super::catalog::{Code, Events, Kind, Snapshot, What};
 use crate::{
     analyst::Analyst,
-    event::{Access, Analysis, Effect, Effects, Facts},
+    event::{Access, Analysis, COMPUTES, CONVERTS, Effect, Effects, Facts},
     protocol::postgres::FIRST_OWN_OID,
 };
 
@@ -287,12 +287,47 @@ impl<'a, R: Reads> Search<'a, R> {
         for table in &said.tables {
             self.touch_named(&table.name, table.access);
         }
-        if !said.tables.is_empty() || !said.functions.is_empty() {
+        let is_named = |marker: &str| said.names.iter().any(|name| **name == *marker);
+        if !said.tables.is_empty() || !said.functions.is_empty() || is_named(CONVERTS) {
             self.run_harmful(self.snapshot.ambient(), "a cast or a domain");
+        }
+        if is_named(COMPUTES) {
+            self.compute_anew(said);
         }
         let defines = [Effect::Define, Effect::Drop, Effect::Grant];
         if defines.into_iter().any(|effect| said.effects.contains(effect)) {
             self.run_harmful(self.snapshot.on_definition(), "an event trigger");
+        }
+    }
+
+    /// Expressions that are kept with the tables of a statement; with all where it doesn't name them, as `REINDEX INDEX`
+    /// and `ANALYZE` do.
+    fn compute_anew(&mut self, said: &Facts) {
+        let snapshot = self.snapshot;
+        let named: Vec<u32> = said
+            .tables
+            .iter()
+            .flat_map(|table| snapshot.relations(&table.name))
+            .map(|r| r.oid)
+            .collect();
+        let is_all = said.tables.is_empty()
+            || said.tables.iter().any(|table| snapshot.relations(&table.name).next().is_none());
+        let mut left = if is_all { snapshot.all().iter().map(|r| r.oid).collect() } else { named };
+        let mut seen = HashSet::new();
+        while let Some(oid) = left.pop().filter(|_| self.steps < MAX_STEPS) {
+            if !seen.insert(oid) {
+                continue;
+            }
+            left.extend(snapshot.children(oid));
+            let Some(relation) = snapshot.relation(oid) else { continue };
+            for Code { what, .. } in snapshot.code(oid) {
+                if let What::Expression(expression) = what
+                    && self.step()
+                {
+                    let via = format!("an expression of {}", relation.name);
+                    self.runs_text(&format!("SELECT {expression}"), &via, true);
+                }
+            }
         }
     }
 

@@ -110,7 +110,8 @@ impl ClientCourt {
     ) -> (Revealed, Option<Estimate>) {
         let as_said = || (Revealed::as_said(said), None);
         let Some(database) = &self.database else { return as_said() };
-        if !said.names_anything() {
+        let converts = reading.takes_own_types();
+        if !said.names_anything() && !converts {
             return as_said();
         }
         let mut judging = self.judging.borrow_mut();
@@ -118,7 +119,10 @@ impl ClientCourt {
         let Some((snapshot, behind, analyst)) = judging.behind(database, lacking) else {
             return as_said();
         };
-        let revealed = behind.reveal(said, analyst);
+        let revealed = match converts && !snapshot.ambient().is_empty() {
+            true => behind.reveal(&Arc::new(said.converting()), analyst),
+            false => behind.reveal(said, analyst),
+        };
         // What it has made itself, nobody else sees.
         let is_alone = self.has_defined && self.said.in_transaction;
         if !reading.is_estimable() || is_alone {

@@ -11,6 +11,7 @@ use super::{
 use crate::{
     approval::{Context, Need, Over, Who},
     event::{Claims, CopyForm, Facts, RequestSum, Verdict},
+    protocol::postgres::FIRST_OWN_OID,
     statement::{Analysed, Parameter},
 };
 
@@ -210,6 +211,11 @@ impl Reading {
     /// Rows are changed or removed by a condition: how many may hang on its parameters.
     pub(super) fn is_estimable(&self) -> bool {
         self.analysed.whole.restricted.is_some()
+    }
+
+    /// Its parameters are of types of somebody's own, as its client says: those may run code.
+    pub(super) fn takes_own_types(&self) -> bool {
+        self.types.iter().any(|oid| *oid >= FIRST_OWN_OID)
     }
 
     /// What goes to the server, where that is not what the client has said.

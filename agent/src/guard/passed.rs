@@ -32,6 +32,7 @@ impl ClientCourt {
         Arc::ptr_eq(analysed, &reading.analysed)
             && reading.claims.is_none()
             && reading.nulled.is_none()
+            && !reading.takes_own_types()
             && *era == self.judging.borrow().era()
             && match (&self.database, seen) {
                 (None, None) => true,
@@ -49,11 +50,13 @@ impl ClientCourt {
         self.passed = self.as_passed(reading);
     }
 
-    /// `None` where time counts, or what it claims, or its parameters: it may be otherwise the next time.
+    /// `None` where time counts, or what it claims, or its parameters and their types: it may be otherwise the next time.
     fn as_passed(&self, reading: &Reading) -> Option<Passed> {
         let judging = &mut *self.judging.borrow_mut();
         let (era, set) = (judging.era(), judging.judge.set());
-        if reading.claims.is_some() || reading.nulled.is_some() || set.speaks_of_time() {
+        let is_plain =
+            reading.claims.is_none() && reading.nulled.is_none() && !reading.takes_own_types();
+        if !is_plain || set.speaks_of_time() {
             return None;
         }
         let seen = match &self.database {

@@ -106,6 +106,7 @@ fn database() -> Rows {
             relation(30_013, "defaulted", None),
             relation(30_014, "of_views", Some("SELECT * FROM public.calling")),
             relation(30_015, "helped", Some("SELECT public.upper(name) FROM public.victims")),
+            relation(30_016, "counted", None),
         ],
         operators: vec![("+".to_owned(), PLUS), ("=".to_owned(), EQUAL)],
         code: vec![
@@ -129,6 +130,10 @@ fn database() -> Rows {
                 },
             ),
             (30_013, Code { on: Events::INSERT, what: What::Expression("public.wipe()".into()) }),
+            (
+                30_016,
+                Code { on: Events::default(), what: What::Expression("public.wipe(), id".into()) },
+            ),
         ],
         children: vec![(30_006, 30_007)],
         ..Rows::default()
@@ -197,6 +202,75 @@ fn code_behind_a_statement_is_told() {
         check("SELECT 1 OPERATOR(pg_catalog.+) 1", "");
         check("SELECT 1 = 1", "");
         check("SELECT v.wipe FROM victims v", "calls .wipe");
+    });
+}
+
+#[test]
+fn what_is_computed_anew_is_code_behind_a_statement() {
+    with_stack(|| {
+        let check = |text: &str, expected: &str| {
+            let Revealed { facts, by } = reveal(database(), text, &mut Here);
+            assert_eq!(shown(&facts), expected, "{text}: {by:?}");
+        };
+        for text in
+            ["ANALYZE counted", "VACUUM FULL counted", "CLUSTER counted", "REINDEX TABLE counted"]
+        {
+            check(text, "unrestricted");
+        }
+        check("ALTER TABLE counted VALIDATE CONSTRAINT c", "unrestricted");
+        check("INSERT INTO counted VALUES (1)", "");
+        check("ANALYZE victims", "");
+        check("LOCK TABLE counted", "");
+        // Whatever there is.
+        for text in
+            ["ANALYZE", "REINDEX SCHEMA public", "REINDEX INDEX i", "ANALYZE victims, unheard_of"]
+        {
+            check(text, "unrestricted");
+        }
+    });
+}
+
+#[test]
+fn types_and_casts_are_code_behind_a_statement() {
+    with_stack(|| {
+        let check = |text: &str, expected: &str| {
+            let rows = Rows { ambient: vec![WIPE], ..database() };
+            let Revealed { facts, by } = reveal(rows, text, &mut Here);
+            assert_eq!(shown(&facts), expected, "{text}: {by:?}");
+        };
+        for text in [
+            "SELECT 1::careful",
+            "SELECT careful '1'",
+            "PREPARE p (careful) AS SELECT $1",
+            "SELECT * FROM victims",
+        ] {
+            check(text, "unrestricted");
+        }
+        for text in ["SELECT 1", "SELECT $1", "BEGIN", "SET statement_timeout = 1"] {
+            check(text, "");
+        }
+        let said = analyse("SELECT $1", Lexing::default()).whole;
+        let rows = Rows { ambient: vec![WIPE], ..database() };
+        let mut behind = Behind::new(Arc::new(Snapshot::new("app", rows)));
+        let converting = behind.reveal(&Arc::new(said.converting()), &mut Here).facts;
+        assert_eq!(shown(&converting), "unrestricted");
+    });
+}
+
+#[test]
+fn operators_that_nobody_writes_are_looked_up() {
+    with_stack(|| {
+        let check = |name: &str, text: &str| {
+            let rows = Rows { operators: vec![(name.to_owned(), PLUS)], ..database() };
+            let Revealed { facts, by } = reveal(rows, text, &mut Here);
+            assert_eq!(shown(&facts), format!("calls {name}"), "{text}: {by:?}");
+        };
+        check("=", "SELECT CASE 'a' WHEN 'b' THEN 1 END");
+        check("=", "SELECT 'a' IN (SELECT 'b')");
+        check("=", "SELECT 1 FROM (VALUES (1)) a (k) JOIN (VALUES (1)) b (k) USING (k)");
+        check("=", "SELECT 1 FROM (VALUES (1)) a (k) NATURAL JOIN (VALUES (1)) b (k)");
+        check(">=", "SELECT 'a' BETWEEN 'a' AND 'b'");
+        check("<", "SELECT 'a' NOT BETWEEN SYMMETRIC 'a' AND 'b'");
     });
 }
 

@@ -113,6 +113,12 @@ const EXPRESSIONS: &str = r"
         SELECT i.indrelid, 'write', pg_get_expr(x.e, i.indrelid) FROM pg_index i
         CROSS JOIN LATERAL (VALUES (i.indexprs), (i.indpred)) x (e) WHERE x.e IS NOT NULL
         UNION ALL
+        SELECT t.partrelid, 'write', pg_get_expr(t.partexprs, t.partrelid) FROM pg_partitioned_table t
+        WHERE t.partexprs IS NOT NULL
+        UNION ALL
+        SELECT s.stxrelid, 'anew', substring(pg_get_statisticsobjdef(s.oid) FROM ' ON (.*) FROM ')
+        FROM pg_statistic_ext s
+        UNION ALL
         SELECT p.polrelid, 'any', pg_get_expr(x.e, p.polrelid) FROM pg_policy p
         CROSS JOIN LATERAL (VALUES (p.polqual), (p.polwithcheck)) x (e) WHERE x.e IS NOT NULL
     ) x (of, at, expression)
@@ -316,6 +322,7 @@ fn rule(row: &Row) -> Result<(u32, Code), Error> {
 fn expression(row: &Row) -> Result<(u32, Code), Error> {
     let on = match row.try_get(1)? {
         "default" | "write" => Events::INSERT.and(Events::UPDATE),
+        "anew" => Events::default(),
         _ => Events::READ.and(Events::INSERT).and(Events::UPDATE).and(Events::DELETE),
     };
     let expression: &str = row.try_get(2)?;

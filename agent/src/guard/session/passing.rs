@@ -16,7 +16,7 @@ use crate::{
         court::{Argument, Court, Denial, Gated, Moment, Reading},
         masking::Copied,
     },
-    protocol::postgres::frontend::Arguments,
+    protocol::postgres::{FIRST_OWN_OID, frontend::Arguments},
 };
 
 /// `None` for a text that is too long to be judged.
@@ -32,12 +32,15 @@ pub(super) fn read(
 
 /// With the types that its `Parse` gives its parameters, where they matter.
 pub(super) fn typed(reading: Arc<Reading>, types: &[u8], court: &dyn Court) -> Arc<Reading> {
-    if types.is_empty() || !(reading.is_estimable() || court.asks()) {
+    let (types, _) = types.as_chunks::<4>();
+    let types = || types.iter().map(|oid| u32::from_be_bytes(*oid));
+    let is_typed = types().next().is_some();
+    if !is_typed
+        || !(reading.is_estimable() || court.asks() || types().any(|oid| oid >= FIRST_OWN_OID))
+    {
         return reading;
     }
-    let (types, _) = types.as_chunks::<4>();
-    let types = types.iter().map(|oid| u32::from_be_bytes(*oid)).collect();
-    Arc::new(Reading { types, ..Reading::clone(&reading) })
+    Arc::new(Reading { types: types().collect(), ..Reading::clone(&reading) })
 }
 
 /// The values of a `Bind` or a `FunctionCall`.

@@ -218,6 +218,14 @@ impl<'a> Walk<'a> {
         }
     }
 
+    /// An operator of PostgreSQL's own that the grammar writes otherwise, unless a database has another by its name.
+    pub(super) fn implied(&mut self, name: &str) {
+        match self.session.built_in_first {
+            true => self.findings.name(name.into()),
+            false => self.code(name),
+        }
+    }
+
     pub(super) fn operator(&mut self, names: &[Node]) {
         let names = strings(names);
         let known = match names.as_slice() {

@@ -77,7 +77,8 @@ impl Walk<'_> {
         match def.as_deref().and_then(|def| def.node.as_ref()) {
             // A new default fills the rows that are there, a new check looks at them, a type is cast to.
             Some(NodeEnum::PartitionCmd(part)) => {
-                self.maybe_touch(part.name.as_ref(), Access::Define)
+                self.maybe_touch(part.name.as_ref(), Access::Define);
+                visit(self, &part.bound);
             }
             Some(NodeEnum::RangeVar(relation)) => drop(self.touch(relation, Access::Define)),
             Some(_) => visit(self, def),

@@ -86,6 +86,8 @@ impl Findings {
     pub(super) fn function(&mut self, name: Arc<str>) {
         if self.functions.len() < MAX_NAMES {
             self.functions.insert(name);
+        } else {
+            self.worsen(Analysis::TooLong);
         }
     }
 

@@ -13,6 +13,9 @@ pub(super) trait Visitor {
     /// A relation that stands in a struct's field instead of a node.
     fn relation(&mut self, _: &protobuf::RangeVar) {}
 
+    /// A type that is named.
+    fn kind(&mut self) {}
+
     /// A node that the table doesn't know.
     fn stranger(&mut self);
 }
@@ -34,6 +37,25 @@ impl Parts for Node {
 impl Parts for protobuf::RangeVar {
     fn visit(&self, visitor: &mut dyn Visitor) {
         visitor.relation(self);
+    }
+}
+
+impl Parts for protobuf::TypeName {
+    fn visit(&self, visitor: &mut dyn Visitor) {
+        let Self {
+            names,
+            typmods,
+            array_bounds,
+            type_oid: _,
+            setof: _,
+            pct_type: _,
+            typemod: _,
+            location: _,
+        } = self;
+        visitor.kind();
+        names.visit(visitor);
+        typmods.visit(visitor);
+        array_bounds.visit(visitor);
     }
 }
 
@@ -109,7 +131,6 @@ parts! {
     String { ; sval }
     SubLink { xpr testexpr oper_name subselect; sub_link_type sub_link_id location }
     TypeCast { arg type_name; location }
-    TypeName { names typmods array_bounds; type_oid setof pct_type typemod location }
     WindowDef {
         partition_clause order_clause start_offset end_offset; name refname frame_options location
     }

@@ -421,10 +421,10 @@ impl Walk<'_> {
     pub(super) fn join(&mut self, join: &JoinExpr) {
         let JoinExpr {
             jointype,
-            is_natural: _,
+            is_natural,
             larg,
             rarg,
-            using_clause: _,
+            using_clause,
             join_using_alias,
             quals,
             alias,
@@ -433,6 +433,9 @@ impl Walk<'_> {
         visit(self, larg);
         visit(self, rarg);
         visit(self, quals);
+        if *is_natural || !using_clause.is_empty() {
+            self.implied("=");
+        }
         if *jointype == JoinType::JoinInner as i32 {
             self.keys(quals.as_deref());
         }

@@ -11,7 +11,7 @@ use super::{
     objects, settings,
     walk::{Mode, Walk, visit},
 };
-use crate::event::{Access, Analysis, Effect, Trait};
+use crate::event::{Access, Analysis, COMPUTES, Effect, Trait};
 
 impl Walk<'_> {
     /// A statement, at the top of a text or inside of another.
@@ -48,6 +48,7 @@ impl Walk<'_> {
             N::PrepareStmt(it) => {
                 // Judged here, where its text is known: EXECUTE shows none.
                 self.does("PREPARE", &[Effect::Session]);
+                visit(self, &it.argtypes);
                 let before = std::mem::replace(&mut self.is_preparing, true);
                 self.inner(it.query.as_deref());
                 self.is_preparing = before;
@@ -136,6 +137,7 @@ impl Walk<'_> {
             N::AlterTableStmt(it) => {
                 let verb = format!("ALTER {}", objects::title(it.objtype()));
                 self.defines(&verb, it.relation.as_ref());
+                self.findings.name(COMPUTES.into());
                 it.cmds.iter().for_each(|command| self.alter(command));
             }
             N::IndexStmt(it) => {
@@ -212,6 +214,7 @@ impl Walk<'_> {
             }
             N::RefreshMatViewStmt(it) => {
                 self.does("REFRESH MATERIALIZED VIEW", &[Effect::Update]);
+                self.findings.name(COMPUTES.into());
                 self.maybe_touch(it.relation.as_ref(), Access::Update);
             }
 
@@ -288,6 +291,7 @@ impl Walk<'_> {
             N::VacuumStmt(it) => {
                 let verb = if it.is_vacuumcmd { "VACUUM" } else { "ANALYZE" };
                 self.does(verb, &[Effect::Configure]);
+                self.findings.name(COMPUTES.into());
                 for relation in &it.rels {
                     if let Some(NodeEnum::VacuumRelation(relation)) = &relation.node {
                         self.maybe_touch(relation.relation.as_ref(), Access::Lock);
@@ -296,10 +300,12 @@ impl Walk<'_> {
             }
             N::ClusterStmt(it) => {
                 self.does("CLUSTER", &[Effect::Configure, Effect::Lock]);
+                self.findings.name(COMPUTES.into());
                 self.maybe_touch(it.relation.as_ref(), Access::Lock);
             }
             N::ReindexStmt(it) => {
                 self.does("REINDEX", &[Effect::Configure, Effect::Lock]);
+                self.findings.name(COMPUTES.into());
                 self.maybe_touch(it.relation.as_ref(), Access::Lock);
             }
             N::CheckPointStmt(_) => self.does("CHECKPOINT", &[Effect::Configure]),

@@ -17,7 +17,7 @@ use super::{
     session::Session,
 };
 use crate::{
-    event::{Access, Analysis, Effect, KeyValue, Trait},
+    event::{Access, Analysis, CONVERTS, Effect, KeyValue, Trait},
     statement::template::Template,
 };
 
@@ -255,6 +255,12 @@ impl Visitor for Walk<'_> {
         self.read_relation(relation);
     }
 
+    fn kind(&mut self) {
+        if self.mode != Mode::Kept {
+            self.findings.name(CONVERTS.into());
+        }
+    }
+
     fn stranger(&mut self) {
         self.findings.unknown(Analysis::UnknownSyntax);
     }
@@ -280,9 +286,17 @@ impl Walk<'_> {
             }
             NodeEnum::AExpr(expression) => {
                 // `BETWEEN` has its own name where others have an operator's.
-                if !matches!(strings(&expression.name).as_slice(), [name] if name.contains("BETWEEN"))
-                {
-                    self.operator(&expression.name);
+                match strings(&expression.name).as_slice() {
+                    [name] if name.contains("BETWEEN") => {
+                        ["<", "<=", ">", ">="].into_iter().for_each(|name| self.implied(name));
+                    }
+                    _ => self.operator(&expression.name),
+                }
+                descend(node, self);
+            }
+            NodeEnum::CaseExpr(case) => {
+                if case.arg.is_some() {
+                    self.implied("=");
                 }
                 descend(node, self);
             }
@@ -295,8 +309,10 @@ impl Walk<'_> {
                 descend(node, self);
             }
             NodeEnum::SubLink(link) => {
-                if !link.oper_name.is_empty() {
-                    self.operator(&link.oper_name);
+                match link.oper_name.as_slice() {
+                    [] if link.testexpr.is_some() => self.implied("="),
+                    [] => {}
+                    names => self.operator(names),
                 }
                 descend(node, self);
             }
