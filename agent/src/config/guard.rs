@@ -20,7 +20,7 @@ pub struct Guard {
     pub steer: bool,
     /// On a BPF file system: what refuses clients while there is no guard, though the service is gone.
     pub pins: PathBuf,
-    /// More rows than an ordinary UPDATE or DELETE touches, as the planner estimates it; the same as a part of a
+    /// More rows than an ordinary UPDATE or DELETE touches, as the server estimates it; the same as a part of a
     /// table that has more than a handful.
     pub bulk_rows: u64,
     pub bulk_percent: u64,

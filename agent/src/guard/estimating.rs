@@ -1,10 +1,13 @@
-//! Which of a client's statements the planner is asked about, and what its answer means.
+//! Which of a client's statements the server is asked about beforehand, and what its answer means.
 
-use super::catalog::{Kind, Planned, Question, Snapshot, Value};
+use super::{
+    catalog::{Expected, Kind, Planned, Question, Sampled, Snapshot, Value},
+    sampling,
+};
 use crate::{
     event::{Access, Effect, Facts},
     policy::Estimate,
-    statement::{Lexer, Lexing, Token, TokenKind, qualified},
+    statement::{Lexer, Lexing, Token, TokenKind, only_computes, qualified},
 };
 
 /// A table with no more rows is small: nothing of it is bulk.
@@ -78,6 +81,7 @@ impl Asked<'_> {
             let (types, prepared) = prepared(&name)?;
             let arguments = statement.get(tokens.get(1)?.end..)?;
             return Some(Question {
+                counts: self.counts(&prepared, snapshot),
                 prelude: Some((types, prepared)),
                 text: arguments.trim().trim_end_matches(';').to_owned(),
                 types: Vec::new(),
@@ -92,25 +96,46 @@ impl Asked<'_> {
             (_, None) => return None,
         };
         let types = self.types.get(..n_parameters.min(self.types.len()))?.to_vec();
-        Some(Question { prelude: None, text: statement.to_owned(), types, values, paths })
+        let counts = self.counts(statement, snapshot);
+        Some(Question { prelude: None, text: statement.to_owned(), types, values, counts, paths })
+    }
+
+    /// Conditions are held against rows only where that computes, and nothing else.
+    fn counts(&self, statement: &str, snapshot: &Snapshot) -> Vec<String> {
+        let changed = self.said.tables.iter().filter(|table| is_changed(table.access));
+        let is = |kind: Kind| {
+            let mut relations = changed.clone().flat_map(|table| snapshot.relations(&table.name));
+            relations.any(|relation| relation.kind == kind)
+        };
+        let computes = self.facts.functions.iter().all(|name| only_computes(name))
+            && !self.facts.effects.contains(Effect::Lock);
+        match computes && !is(Kind::Foreign) {
+            true => sampling::counts(statement, self.lexing, is(Kind::View)),
+            false => Vec::new(),
+        }
     }
 }
 
-/// What a plan means for a table with so many rows.
-pub(super) fn weighed(planned: &[Planned], snapshot: &Snapshot, bulk: Bulk) -> Option<Estimate> {
-    let weighed = planned.iter().map(|Planned { schema, relation, rows }| {
+/// What is expected means for a table with so many rows.
+pub(super) fn weighed(expected: &Expected, snapshot: &Snapshot, bulk: Bulk) -> Option<Estimate> {
+    let weigh = |rows: u64, percent: Option<u64>| {
+        let is_most = percent.is_some_and(|percent| percent >= bulk.percent) && rows > SMALL;
+        Estimate {
+            rows,
+            percent: percent.and_then(|percent| u8::try_from(percent).ok()),
+            is_bulk: is_most || rows >= bulk.rows,
+        }
+    };
+    let planned = expected.planned.iter().map(|Planned { schema, relation, rows }| {
         let name = qualified([schema.as_str(), relation.as_str()].into_iter());
         let found = snapshot.relations(&name).find(|one| one.kind == Kind::Table);
         let all = found.and_then(|relation| snapshot.count(relation.oid));
         let percent = all.map(|all| (rows.saturating_mul(100) / all.max(1)).min(100));
-        let is_most = percent.is_some_and(|percent| percent >= bulk.percent) && *rows > SMALL;
-        Estimate {
-            rows: *rows,
-            percent: percent.and_then(|percent| u8::try_from(percent).ok()),
-            is_bulk: is_most || *rows >= bulk.rows,
-        }
+        weigh(*rows, percent)
     });
-    weighed.max_by_key(|estimate| (estimate.is_bulk, estimate.rows))
+    let sampled = expected.sampled.iter();
+    let sampled = sampled.map(|Sampled { rows, percent }| weigh(*rows, Some((*percent).into())));
+    planned.chain(sampled).max_by_key(|estimate| (estimate.is_bulk, estimate.rows))
 }
 
 fn is_changed(access: Access) -> bool {
@@ -276,7 +301,7 @@ fn n_parameters(text: &str, tokens: &[Token]) -> Option<usize> {
 mod tests {
     use super::{Asked, Bulk, preparation, statements, unwrapped, weighed};
     use crate::{
-        guard::catalog::{Kind, Planned, Relation, Rows, Snapshot, Value},
+        guard::catalog::{Expected, Kind, Planned, Relation, Rows, Sampled, Snapshot, Value},
         statement::{Lexing, STACK_BYTES, analyse},
     };
 
@@ -347,8 +372,9 @@ mod tests {
         let bulk = Bulk { rows: 500, percent: 90 };
         let check = |schema: &str, relation: &str, rows, expected: (Option<u8>, bool)| {
             let planned =
-                [Planned { schema: schema.to_owned(), relation: relation.to_owned(), rows }];
-            let estimate = weighed(&planned, &snapshot(), bulk).unwrap();
+                vec![Planned { schema: schema.to_owned(), relation: relation.to_owned(), rows }];
+            let all = Expected { planned, sampled: Vec::new() };
+            let estimate = weighed(&all, &snapshot(), bulk).unwrap();
             assert_eq!((estimate.percent, estimate.is_bulk), expected, "{relation} {rows}");
         };
         check("public", "a", 89, (Some(89), false));
@@ -359,7 +385,12 @@ mod tests {
         check("two", "t", 500, (None, true));
         check("public", "parts", 400, (Some(40), false));
         check("elsewhere", "x", 501, (None, true));
-        assert!(weighed(&[], &snapshot(), bulk).is_none());
+        assert!(weighed(&Expected::default(), &snapshot(), bulk).is_none());
+        // What was counted goes before what is guessed.
+        let planned = vec![Planned { schema: "public".into(), relation: "a".into(), rows: 1 }];
+        let sampled = vec![Sampled { rows: 95, percent: 95 }];
+        let estimate = weighed(&Expected { planned, sampled }, &snapshot(), bulk).unwrap();
+        assert_eq!((estimate.rows, estimate.percent, estimate.is_bulk), (95, Some(95), true));
     }
 
     #[test]

@@ -26,6 +26,7 @@ mod reactor;
 mod relay;
 mod report;
 mod rulebook;
+mod sampling;
 mod serve;
 pub mod session;
 mod stream;

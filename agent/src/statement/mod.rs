@@ -19,7 +19,7 @@ mod template;
 
 pub use analysis::{
     Analysed, MAX_TEXT_BYTES, Parameter, Parameters, Prepared, STACK_BYTES, Said, Session, analyse,
-    analyse_behind, analyse_in, qualified, startup, uses,
+    analyse_behind, analyse_in, only_computes, qualified, startup, uses,
 };
 pub use complaint::redact_error;
 pub use fingerprint::fingerprint;

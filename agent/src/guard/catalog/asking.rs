@@ -353,7 +353,7 @@ async fn work(
             tell(channel, database, database.seen(snapshot, print, began));
         }
         Job::Plan(question, reply) => {
-            let _ = reply.send(question::planned(client, &question).await);
+            let _ = reply.send(question::expected(client, &question).await);
         }
         Job::Name(oid, reply) => {
             const NAME: &str = "SELECT n.nspname::text, p.proname::text FROM pg_catalog.pg_proc p \

@@ -28,9 +28,10 @@ use crate::{
 const LOG_IN: Duration = Duration::from_secs(3);
 /// How the server's own views and rows call it.
 pub(in crate::guard) const NAME: &str = "dbwarden catalog";
-/// Nothing is written; a statement ends in time, and waits for no lock that a client holds.
-const OPTIONS: &str = "-c default_transaction_read_only=on -c statement_timeout=2000 \
-                       -c lock_timeout=30 -c client_min_messages=error -c jit=off";
+/// Longer than this (milliseconds) no statement takes …
+pub(super) const STATEMENT_MS: u32 = 2_000;
+/// … which writes nothing, and waits for no lock that a client holds.
+const OPTIONS: &str = "-c default_transaction_read_only=on -c lock_timeout=30 -c client_min_messages=error -c jit=off";
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Unreached {
@@ -81,7 +82,8 @@ pub(super) async fn connect(
     let logged_in = async {
         let stream = entry::secure(connected(socket)?, tls.map(|tls| (tls, None))).await?;
         let mut config = tokio_postgres::Config::new();
-        config.user(&account.user).dbname(database).application_name(NAME).options(OPTIONS);
+        config.user(&account.user).dbname(database).application_name(NAME);
+        config.options(format!("{OPTIONS} -c statement_timeout={STATEMENT_MS}"));
         if let Some(password) = &account.password {
             config.password(password);
         }

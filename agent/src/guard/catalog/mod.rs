@@ -42,7 +42,7 @@ use crate::{
 };
 pub(super) use inherited::{Full, Inherited, Inheriting, Shown};
 pub(super) use numbers::large_object;
-pub(super) use plan::Planned;
+pub(super) use plan::{Expected, Planned, Sampled};
 pub(super) use question::{Question, Value};
 use seeking::Sought;
 pub(super) use seeking::lacking;
@@ -92,7 +92,7 @@ enum Ask {
 
 enum Job {
     Look,
-    Plan(Question, SyncSender<Option<Vec<Planned>>>),
+    Plan(Question, SyncSender<Option<Expected>>),
     /// The schema and name of a function.
     Name(u32, SyncSender<Option<Named>>),
 }
@@ -123,7 +123,7 @@ pub(super) struct Database {
     /// An answer is overdue: nobody waits for another one.
     is_stuck: AtomicBool,
     hasher: RandomState,
-    estimates: Mutex<Timed<u64, Option<Vec<Planned>>>>,
+    estimates: Mutex<Timed<u64, Option<Expected>>>,
     names: Mutex<Timed<u32, Option<Named>>>,
     /// What sessions have defined that isn't there for everybody yet, or is since a moment ago.
     under_way: Mutex<HashMap<ConnectionId, HashSet<Arc<str>>>>,
@@ -311,12 +311,8 @@ impl Catalogs {
         self.tell(Ask::Of(database.clone(), Job::Look));
     }
 
-    /// What the planner expects; `None` where it can't be asked, or doesn't say so in time.
-    pub(super) fn plan(
-        &self,
-        database: &Arc<Database>,
-        question: Question,
-    ) -> Option<Vec<Planned>> {
+    /// What rows are expected; `None` where nobody can be asked, or says so in time.
+    pub(super) fn plan(&self, database: &Arc<Database>, question: Question) -> Option<Expected> {
         let key = database.hasher.hash_one(&question);
         let known = lock(&database.estimates).get(&key).cloned();
         if let Some((_, planned)) = known.filter(|(at, _)| at.elapsed() < ESTIMATE_LIFE) {

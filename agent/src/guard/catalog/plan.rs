@@ -8,12 +8,51 @@ use tokio_postgres::types::{FromSql, Type};
 /// The output of `EXPLAIN (FORMAT JSON)`.
 pub(super) struct Plan(Value);
 
-/// Of one relation.
+/// What is known of the rows that a statement changes or removes before it does.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(in crate::guard) struct Expected {
+    pub planned: Vec<Planned>,
+    pub sampled: Vec<Sampled>,
+}
+
+impl Expected {
+    pub(super) fn most(&self) -> u64 {
+        let planned = self.planned.iter().map(|one| one.rows);
+        planned.chain(self.sampled.iter().map(|one| one.rows)).max().unwrap_or(0)
+    }
+}
+
+/// By the planner, of one relation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::guard) struct Planned {
     pub schema: String,
     pub relation: String,
     pub rows: u64,
+}
+
+/// By some of a relation's rows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::guard) struct Sampled {
+    pub rows: u64,
+    /// Of all that it has.
+    pub percent: u8,
+}
+
+impl Sampled {
+    /// Fewer, or from fewer blocks, may be those that stand together by chance.
+    const FEWEST: i64 = 20;
+    const FEWEST_BLOCKS: i64 = 3;
+
+    /// `met` of `all` rows, in so many blocks, by so many percent of the blocks; `None` where that says too little.
+    pub(super) fn of(all: i64, met: i64, blocks: i64, looked_at: f64) -> Option<Self> {
+        let is_whole = looked_at >= 100.0;
+        let says_enough = is_whole || met >= Self::FEWEST && blocks >= Self::FEWEST_BLOCKS;
+        let percent = met.checked_mul(100)?.checked_div(all)?;
+        (says_enough && looked_at > 0.0).then(|| Self {
+            rows: (met as f64 * 100.0 / looked_at) as u64,
+            percent: u8::try_from(percent).unwrap_or(100),
+        })
+    }
 }
 
 impl<'a> FromSql<'a> for Plan {
@@ -64,7 +103,22 @@ fn look(plan: &Value, found: &mut BTreeMap<(String, String), u64>) {
 mod tests {
     use serde_json::json;
 
-    use super::{Plan, Planned};
+    use super::{Plan, Planned, Sampled};
+
+    #[test]
+    fn a_sample_stands_for_the_rest_where_it_is_large_enough() {
+        let check = |(all, met, blocks, looked_at), expected: Option<(u64, u8)>| {
+            let sampled = Sampled::of(all, met, blocks, looked_at);
+            assert_eq!(sampled.map(|of| (of.rows, of.percent)), expected);
+        };
+        check((20, 20, 1, 100.0), Some((20, 100)));
+        check((20, 3, 1, 100.0), Some((3, 15)));
+        check((3_000, 1_500, 30, 0.5), Some((300_000, 50)));
+        check((3_000, 19, 19, 0.5), None);
+        check((3_000, 200, 2, 0.5), None);
+        check((0, 0, 0, 100.0), None);
+        check((0, 0, 0, 0.0), None);
+    }
 
     #[test]
     fn rows_are_those_that_come_to_the_change() {

@@ -9,7 +9,7 @@ use std::{
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::{
-    Ask, Catalogs, Database, Job, PATIENCE, Planned, Question, Relation, Rows, Snapshot,
+    Ask, Catalogs, Database, Expected, Job, PATIENCE, Planned, Question, Relation, Rows, Snapshot,
     snapshot::Kind,
 };
 use crate::protocol::postgres::FIRST_OWN_OID;
@@ -103,6 +103,7 @@ fn whoever_waits_in_vain_is_the_last_to_wait() {
         text: "DELETE FROM a WHERE b".to_owned(),
         types: Vec::new(),
         values: Vec::new(),
+        counts: Vec::new(),
         paths: vec![Vec::new()],
     };
     for _ in 0..20 {
@@ -129,7 +130,8 @@ fn an_estimate_is_asked_for_once_an_execution() {
     let (catalogs, mut inbox) = catalogs();
     let database = catalogs.database(0, "app").unwrap();
     let planned = vec![Planned { schema: "s".into(), relation: "a".into(), rows: 7 }];
-    let answer = planned.clone();
+    let expected = Expected { planned, sampled: Vec::new() };
+    let answer = expected.clone();
     let answering = thread::spawn(move || {
         let mut n = 0;
         while let Some(ask) = inbox.blocking_recv() {
@@ -144,10 +146,11 @@ fn an_estimate_is_asked_for_once_an_execution() {
         text: "DELETE FROM a WHERE b > $1".to_owned(),
         types: Vec::new(),
         values: vec![super::Value::Text(value.to_owned())],
+        counts: Vec::new(),
         paths: vec![Vec::new()],
     };
     for value in ["1", "1", "2", "1"] {
-        assert_eq!(catalogs.plan(&database, question(value)), Some(planned.clone()));
+        assert_eq!(catalogs.plan(&database, question(value)), Some(expected.clone()));
     }
     drop(catalogs);
     assert_eq!(answering.join().unwrap(), 2);

@@ -36,6 +36,15 @@ pub(super) enum Known {
     Unknown,
 }
 
+/// Whether a function of PostgreSQL's own, as facts name it, only computes.
+pub fn only_computes(written: &str) -> bool {
+    let (schema, name) = match written.rsplit_once('.') {
+        Some((schema, name)) => (Some(schema), name),
+        None => (None, written),
+    };
+    known(schema, name) == Known::Harmless
+}
+
 /// `schema` is `None` for a name without one, and `pg_catalog` for what the grammar itself calls.
 ///
 /// `pg_catalog` is searched first unless a session says otherwise, so a name without a schema is taken

@@ -37,6 +37,7 @@ use super::{
 };
 use crate::event::{Analysis, Effect, Effects, Facts};
 pub use behind::analyse_behind;
+pub use functions::only_computes;
 pub use grammar::{MAX_TEXT_BYTES, STACK_BYTES};
 pub use names::qualified;
 pub use session::{Parameter, Parameters, Prepared, Said, Session};
