@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{CopyForm, origin::named};
 
-/// Among the names: it names a type, whose casts and checks may run code.
+/// Among the names: values are converted, or may be, and what casts and types do with them may be code.
 pub const CONVERTS: &str = "::";
 /// Among the names: expressions that are kept with its tables, or with all, are computed for rows that are there.
 pub const COMPUTES: &str = "()";

@@ -13,7 +13,7 @@ use lru::LruCache;
 use super::catalog::{Code, Events, Kind, Snapshot, What};
 use crate::{
     analyst::Analyst,
-    event::{Access, Analysis, COMPUTES, CONVERTS, Effect, Effects, Facts},
+    event::{Access, Analysis, COMPUTES, Effect, Effects, Facts},
     protocol::postgres::FIRST_OWN_OID,
 };
 
@@ -287,11 +287,11 @@ impl<'a, R: Reads> Search<'a, R> {
         for table in &said.tables {
             self.touch_named(&table.name, table.access);
         }
-        let is_named = |marker: &str| said.names.iter().any(|name| **name == *marker);
-        if !said.tables.is_empty() || !said.functions.is_empty() || is_named(CONVERTS) {
-            self.run_harmful(self.snapshot.ambient(), "a cast or a domain");
+        let converts = said.names.iter().any(|name| **name != *COMPUTES);
+        if !said.tables.is_empty() || !said.functions.is_empty() || converts {
+            self.run_harmful(self.snapshot.ambient(), "a cast, a domain or an operator class");
         }
-        if is_named(COMPUTES) {
+        if said.names.iter().any(|name| **name == *COMPUTES) {
             self.compute_anew(said);
         }
         let defines = [Effect::Define, Effect::Drop, Effect::Grant];
@@ -321,11 +321,15 @@ impl<'a, R: Reads> Search<'a, R> {
             left.extend(snapshot.children(oid));
             let Some(relation) = snapshot.relation(oid) else { continue };
             for Code { what, .. } in snapshot.code(oid) {
-                if let What::Expression(expression) = what
-                    && self.step()
-                {
-                    let via = format!("an expression of {}", relation.name);
-                    self.runs_text(&format!("SELECT {expression}"), &via, true);
+                match what {
+                    What::Expression(expression) if self.step() => {
+                        let via = format!("an expression of {}", relation.name);
+                        self.runs_text(&format!("SELECT {expression}"), &via, true);
+                    }
+                    What::Program => {
+                        self.unknown("?".into(), &format!("the program of {}", relation.name));
+                    }
+                    _ => {}
                 }
             }
         }
@@ -431,6 +435,7 @@ impl<'a, R: Reads> Search<'a, R> {
                     self.runs_text(&format!("SELECT {expression}"), &via, true);
                 }
                 What::Cascade { to, access } => self.touch(*to, *access),
+                What::Program => self.unknown("?".into(), &format!("the program of {name}")),
             }
         }
         match relation.kind {

@@ -183,11 +183,6 @@ impl ClientCourt {
         self.prepared.push_back((name, types, text));
     }
 
-    fn forget_oldest(&mut self) {
-        let surplus = self.said.prepared.len().saturating_sub(MAX_PREPARED);
-        self.said.prepared.drain(..surplus);
-    }
-
     fn tell(&self, word: &Word) {
         self.judging.borrow().channel.tell(word);
     }
@@ -382,7 +377,6 @@ impl Court for ClientCourt {
         }
         if !reading.analysed.says.is_empty() {
             self.said.hear(&reading.analysed);
-            self.forget_oldest();
         }
     }
 
@@ -396,8 +390,8 @@ impl Court for ClientCourt {
                 name: name.into(),
                 facts: analysed.whole.clone(),
                 is_parameter_sensitive: analysed.is_parameter_sensitive,
+                is_by_text: false,
             });
-            self.forget_oldest();
         }
     }
 
@@ -484,6 +478,14 @@ impl Court for ClientCourt {
     fn renamed(&mut self, application: &str) {
         self.profile.calls_itself(application);
         self.passed = None;
+    }
+
+    fn may_hang_on_values(&self, name: &str) -> bool {
+        !name.is_empty() && self.said.prepared.may_hang_on_values(name)
+    }
+
+    fn answered(&mut self, went_well: bool) {
+        self.said.prepared.settle(went_well);
     }
 
     fn asks(&self) -> bool {

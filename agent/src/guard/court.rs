@@ -54,6 +54,15 @@ pub trait Court {
     /// The server has been asked to prepare it under this name.
     fn prepared(&mut self, name: &str, reading: &Reading);
 
+    /// By this name there may be a statement that the client has prepared by a text, and of which nobody could judge
+    /// what hangs on its values.
+    fn may_hang_on_values(&self, _name: &str) -> bool {
+        false
+    }
+
+    /// All that was sent is answered, and nothing of it failed if it `went_well`.
+    fn answered(&mut self, _went_well: bool) {}
+
     /// A statement is denied; `token` stands for it at the server.
     fn denied(&mut self, token: &str, denial: &Denial, text: Option<&str>);
 
@@ -349,6 +358,15 @@ impl Denial {
             hint: Cow::Borrowed(hint),
             approval: None,
             needs: None,
+        }
+    }
+
+    /// Values for what a text has prepared, whose types and place nobody here knows.
+    pub(super) fn blind() -> Self {
+        Self {
+            code: Cow::Borrowed(DENIED),
+            message: "dbwarden: what PREPARE has made, and hangs on its values, takes none from the protocol".into(),
+            ..Self::limit("", "Run it by EXECUTE, or let the driver prepare it.")
         }
     }
 

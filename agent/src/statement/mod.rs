@@ -18,8 +18,8 @@ mod secrets;
 mod template;
 
 pub use analysis::{
-    Analysed, MAX_TEXT_BYTES, Parameter, Parameters, Prepared, STACK_BYTES, Said, Session, analyse,
-    analyse_behind, analyse_in, only_computes, qualified, startup, uses,
+    Analysed, MAX_TEXT_BYTES, Parameter, Parameters, Preparations, Prepared, STACK_BYTES, Said,
+    Session, analyse, analyse_behind, analyse_in, only_computes, qualified, startup, uses,
 };
 pub use complaint::redact_error;
 pub use fingerprint::fingerprint;

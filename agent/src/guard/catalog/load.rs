@@ -82,9 +82,18 @@ const AMBIENT: &str = "
     WHERE c.oid >= 16384 AND c.castfunc >= 16384 AND NOT EXISTS (SELECT FROM pg_depend e
         WHERE e.classid = 'pg_cast'::regclass AND e.objid = c.oid AND e.deptype = 'e')
     UNION
+    SELECT amproc::oid FROM pg_amproc WHERE amproc >= 16384
+    UNION
+    SELECT o.oprcode::oid FROM pg_amop a JOIN pg_operator o ON o.oid = a.amopopr WHERE o.oprcode >= 16384
+    UNION
     SELECT d.refobjid FROM pg_depend d JOIN pg_constraint c ON c.oid = d.objid
     WHERE d.classid = 'pg_constraint'::regclass AND d.refclassid = 'pg_proc'::regclass
         AND d.refobjid >= 16384 AND c.contypid <> 0
+    ORDER BY 1 LIMIT {limit}";
+
+const PROGRAMS: &str = "
+    SELECT ftrelid FROM pg_foreign_table
+    WHERE EXISTS (SELECT FROM pg_options_to_table(ftoptions) WHERE option_name = 'program')
     ORDER BY 1 LIMIT {limit}";
 
 const ON_DEFINITION: &str = "
@@ -106,6 +115,9 @@ const RULES: &str = "
 const EXPRESSIONS: &str = r"
     SELECT x.of, x.at, x.expression FROM (
         SELECT d.adrelid, 'default', pg_get_expr(d.adbin, d.adrelid) FROM pg_attrdef d
+        UNION ALL
+        SELECT a.attrelid, 'default', pg_get_expr(t.typdefaultbin, 0) FROM pg_type t
+        JOIN pg_attribute a ON a.atttypid = t.oid AND a.attnum > 0 WHERE t.typdefaultbin IS NOT NULL
         UNION ALL
         SELECT c.conrelid, 'write', pg_get_expr(c.conbin, c.conrelid) FROM pg_constraint c
         WHERE c.contype = 'c' AND c.conrelid <> 0
@@ -197,6 +209,7 @@ pub(in crate::guard) async fn rows(client: &Client, wants_columns: bool) -> Resu
         CASCADES,
         CHILDREN,
         KEYS,
+        PROGRAMS,
     ];
     let asked = asked.map(|text| {
         text.replace("{limit}", &(MAX_ROWS + 1).to_string()).replace("{definition}", DEFINITION)
@@ -214,6 +227,7 @@ pub(in crate::guard) async fn rows(client: &Client, wants_columns: bool) -> Resu
         "foreign keys",
         "partitions",
         "keys",
+        "foreign tables",
     ];
     let mut answers = answers.into_iter().zip(names).map(|(rows, name)| match rows.len() {
         0..=MAX_ROWS => Ok(rows),
@@ -231,6 +245,9 @@ pub(in crate::guard) async fn rows(client: &Client, wants_columns: bool) -> Resu
     code.extend(each(next()?, cascades)?.into_iter().flatten());
     let children = each(next()?, |row| Ok((row.try_get(0)?, row.try_get(1)?)))?;
     let keys = each(next()?, |row| Ok((row.try_get(0)?, row.try_get(1)?)))?;
+    let on = Events::READ.and(Events::INSERT).and(Events::UPDATE).and(Events::DELETE);
+    let program = |row: &Row| Ok((row.try_get(0)?, Code { on, what: What::Program }));
+    code.extend(each(next()?, program)?);
     Ok(Rows {
         relations,
         functions,

@@ -106,6 +106,8 @@ pub(in crate::guard) enum What {
     },
     /// A default, a check, the expression of an index, a policy for rows.
     Expression(Arc<str>),
+    /// A foreign table's rows are what a program on the server's host writes, or it reads them.
+    Program,
     /// A foreign key follows there.
     Cascade {
         to: u32,

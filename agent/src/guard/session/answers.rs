@@ -234,6 +234,7 @@ fn hear(
                 shared.veil.settle();
                 shared.prepared.settle(went_well);
                 shared.portals.settle(went_well);
+                court.answered(went_well);
                 if status == Some(TransactionStatus::Idle) {
                     // A portal ends with its transaction.
                     shared.portals.clear();

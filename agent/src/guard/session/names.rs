@@ -34,6 +34,14 @@ struct Named {
     is_lost: bool,
 }
 
+/// The server looks at no more of a name (`NAMEDATALEN` without its end).
+const NAME_BYTES: usize = 63;
+
+/// As much of a name as tells it from others.
+pub(super) fn kept(name: &[u8]) -> &[u8] {
+    name.get(..NAME_BYTES).unwrap_or(name)
+}
+
 /// Of a portal all that its statement may mean.
 pub(super) type Meaning = Arc<[Arc<Reading>]>;
 
@@ -53,7 +61,7 @@ pub(super) enum Found {
 
 impl Names {
     pub(super) fn find(&self, name: &[u8], segment: u64) -> Found {
-        let Some(named) = self.named.get(name) else { return Found::Nothing };
+        let Some(named) = self.named.get(kept(name)) else { return Found::Nothing };
         match named.meanings.as_slice() {
             [.., newest] if named.segment == segment => Found::Readings(newest.clone()),
             _ if named.is_lost => Found::Anything,
@@ -64,6 +72,7 @@ impl Names {
 
     /// Gives a name a meaning; those of before stay possible until the server has answered.
     pub(super) fn define(&mut self, name: &[u8], meaning: Meaning, at: u64) -> Result<(), Full> {
+        let name = kept(name);
         if !self.named.contains_key(name) {
             if self.named.len() >= MAX_NAMES {
                 return Err(Full);
@@ -102,6 +111,7 @@ impl Names {
 
     /// The client doesn't need it any more.
     pub(super) fn close(&mut self, name: &[u8]) {
+        let name = kept(name);
         let Some(named) = self.named.get_mut(name) else { return };
         named.is_closed = true;
         if !std::mem::replace(&mut named.is_touched, true) {
@@ -185,6 +195,24 @@ mod tests {
             }
             Found::Anything => None,
         }
+    }
+
+    #[test]
+    fn a_name_is_no_longer_than_the_server_takes_it() {
+        let mut names = Names::default();
+        let (one, other) = ([b'n'; 64], [[b'n'; 63].as_slice(), b"xyz"].concat());
+        names.define(&one, meaning("a"), 0).unwrap();
+        names.settle(true);
+        // There is one: the server refuses it.
+        names.define(&other, meaning("b"), 1).unwrap();
+        names.settle(false);
+        for name in [one.as_slice(), &other, &[b'n'; 63]] {
+            assert_eq!(texts(&names, name, 2).unwrap(), ["a", "b"]);
+        }
+        assert_eq!(texts(&names, &[b'n'; 62], 2).unwrap(), [""; 0]);
+        names.close(&[b'n'; 90]);
+        names.settle(true);
+        assert_eq!(texts(&names, &one, 3).unwrap(), [""; 0]);
     }
 
     #[test]

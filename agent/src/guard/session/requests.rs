@@ -9,7 +9,7 @@ use super::{
     between,
     fate::{Fate, Place, passes, release, replace},
     is_passed_on,
-    names::Found,
+    names::{self, Found},
     passing::{
         Portal, Values, deny, execute_on, judge_found, judge_reading, judge_said, only_begin,
         pass_on, read, run, runs, settle, too_much, typed, values,
@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     event::{BootTime, SyncLoss},
-    guard::court::{Court, Gated, Reading},
+    guard::court::{Court, Denial, Gated, Reading},
     protocol::postgres::{
         deframer::{Deframer, Message, Side, State, Step},
         frontend::{self, Bind, Execute, Parse, Target},
@@ -279,8 +279,8 @@ fn judge(
                 let meaning = Arc::new([reading.clone()]);
                 let defined = shared.prepared.define(parse.name, meaning, segment);
                 defined.map_err(|_| too_much("prepared statements"))?;
-                if let Ok(name) = std::str::from_utf8(parse.name) {
-                    court.prepared(name, &reading);
+                if let Some(name) = shared.settings.decode(names::kept(parse.name)) {
+                    court.prepared(&name, &reading);
                 }
                 Ok(())
             });
@@ -304,9 +304,14 @@ fn judge(
             let segment = shared.progress.part();
             let bind = Bind::read(message).ok_or_else(malformed)?;
             let found = shared.prepared.find(bind.statement, segment);
+            let name = shared.settings.decode(names::kept(bind.statement));
+            let is_blind = name.is_none_or(|name| court.may_hang_on_values(&name));
             let make = || values(&bind.arguments, shared);
             let values = Values { count: bind.arguments.count, make: &make };
-            let mut found = judge_found(found, Some(values), state, court);
+            let mut found = match is_blind {
+                true => Err((Denial::blind(), None)),
+                false => judge_found(found, Some(values), state, court),
+            };
             if found.as_ref().is_err_and(|(denial, _)| denial.needs.is_some()) {
                 let unbound = shared.prepared.find(bind.statement, segment);
                 let gated = gated(unbound, values, state, court);

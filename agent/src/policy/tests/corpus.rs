@@ -72,6 +72,7 @@ impl Judge {
         let denied = self.denies(&analysed);
         if denied.is_none() {
             self.session.hear(&analysed);
+            self.session.prepared.settle(true);
         }
         denied
     }
@@ -86,6 +87,7 @@ impl Judge {
                 name: name.into(),
                 facts: parsed.whole.clone(),
                 is_parameter_sensitive: parsed.is_parameter_sensitive,
+                is_by_text: false,
             });
         }
         let session = Session { parameters: Parameters::Bound(values), ..self.session.clone() };

@@ -62,6 +62,10 @@ impl Walk<'_> {
             if values_lists.is_empty() || walk.scopes.0.len() == 1 {
                 walk.effect(Effect::Read);
             }
+            let is_simple = larg.is_none() && values_lists.len() < 2;
+            if !is_simple || where_clause.is_some() || having_clause.is_some() {
+                walk.converts();
+            }
             for side in [larg, rarg].into_iter().flatten() {
                 walk.deeper(|walk| walk.select(side));
             }
@@ -433,6 +437,9 @@ impl Walk<'_> {
         visit(self, larg);
         visit(self, rarg);
         visit(self, quals);
+        if quals.is_some() {
+            self.converts();
+        }
         if *is_natural || !using_clause.is_empty() {
             self.implied("=");
         }

@@ -8,7 +8,10 @@ use pg_query::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::Analysed;
+use super::{
+    Analysed,
+    prepared::{Preparations, Prepared},
+};
 use crate::{event::Facts, statement::lexer::Lexing};
 
 /// Nothing is known of it by default: names mean what PostgreSQL brings, nothing was prepared, no
@@ -21,17 +24,8 @@ pub struct Session {
     /// `pg_catalog` is searched before all else. Where not, a name without a schema is anybody's.
     pub built_in_first: bool,
     /// What `EXECUTE` can run.
-    pub prepared: Vec<Prepared>,
+    pub prepared: Preparations,
     pub parameters: Parameters,
-}
-
-/// A prepared statement, by `PREPARE` or by the protocol.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Prepared {
-    pub name: Arc<str>,
-    pub facts: Arc<Facts>,
-    /// See `Analysed`.
-    pub is_parameter_sensitive: bool,
 }
 
 /// What a statement changes for those after it.
@@ -69,7 +63,7 @@ impl Default for Session {
             lexing: Lexing::default(),
             in_transaction: false,
             built_in_first: true,
-            prepared: Vec::new(),
+            prepared: Preparations::default(),
             parameters: Parameters::default(),
         }
     }
@@ -106,6 +100,7 @@ impl Said {
                 name: it.name.as_str().into(),
                 facts: facts.clone(),
                 is_parameter_sensitive: is_sensitive,
+                is_by_text: true,
             }),
             NodeEnum::DeallocateStmt(it) if it.name.is_empty() => Self::DeallocateAll,
             NodeEnum::DeallocateStmt(it) => Self::Deallocate(it.name.as_str().into()),
@@ -119,8 +114,8 @@ impl Said {
 
 impl Session {
     /// A text was let through: what it changes for those after it. It may have failed, and changed nothing:
-    /// whoever knows better of the transaction says so in `in_transaction`; to know too many prepared
-    /// statements does no harm, for each was judged.
+    /// whoever knows better of the transaction says so in `in_transaction`, and of prepared statements by
+    /// settling them.
     pub fn hear(&mut self, analysed: &Analysed) {
         analysed.says.iter().for_each(|said| self.follow(said));
     }
@@ -129,9 +124,9 @@ impl Session {
         match said {
             Said::Begin => self.in_transaction = true,
             Said::End => self.in_transaction = false,
-            Said::Prepare(prepared) => self.prepared.push(prepared.clone()),
-            Said::Deallocate(name) => self.prepared.retain(|one| one.name != *name),
-            Said::DeallocateAll => self.prepared.clear(),
+            Said::Prepare(_) | Said::Deallocate(_) | Said::DeallocateAll => {
+                self.prepared.follow(said);
+            }
         }
     }
 
@@ -143,9 +138,5 @@ impl Session {
             Some(Parameter::Text(text)) => Value::Text(text),
             Some(Parameter::Unreadable) | None => Value::Computed,
         }
-    }
-
-    pub(super) fn prepared(&self, name: &str) -> Option<&Prepared> {
-        self.prepared.iter().rev().find(|one| *one.name == *name)
     }
 }

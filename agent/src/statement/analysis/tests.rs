@@ -454,6 +454,7 @@ fn a_session_says_what_its_texts_mean() {
     assert!(!known(&session, "EXECUTE q('log_statement')") && !known(&session, "EXECUTE r"));
     check("EXECUTE p", &session, "| mine");
     session.hear(&analyse_in("DEALLOCATE p", &session));
+    session.prepared.settle(true);
     assert!(!known(&session, "EXECUTE p"));
     session.hear(&analyse_in("BEGIN", &session));
     assert!(session.in_transaction && analyse_in(set, &session).is_parameter_sensitive);

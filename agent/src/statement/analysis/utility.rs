@@ -57,9 +57,9 @@ impl Walk<'_> {
                 self.does("EXECUTE", &[Effect::Call]);
                 visit(self, &it.params);
                 self.findings.is_session_sensitive = true;
-                match self.session.prepared(&it.name) {
-                    Some(known) if !known.is_parameter_sensitive && self.mode == Mode::Runs => {
-                        self.findings.repeat(&known.facts);
+                match self.session.prepared.run(&it.name) {
+                    Some(known) if self.mode == Mode::Runs => {
+                        known.iter().for_each(|facts| self.findings.repeat(facts));
                     }
                     _ => {
                         self.opaque();

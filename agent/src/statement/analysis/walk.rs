@@ -256,9 +256,7 @@ impl Visitor for Walk<'_> {
     }
 
     fn kind(&mut self) {
-        if self.mode != Mode::Kept {
-            self.findings.name(CONVERTS.into());
-        }
+        self.converts();
     }
 
     fn stranger(&mut self) {
@@ -267,6 +265,13 @@ impl Visitor for Walk<'_> {
 }
 
 impl Walk<'_> {
+    /// Values are made those of another type, or a condition of them.
+    pub(super) fn converts(&mut self) {
+        if self.mode != Mode::Kept {
+            self.findings.name(CONVERTS.into());
+        }
+    }
+
     /// One level down, unless that is too deep.
     pub(super) fn deeper(&mut self, walk: impl FnOnce(&mut Self)) {
         if self.depth >= MAX_DEPTH {
@@ -298,6 +303,16 @@ impl Walk<'_> {
                 if case.arg.is_some() {
                     self.implied("=");
                 }
+                self.converts();
+                descend(node, self);
+            }
+            // Of several values, one type is made; or a truth of one.
+            NodeEnum::AArrayExpr(_)
+            | NodeEnum::BoolExpr(_)
+            | NodeEnum::BooleanTest(_)
+            | NodeEnum::CoalesceExpr(_)
+            | NodeEnum::MinMaxExpr(_) => {
+                self.converts();
                 descend(node, self);
             }
             // `(a, b) = (SELECT …)` has the query once for each column.
