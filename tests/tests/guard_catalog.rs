@@ -14,7 +14,10 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use tokio_postgres::NoTls;
+use tokio_postgres::{
+    NoTls,
+    types::{Kind, Type},
+};
 
 /// The guard waits no longer for an answer (`guard::catalog::PATIENCE`), and only once for one that is overdue.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -279,6 +282,43 @@ fn what_has_passed_is_judged_anew_when_code_comes_to_it() -> Result<()> {
             let detail = error.as_db_error().and_then(|error| error.detail()).unwrap_or_default();
             ensure!(detail.contains("a trigger of little, public.gone"), "{error:?}");
         }
+        drop(client);
+        Ok(driver.await??)
+    })
+}
+
+/// The server makes values of a parameter's type before anything runs, by the type's own checks.
+#[test]
+fn the_type_of_a_parameter_is_code_too() -> Result<()> {
+    need_root!();
+    let asked = Asked::start(Postgres::builder(), "", None)?;
+    asked.agent.await_catalog()?;
+    asked.postgres.psql(Via::Tcp, "CREATE DOMAIN counted AS int CHECK (VALUE > 0)")?;
+    let oid = asked.postgres.psql(Via::Tcp, "SELECT 'counted'::regtype::oid::int")?.parse()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let via = asked.postgres.conninfo(Via::Guard);
+        let (client, connection) = tokio_postgres::connect(&via, NoTls).await?;
+        let driver = tokio::spawn(connection);
+        let counted = Type::new("counted".to_owned(), oid, Kind::Simple, "public".to_owned());
+        client.prepare_typed("SELECT $1", &[counted.clone()]).await?;
+        // Past the guard.
+        asked.postgres.psql(
+            Via::Tcp,
+            "CREATE FUNCTION gone(int) RETURNS bool LANGUAGE plpgsql AS 'BEGIN DELETE FROM big; RETURN true; END';
+             ALTER DOMAIN counted ADD CHECK (gone(VALUE))",
+        )?;
+        let begun = Instant::now();
+        let denied = loop {
+            match client.prepare_typed("SELECT $1", &[counted.clone()]).await {
+                Err(denied) => break denied,
+                Ok(_) => ensure!(begun.elapsed() < Duration::from_secs(60), "it is never seen"),
+            }
+        };
+        let detail = denied.as_db_error().and_then(|error| error.detail()).unwrap_or_default();
+        ensure!(detail.contains("a domain") && detail.contains("public.gone"), "{denied:?}");
+        // Of PostgreSQL's own types nothing runs.
+        client.prepare_typed("SELECT $1", &[Type::INT4]).await?;
         drop(client);
         Ok(driver.await??)
     })
