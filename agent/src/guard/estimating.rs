@@ -103,14 +103,16 @@ impl Asked<'_> {
     /// Conditions are held against rows only where that computes, and nothing else.
     fn counts(&self, statement: &str, snapshot: &Snapshot) -> Vec<String> {
         let changed = self.said.tables.iter().filter(|table| is_changed(table.access));
-        let is = |kind: Kind| {
-            let mut relations = changed.clone().flat_map(|table| snapshot.relations(&table.name));
-            relations.any(|relation| relation.kind == kind)
+        let relations: Vec<_> = changed.flat_map(|table| snapshot.relations(&table.name)).collect();
+        let is = |kind: Kind| relations.iter().any(|relation| relation.kind == kind);
+        let target = sampling::Target {
+            is_view: is(Kind::View),
+            is_analysed: relations.iter().all(|relation| snapshot.count(relation.oid).is_some()),
         };
         let computes = self.facts.functions.iter().all(|name| only_computes(name))
             && !self.facts.effects.contains(Effect::Lock);
         match computes && !is(Kind::Foreign) {
-            true => sampling::counts(statement, self.lexing, is(Kind::View)),
+            true => sampling::counts(statement, self.lexing, target),
             false => Vec::new(),
         }
     }

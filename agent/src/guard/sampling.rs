@@ -1,6 +1,7 @@
 //! For how many rows of a table a condition is true, asked of some of its blocks: what the planner can't estimate, as
 //! `sign(id) = 1`, it takes for one row of two hundred.
 
+use super::plainly;
 use crate::statement::{Lexer, Lexing, Token, TokenKind};
 
 /// Blocks that are looked at.
@@ -10,11 +11,19 @@ const ROWS: u32 = 3_000;
 /// Parts of a statement that change something.
 const MAX_PARTS: usize = 4;
 
+/// What is known of the relation whose rows are changed.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Target {
+    pub is_view: bool,
+    /// The planner has statistics of it: of what they tell, nobody needs to ask rows.
+    pub is_analysed: bool,
+}
+
 /// What counts, for each part of a statement that changes or removes rows by a condition. It gives one row: of how
 /// many, for how many it is true, in how many blocks, and what percent of all blocks was looked at.
 ///
 /// Its words are the statement's own: nobody runs it whose conditions do more than compute, nor where it could write.
-pub(super) fn counts(text: &str, lexing: Lexing, is_view: bool) -> Vec<String> {
+pub(super) fn counts(text: &str, lexing: Lexing, target: Target) -> Vec<String> {
     let tokens: Vec<Token> =
         Lexer::new(text, lexing).filter(|token| token.is_significant()).collect();
     let starts = tokens.iter().enumerate().filter(|(at, token)| {
@@ -27,7 +36,7 @@ pub(super) fn counts(text: &str, lexing: Lexing, is_view: bool) -> Vec<String> {
         let with = text.get(..first.start).filter(|_| is_outermost).unwrap_or_default();
         let rest = tokens.get(at..)?;
         let part = Part { text, tokens: rest.get(..len(text, rest))? };
-        part.count(with, is_view)
+        part.count(with, target)
     });
     parts.collect()
 }
@@ -48,7 +57,7 @@ impl<'a> Part<'a> {
     }
 
     /// `None` where it has no condition, or isn't of that form.
-    fn count(&self, with: &str, is_view: bool) -> Option<String> {
+    fn count(&self, with: &str, target: Target) -> Option<String> {
         let Self { text, tokens } = *self;
         let mut at = 1;
         at += usize::from(self.word(at, "FROM") || self.word(at, "INTO"));
@@ -75,8 +84,23 @@ impl<'a> Part<'a> {
             _ => false,
         });
         let alias = alias.unwrap_or(last).text(text);
-        let met = self.condition(at)?;
-        if is_view {
+        let row = [alias, last.text(text)];
+        let Condition { met, others } = self.condition(at)?;
+        let is_plain = target.is_analysed && !target.is_view && others.is_none();
+        if is_plain && plainly::compares(text, met, &row) {
+            return None;
+        }
+        let words = |tokens: &[Token]| {
+            let (first, last) = (tokens.first()?, tokens.last()?);
+            text.get(first.start..last.end)
+        };
+        let met = match others {
+            None => format!("({}\n)", words(met)?),
+            Some(others) => {
+                format!("EXISTS (SELECT FROM {}\nWHERE {}\n)", words(others)?, words(met)?)
+            }
+        };
+        if target.is_view {
             return Some(format!(
                 "{with} SELECT count(*), count(*) FILTER (WHERE met), count(*), 100::float8 FROM (SELECT {met} AS met \
                  FROM (SELECT * FROM {name} LIMIT {ROWS}) AS {alias}) AS sample"
@@ -102,19 +126,19 @@ impl<'a> Part<'a> {
         ))
     }
 
-    /// That a row is changed or removed, as a value.
-    fn condition(&self, from: usize) -> Option<String> {
+    /// Whether a row is changed or removed.
+    fn condition(&self, from: usize) -> Option<Condition<'a>> {
         let Self { text, tokens } = *self;
         let rest = tokens.get(from..)?;
-        let outer: Vec<Token> = outer(text, rest).map(|(_, token)| token).collect();
-        let find = |word: &str| outer.iter().position(|token| token.is_word(text, word));
+        let outer: Vec<(usize, Token)> = outer(text, rest).collect();
+        let find = |word: &str| outer.iter().position(|(_, token)| token.is_word(text, word));
         let is_merge = self.word(0, "MERGE");
         let (condition, ends) = match is_merge {
             // A source may be a join, with conditions of its own.
             true => {
                 let when = find("WHEN")?;
                 let before = outer.get(..when)?;
-                (before.iter().rposition(|token| token.is_word(text, "ON"))?, Some(when))
+                (before.iter().rposition(|(_, token)| token.is_word(text, "ON"))?, Some(when))
             }
             false => {
                 let place = find("WHERE")?;
@@ -122,27 +146,31 @@ impl<'a> Part<'a> {
             }
         };
         let end = match ends {
-            Some(place) => outer.get(place)?.start,
-            None => rest.last()?.end,
+            Some(place) => outer.get(place)?.0,
+            None => rest.len(),
         };
         let before = outer.get(..condition)?;
         let is_from = |at: usize, token: &Token| {
             // `IS DISTINCT FROM` begins nothing.
             let before = at.checked_sub(1).and_then(|at| before.get(at));
-            token.is_word(text, "FROM") && !before.is_some_and(|t| t.is_word(text, "DISTINCT"))
+            token.is_word(text, "FROM") && !before.is_some_and(|(_, t)| t.is_word(text, "DISTINCT"))
         };
-        let others = before.iter().enumerate().find(|(at, token)| match self.word(0, "UPDATE") {
-            true => is_from(*at, token),
-            false => token.is_word(text, "USING"),
-        });
-        let condition = outer.get(condition)?;
-        let others = others.and_then(|(_, token)| text.get(token.end..condition.start));
-        let met = text.get(condition.end..end).filter(|met| !met.trim().is_empty())?;
-        Some(match others {
-            None => format!("({met}\n)"),
-            Some(others) => format!("EXISTS (SELECT FROM {others}\nWHERE {met}\n)"),
-        })
+        let others =
+            before.iter().enumerate().find(|(at, (_, token))| match self.word(0, "UPDATE") {
+                true => is_from(*at, token),
+                false => token.is_word(text, "USING"),
+            });
+        let (condition, _) = *outer.get(condition)?;
+        let others = others.and_then(|(_, (at, _))| rest.get(at + 1..condition));
+        let met = rest.get(condition + 1..end).filter(|met| !met.is_empty())?;
+        Some(Condition { met, others })
     }
+}
+
+struct Condition<'a> {
+    met: &'a [Token],
+    /// Other relations that it is about.
+    others: Option<&'a [Token]>,
 }
 
 /// Tokens that stand in no brackets, with their places.
@@ -173,7 +201,7 @@ fn depths<'t>(text: &'t str, tokens: &'t [Token]) -> impl Iterator<Item = i32> +
 
 #[cfg(test)]
 mod tests {
-    use super::counts;
+    use super::{Target, counts};
     use crate::statement::Lexing;
 
     /// The condition, and what it is held against.
@@ -182,7 +210,7 @@ mod tests {
             let (_, rest) = count.rsplit_once(from).unwrap();
             rest.split_once(to).unwrap().0.replace('\n', "")
         };
-        let counts = counts(text, Lexing::default(), false);
+        let counts = counts(text, Lexing::default(), Target::default());
         let parts = counts.iter().map(|count| {
             (
                 between(count, "FROM (SELECT ", " AS met"),
@@ -197,28 +225,28 @@ mod tests {
         let check = |text: &str, met: &str, from: &str| {
             assert_eq!(counted(text), [(met.to_owned(), from.to_owned())], "{text}");
         };
-        check("DELETE FROM a WHERE f(b) = 1", "( f(b) = 1)", "a AS a");
-        check("delete from only (s.a) where (b) -- c", "( (b))", "ONLY s.a AS a");
-        check("DELETE FROM a * AS \"B\" WHERE b RETURNING c", "( b )", "a AS \"B\"");
+        check("DELETE FROM a WHERE f(b) = 1", "(f(b) = 1)", "a AS a");
+        check("delete from only (s.a) where (b) -- c", "((b))", "ONLY s.a AS a");
+        check("DELETE FROM a * AS \"B\" WHERE b RETURNING c", "(b)", "a AS \"B\"");
         check(
             "DELETE FROM d.s.a x USING o, (SELECT 1 WHERE c) p WHERE b",
-            "EXISTS (SELECT FROM  o, (SELECT 1 WHERE c) p WHERE  b)",
+            "EXISTS (SELECT FROM o, (SELECT 1 WHERE c) pWHERE b)",
             "d.s.a AS x",
         );
-        check("UPDATE a SET b = 1, c = (SELECT d FROM e WHERE f) WHERE g", "( g)", "a AS a");
+        check("UPDATE a SET b = 1, c = (SELECT d FROM e WHERE f) WHERE g", "(g)", "a AS a");
         check(
             "UPDATE a AS set SET b = c IS DISTINCT FROM d FROM e JOIN f ON g WHERE h RETURNING i",
-            "EXISTS (SELECT FROM  e JOIN f ON g WHERE  h )",
+            "EXISTS (SELECT FROM e JOIN f ON gWHERE h)",
             "a AS set",
         );
         check(
             "MERGE INTO a AS x USING o JOIN p ON q ON r WHEN MATCHED AND s THEN DELETE",
-            "EXISTS (SELECT FROM  o JOIN p ON q WHERE  r )",
+            "EXISTS (SELECT FROM o JOIN p ON qWHERE r)",
             "a AS x",
         );
         check(
             "WITH x AS (DELETE FROM a WHERE (b) RETURNING c) SELECT 1 FROM x WHERE d",
-            "( (b) )",
+            "((b))",
             "a AS a",
         );
     }
@@ -226,14 +254,31 @@ mod tests {
     #[test]
     fn what_a_condition_may_name_stands_before_it() {
         let text = "WITH x AS (SELECT 1 AS n) DELETE FROM a USING x WHERE b = n";
-        let counts = counts(text, Lexing::default(), false);
+        let counts = counts(text, Lexing::default(), Target::default());
         assert_eq!(counts.len(), 1);
         assert!(counts[0].starts_with("WITH x AS (SELECT 1 AS n)  SELECT count(*)"), "{counts:?}");
     }
 
     #[test]
+    fn what_statistics_tell_is_not_asked_of_rows() {
+        let is_asked = |text: &str, is_analysed| {
+            !counts(text, Lexing::default(), Target { is_view: false, is_analysed }).is_empty()
+        };
+        assert!(
+            is_asked("DELETE FROM a WHERE b = 1", false)
+                && !is_asked("DELETE FROM a WHERE b = 1", true)
+        );
+        assert!(is_asked("DELETE FROM a WHERE f(b) = 1", true));
+        assert!(is_asked("DELETE FROM a USING o WHERE b = 1", true));
+    }
+
+    #[test]
     fn views_have_rows_and_no_blocks() {
-        let counts = counts("DELETE FROM v WHERE b", Lexing::default(), true);
+        let counts = counts(
+            "DELETE FROM v WHERE b",
+            Lexing::default(),
+            Target { is_view: true, is_analysed: true },
+        );
         assert!(
             counts[0].ends_with("FROM (SELECT * FROM v LIMIT 3000) AS v) AS sample"),
             "{counts:?}"
@@ -254,7 +299,7 @@ mod tests {
             "DELETE FROM a)) WHERE b",
             "UPDATE ( ( WHERE",
         ] {
-            let counted = counts(text, Lexing::default(), false);
+            let counted = counts(text, Lexing::default(), Target::default());
             assert!(counted.is_empty(), "{text}: {counted:?}");
         }
     }

@@ -345,15 +345,23 @@ struct Sample {
 #[serde(untagged)]
 enum Step {
     Text(String),
-    Pipeline { pipeline: Vec<String> },
-    Function { function: String },
-    Prepared { text: String },
+    Pipeline {
+        pipeline: Vec<String>,
+    },
+    Function {
+        function: String,
+    },
+    /// Without a text, what goes by that name already.
+    Prepared {
+        text: Option<String>,
+    },
 }
 
 impl Step {
     fn texts(&self) -> Vec<String> {
         let texts = match self {
-            Self::Text(text) | Self::Prepared { text } => vec![text.clone()],
+            Self::Text(text) => vec![text.clone()],
+            Self::Prepared { text } => text.iter().cloned().collect(),
             Self::Pipeline { pipeline } => pipeline.clone(),
             Self::Function { function } => vec![format!("SELECT {function}($1)")],
         };
