@@ -300,8 +300,8 @@ fn the_type_of_a_parameter_is_code_too() -> Result<()> {
         let via = asked.postgres.conninfo(Via::Guard);
         let (client, connection) = tokio_postgres::connect(&via, NoTls).await?;
         let driver = tokio::spawn(connection);
-        let counted = Type::new("counted".to_owned(), oid, Kind::Simple, "public".to_owned());
-        client.prepare_typed("SELECT $1", &[counted.clone()]).await?;
+        let counted = [Type::new("counted".to_owned(), oid, Kind::Simple, "public".to_owned())];
+        client.prepare_typed("SELECT $1", &counted).await?;
         // Past the guard.
         asked.postgres.psql(
             Via::Tcp,
@@ -310,7 +310,7 @@ fn the_type_of_a_parameter_is_code_too() -> Result<()> {
         )?;
         let begun = Instant::now();
         let denied = loop {
-            match client.prepare_typed("SELECT $1", &[counted.clone()]).await {
+            match client.prepare_typed("SELECT $1", &counted).await {
                 Err(denied) => break denied,
                 Ok(_) => ensure!(begun.elapsed() < Duration::from_secs(60), "it is never seen"),
             }
