@@ -97,7 +97,7 @@ pub fn psql(postgres: &Postgres, folder: &Path) -> Result<()> {
 }
 
 const PSYCOPG: &str = r#"
-import psycopg, sys, uuid
+import os, psycopg, sys, uuid
 def fails(what):
     try:
         what()
@@ -122,10 +122,16 @@ with psycopg.connect(sys.argv[1], autocommit=True) as db:
     def pipeline_with_error():
         with db.pipeline():
             db.execute("SELECT 1 /* rows 1 */")
-            db.execute("SELECT 1 / %s::int", [0])
+            # Fails when it runs, not when it is planned, and runs once all of them are sent: psycopg sends no
+            # more when it has heard of an error.
+            db.execute("SELECT 1 / (%s::int + (pg_advisory_xact_lock(7) IS NULL)::int)", [0])
             db.execute("SELECT 'unlogged: behind the error'")
             db.execute("SELECT 'unlogged: behind the error, too' WHERE %s::int = 1", [1])
-    fails(pipeline_with_error)
+            holder.execute("SELECT pg_advisory_unlock(7)")
+    name = "holder-" + os.environ["PGAPPNAME"]
+    with psycopg.connect(sys.argv[1], autocommit=True, application_name=name) as holder:
+        holder.execute("SELECT pg_advisory_lock(7)")
+        fails(pipeline_with_error)
     with db.cursor().copy("COPY t FROM STDIN /* rows 5000 */") as copy:
         for n in range(1000, 6000):
             copy.write_row([n, "copied"])
