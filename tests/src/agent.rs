@@ -262,10 +262,13 @@ impl Agent {
         })
     }
 
-    /// Waits until clients of guarded servers are led to the guard.
+    /// Waits until clients of guarded servers are led to the guard, by IP and by unix sockets: the ones may be a
+    /// while before the others.
     pub fn await_steering(&self) -> Result<()> {
         self.await_each("steering", |server| {
-            server["steering"].as_str().is_some_and(|how| how.contains("are led"))
+            let is_led =
+                |how: &str| server[how].as_str().is_some_and(|how| how.contains("are led"));
+            is_led("steering") && is_led("unix")
         })
     }
 
@@ -273,13 +276,6 @@ impl Agent {
     pub fn await_front(&self) -> Result<()> {
         self.await_each("the guard's sockets", |server| {
             server["socket"].is_string() && server["socket_problem"].is_null()
-        })
-    }
-
-    /// Waits until clients of guarded servers' unix sockets are led to the guard.
-    pub fn await_unix_steering(&self) -> Result<()> {
-        self.await_each("steering of unix sockets", |server| {
-            server["unix"].as_str().is_some_and(|how| how.contains("are led"))
         })
     }
 

@@ -109,7 +109,6 @@ fn policy_says_who_comes_through_the_guard() -> Result<()> {
     let flagged = agent.rows(past)?;
     ensure!(flagged.is_empty(), "{flagged:?}");
     // By the unix socket everybody is led, and found out there.
-    agent.await_unix_steering()?;
     postgres.psql(Via::Unix, "DROP TABLE IF EXISTS nothing")?;
     let mut psql = postgres.psql_command(Via::Unix);
     let denied = started_by(&codex, psql.args(["-c", "DROP TABLE IF EXISTS nothing"])).output()?;

@@ -254,7 +254,6 @@ fn where_nobody_has_moved_a_client_is_led_and_is_itself() -> Result<()> {
     need_root!();
     let (server, _folder) = asking_peers()?;
     let guarded = Guarded::start_led(server, NO_DROP, "refuse")?;
-    guarded.agent.await_unix_steering()?;
     roles(&guarded.postgres)?;
     a_client_is_itself(&guarded, Via::Unix)?;
     let Guarded { postgres, agent, .. } = &guarded;
@@ -277,7 +276,6 @@ fn where_nobody_has_moved_a_client_is_led_and_is_itself() -> Result<()> {
 fn nobody_is_led_who_means_another_file() -> Result<()> {
     need_root!();
     let guarded = Guarded::start_led(Postgres::builder(), NO_DROP, "refuse")?;
-    guarded.agent.await_unix_steering()?;
     let Guarded { postgres, .. } = &guarded;
     let name = postgres.socket_dir().join(format!(".s.PGSQL.{}", postgres.port()));
     // A mount namespace in which something else stands there.
@@ -315,13 +313,12 @@ fn without_a_service_those_who_were_led_go_on_or_are_refused() -> Result<()> {
     for on_guard_down in ["direct", "refuse"] {
         let mut guarded = Guarded::start_led(Postgres::builder(), NO_DROP, on_guard_down)?;
         let Guarded { postgres, agent, .. } = &mut guarded;
-        agent.await_unix_steering()?;
         postgres.psql(Via::Unix, "CREATE TABLE precious AS SELECT 1 AS n")?;
         agent.kill()?;
         await_its_end(postgres, Via::Unix, on_guard_down)?;
         agent.start_again()?;
         agent.await_guard()?;
-        agent.await_unix_steering()?;
+        agent.await_steering()?;
         let denied = postgres.psql(Via::Unix, "DROP TABLE precious");
         ensure!(denied.is_err_and(|e| e.to_string().contains("nothing is dropped here")));
     }
