@@ -321,17 +321,22 @@ impl<'a, R: Reads> Search<'a, R> {
             left.extend(snapshot.children(oid));
             let Some(relation) = snapshot.relation(oid) else { continue };
             for Code { what, .. } in snapshot.code(oid) {
-                match what {
-                    What::Expression(expression) if self.step() => {
-                        let via = format!("an expression of {}", relation.name);
-                        self.runs_text(&format!("SELECT {expression}"), &via, true);
-                    }
-                    What::Program => {
-                        self.unknown("?".into(), &format!("the program of {}", relation.name));
-                    }
-                    _ => {}
+                if self.step() {
+                    self.compute(what, &relation.name);
                 }
             }
+        }
+    }
+
+    /// What is computed for a relation's rows, or runs to get them.
+    fn compute(&mut self, what: &What, relation: &str) {
+        match what {
+            What::Expression(expression) => {
+                let via = format!("an expression of {relation}");
+                self.runs_text(&format!("SELECT {expression}"), &via, true);
+            }
+            What::Program => self.unknown("?".into(), &format!("the program of {relation}")),
+            _ => {}
         }
     }
 
@@ -430,12 +435,8 @@ impl<'a, R: Reads> Search<'a, R> {
                         self.code.push((facts, via.into()));
                     }
                 }
-                What::Expression(expression) => {
-                    let via = format!("an expression of {name}");
-                    self.runs_text(&format!("SELECT {expression}"), &via, true);
-                }
                 What::Cascade { to, access } => self.touch(*to, *access),
-                What::Program => self.unknown("?".into(), &format!("the program of {name}")),
+                What::Expression(_) | What::Program => self.compute(what, name),
             }
         }
         match relation.kind {

@@ -2,7 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::{HashSet, VecDeque},
+    collections::HashSet,
     rc::Rc,
     sync::Arc,
 };
@@ -12,7 +12,7 @@ use super::{
     behind::Revealed,
     catalog::{self, Database, Question, Snapshot, Value},
     court::{self, Argument, Court, Denial, Moment, Nulled, Permit, Reading},
-    estimating::{self, Asked},
+    estimating::{self, Asked, Unseen},
     judging::{Judging, denial, now},
     masking::{Hiding, Masks, TextPrint},
     passed::Passed,
@@ -25,7 +25,7 @@ use crate::{
     pipeline::profile::Profile,
     policy::{Circumstances, Estimate},
     protocol::postgres::startup,
-    statement::{self, Analysed, Lexing, Parameters, Prepared},
+    statement::{self, Analysed, Body, Lexing, Parameters, Prepared, pieces},
 };
 
 /// One client before its judge.
@@ -44,21 +44,11 @@ pub(super) struct ClientCourt {
     pub(super) has_defined: bool,
     /// Names of what it has defined, which others may not see.
     pub(super) made: HashSet<Arc<str>>,
-    /// What `EXECUTE` runs, by name: types in brackets, or nothing, and the statement.
-    pub(super) prepared: Preparations,
     /// What is hidden from it.
     pub(super) veil: Veil,
     /// Whoever wants to tell the service of it finds it here.
     pub so_far: Rc<Cell<SoFar>>,
     pub(super) passed: Option<Passed>,
-}
-
-/// Names, types in brackets or nothing, and statements.
-type Preparations = VecDeque<(String, String, String)>;
-
-pub(super) fn prepared_as<'a>(all: &'a Preparations, name: &str) -> Option<(&'a str, &'a str)> {
-    let found = all.iter().rev().find(|(known, ..)| known == name);
-    found.map(|(_, types, text)| (types.as_str(), text.as_str()))
 }
 
 /// Of what was asked of a server, and after how many bytes.
@@ -68,14 +58,8 @@ pub(super) struct SoFar {
     pub sum: RequestSum,
 }
 
-/// Texts of prepared statements are kept up to this length each.
-const MAX_PREPARED_BYTES: usize = 16 << 10;
-
 /// Names that a session defines and nobody looks for elsewhere.
 const MAX_MADE: usize = 1_000;
-
-/// Statements that SQL's EXECUTE can name. What was prepared before them is unknown there.
-const MAX_PREPARED: usize = 256;
 
 impl ClientCourt {
     pub(super) fn new(
@@ -94,7 +78,6 @@ impl ClientCourt {
             database,
             has_defined: false,
             made: HashSet::new(),
-            prepared: VecDeque::new(),
             veil: Veil::default(),
             so_far: Rc::default(),
             passed: None,
@@ -107,8 +90,8 @@ impl ClientCourt {
         reading: &Reading,
         place: usize,
         said: &Arc<Facts>,
-    ) -> (Revealed, Option<Estimate>) {
-        let as_said = || (Revealed::as_said(said), None);
+    ) -> Result<(Revealed, Option<Estimate>), Denial> {
+        let as_said = || Ok((Revealed::as_said(said), None));
         let Some(database) = &self.database else { return as_said() };
         let converts = reading.takes_own_types();
         if !said.names_anything() && !converts {
@@ -126,14 +109,14 @@ impl ClientCourt {
         // What it has made itself, nobody else sees.
         let is_alone = self.has_defined && self.said.in_transaction;
         if !reading.is_estimable() || is_alone {
-            return (revealed, None);
+            return Ok((revealed, None));
         }
-        let estimate =
-            self.question(reading, place, said, &revealed, &snapshot).and_then(|question| {
-                let planned = judging.catalogs.plan(database, question)?;
-                estimating::weighed(&planned, &snapshot, judging.bulk)
-            });
-        (revealed, estimate)
+        let question = self.question(reading, place, said, &revealed, &snapshot)?;
+        let estimate = question.and_then(|question| {
+            let planned = judging.catalogs.plan(database, question)?;
+            estimating::weighed(&planned, &snapshot, judging.bulk)
+        });
+        Ok((revealed, estimate))
     }
 
     fn question(
@@ -143,44 +126,43 @@ impl ClientCourt {
         said: &Facts,
         revealed: &Revealed,
         snapshot: &Snapshot,
-    ) -> Option<Question> {
+    ) -> Result<Option<Question>, Denial> {
         let lexing = self.said.lexing;
-        let texts = estimating::statements(reading.text.as_deref()?, lexing);
-        if texts.len() != reading.analysed.statements.len() {
-            return None;
-        }
+        let texts = pieces::statements(reading.text.as_deref().unwrap_or_default(), lexing);
         let values: Option<Vec<Value>> = match &reading.values {
             None => None,
-            Some(values) => Some(values.iter().map(value).collect::<Option<_>>()?),
+            Some(values) => match values.iter().map(value).collect() {
+                None => return Ok(None),
+                values => values,
+            },
         };
+        let Some((before, [text, ..])) = texts.split_at_checked(place) else { return Ok(None) };
+        if texts.len() != reading.analysed.statements.len() {
+            return Ok(None);
+        }
         let asked = Asked {
-            text: texts.get(place)?,
+            text,
             lexing,
             said,
             facts: &revealed.facts,
             types: &reading.types,
             values: values.as_deref(),
         };
-        let prepared = |name: &str| {
-            self.prepared_as(name).map(|(types, text)| (types.to_owned(), text.to_owned()))
-        };
-        asked.question(snapshot, prepared)
+        asked.question(snapshot, |name| self.body(name, before)).map_err(|Unseen| Denial::unseen())
     }
 
-    /// What the client has prepared last by this name: types in brackets, or nothing, and the statement.
-    pub(super) fn prepared_as(&self, name: &str) -> Option<(&str, &str)> {
-        prepared_as(&self.prepared, name)
-    }
-
-    /// What `EXECUTE` may run later, for the planner: of use where the server can be asked.
-    fn keep(&mut self, name: String, types: String, text: String) {
-        if text.len() + types.len() > MAX_PREPARED_BYTES {
-            return;
+    /// What the client has prepared by this name, be it in what stands before it in the same text; `None` where that
+    /// isn't known for sure.
+    fn body(&self, name: &str, before: &[&str]) -> Option<Body> {
+        let lexing = self.said.lexing;
+        let own = before.iter().flat_map(|one| pieces::preparations(one, lexing));
+        let own = own.filter(|it| it.name.as_deref() == Some(name));
+        let mut own = own.map(|it| Body::new(it.types, it.statement));
+        match (own.next(), self.said.prepared.bodies(name)) {
+            (Some(body), None) => own.all(|other| other == body).then_some(body),
+            (None, Some(bodies)) if let [body] = *bodies => Some(body.clone()),
+            _ => None,
         }
-        if self.prepared.len() >= MAX_PREPARED {
-            self.prepared.pop_front();
-        }
-        self.prepared.push_back((name, types, text));
     }
 
     fn tell(&self, word: &Word) {
@@ -222,7 +204,7 @@ impl ClientCourt {
         let time = now();
         let (mut hiding, mut needing) = (None, Needing::default());
         for (place, said) in reading.analysed.statements.iter().enumerate() {
-            let (Revealed { facts, by }, estimate) = self.known(reading, place, said);
+            let (Revealed { facts, by }, estimate) = self.known(reading, place, said)?;
             let circumstances = Circumstances {
                 time,
                 rows: None,
@@ -367,30 +349,20 @@ impl Court for ClientCourt {
                 }
             }
         }
-        let may_prepare = self.database.is_some() && !reading.analysed.says.is_empty();
-        if let Some(text) = reading.text.as_deref().filter(|_| may_prepare) {
-            for one in estimating::statements(text, self.said.lexing) {
-                if let Some((name, types, text)) = estimating::preparation(one, self.said.lexing) {
-                    self.keep(name, types, text);
-                }
-            }
-        }
-        if !reading.analysed.says.is_empty() {
-            self.said.hear(&reading.analysed);
+        if let Some(text) = reading.text.as_deref().filter(|_| !reading.analysed.says.is_empty()) {
+            self.said.hear(&reading.analysed, text);
         }
     }
 
     fn prepared(&mut self, name: &str, reading: &Reading) {
         if !name.is_empty() {
-            if let Some(text) = reading.text.as_deref().filter(|_| self.database.is_some()) {
-                self.keep(name.to_owned(), String::new(), text.to_owned());
-            }
             let analysed = &reading.analysed;
             self.said.prepared.push(Prepared {
                 name: name.into(),
                 facts: analysed.whole.clone(),
                 is_parameter_sensitive: analysed.is_parameter_sensitive,
                 is_by_text: false,
+                body: reading.text.as_deref().map(|text| Body::new("", text)),
             });
         }
     }

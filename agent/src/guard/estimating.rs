@@ -7,15 +7,20 @@ use super::{
 use crate::{
     event::{Access, Effect, Facts},
     policy::Estimate,
-    statement::{Lexer, Lexing, Token, TokenKind, only_computes, qualified},
+    statement::{
+        Body, Lexer, Lexing, TokenKind, only_computes,
+        pieces::{self, Execution},
+        qualified,
+    },
 };
 
 /// A table with no more rows is small: nothing of it is bulk.
 const SMALL: u64 = 10;
 /// Schemas that a name without one is looked for in, one after the other.
 const MAX_PATHS: usize = 8;
-/// `EXPLAIN (ANALYZE) PREPARE …` and its like.
-const MAX_WRAPPINGS: usize = 4;
+/// What SQL's EXECUTE runs isn't known for sure.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Unseen;
 
 /// More than this is not ordinary.
 #[derive(Clone, Copy, Debug)]
@@ -40,12 +45,30 @@ pub(super) struct Asked<'a> {
 
 impl Asked<'_> {
     /// What the planner is asked; `None` where it makes no difference, isn't safe, or can't be told. `prepared` gives
-    /// what SQL's PREPARE was given by that name: types in brackets, or nothing, and the statement.
+    /// what is prepared by a name.
     pub(super) fn question(
         &self,
         snapshot: &Snapshot,
-        prepared: impl Fn(&str) -> Option<(String, String)>,
-    ) -> Option<Question> {
+        prepared: impl Fn(&str) -> Option<Body>,
+    ) -> Result<Option<Question>, Unseen> {
+        let Some(paths) = self.paths(snapshot) else { return Ok(None) };
+        let Some(statement) = pieces::unwrapped(self.text, self.lexing) else { return Ok(None) };
+        let Some(Execution { name, arguments }) = pieces::execution(statement, self.lexing) else {
+            return Ok(self.sent(statement, snapshot, paths));
+        };
+        let body = name.and_then(|name| prepared(&name)).ok_or(Unseen)?;
+        Ok(Some(Question {
+            counts: self.counts(&body.statement, snapshot),
+            prelude: Some(body),
+            text: arguments.to_owned(),
+            types: Vec::new(),
+            values: Vec::new(),
+            paths,
+        }))
+    }
+
+    /// The ways to look for its names; `None` where nobody is to be asked.
+    fn paths(&self, snapshot: &Snapshot) -> Option<Vec<Vec<String>>> {
         let Self { facts, said, lexing, .. } = self;
         // Strings would be read otherwise there. Only UPDATE, DELETE and MERGE are restricted or not.
         if !lexing.standard_conforming_strings || said.restricted.is_none() {
@@ -72,24 +95,16 @@ impl Asked<'_> {
         if targets.all(|target| is_one_row(snapshot, said, &target.name)) {
             return None;
         }
-        let statement = unwrapped(self.text, self.lexing)?;
-        let tokens = significant(statement, self.lexing);
-        let first = tokens.first()?;
-        let paths = paths(snapshot, said)?;
-        if first.is_word(statement, "EXECUTE") {
-            let name = name_of(tokens.get(1)?.text(statement));
-            let (types, prepared) = prepared(&name)?;
-            let arguments = statement.get(tokens.get(1)?.end..)?;
-            return Some(Question {
-                counts: self.counts(&prepared, snapshot),
-                prelude: Some((types, prepared)),
-                text: arguments.trim().trim_end_matches(';').to_owned(),
-                types: Vec::new(),
-                values: Vec::new(),
-                paths,
-            });
-        }
-        let n_parameters = n_parameters(statement, &tokens)?;
+        paths(snapshot, said)
+    }
+
+    fn sent(
+        &self,
+        statement: &str,
+        snapshot: &Snapshot,
+        paths: Vec<Vec<String>>,
+    ) -> Option<Question> {
+        let n_parameters = n_parameters(statement, self.lexing)?;
         let values = match (n_parameters, self.values) {
             (0, _) => Vec::new(),
             (n, Some(values)) => values.get(..n)?.to_vec(),
@@ -199,101 +214,9 @@ fn paths(snapshot: &Snapshot, said: &Facts) -> Option<Vec<Vec<String>>> {
     })
 }
 
-/// A text cut where its statements end; empty ones are left out.
-pub(super) fn statements(text: &str, lexing: Lexing) -> Vec<&str> {
-    let mut parts = Vec::new();
-    let (mut start, mut depth, mut is_empty) = (0, 0_usize, true);
-    for token in Lexer::new(text, lexing).filter(|token| token.is_significant()) {
-        match token.text(text) {
-            ";" if depth == 0 && token.kind == TokenKind::Punctuation => {
-                if !is_empty {
-                    parts.extend(text.get(start..token.start));
-                }
-                (start, is_empty) = (token.end, true);
-                continue;
-            }
-            "(" | "[" => depth += 1,
-            ")" | "]" => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-        is_empty = false;
-    }
-    if !is_empty {
-        parts.extend(text.get(start..));
-    }
-    parts
-}
-
-/// What `PREPARE` is given: name, types in brackets or nothing, statement.
-pub(super) fn preparation(text: &str, lexing: Lexing) -> Option<(String, String, String)> {
-    let tokens = significant(text, lexing);
-    if !tokens.first()?.is_word(text, "PREPARE") {
-        return None;
-    }
-    let name = tokens.get(1)?;
-    let after = tokens.iter().position(|token| token.is_word(text, "AS"))?;
-    let (start, body) = (tokens.get(after)?.start, tokens.get(after + 1)?.start);
-    Some((
-        name_of(name.text(text)),
-        text.get(name.end..start)?.trim().to_owned(),
-        text.get(body..)?.to_owned(),
-    ))
-}
-
-fn significant(text: &str, lexing: Lexing) -> Vec<Token> {
-    Lexer::new(text, lexing).filter(|token| token.is_significant()).collect()
-}
-
-/// A name as it is kept.
-fn name_of(written: &str) -> String {
-    match written.strip_prefix('"').and_then(|name| name.strip_suffix('"')) {
-        Some(name) => name.replace("\"\"", "\""),
-        None => written.to_ascii_lowercase(),
-    }
-}
-
-/// The statement inside of those that carry one.
-fn unwrapped(text: &str, lexing: Lexing) -> Option<&str> {
-    let mut text = text;
-    for _ in 0..MAX_WRAPPINGS {
-        let tokens = significant(text, lexing);
-        let first = tokens.first()?;
-        let bracketed = |from: usize| {
-            let mut depth = 0_usize;
-            tokens.iter().enumerate().skip(from).find_map(|(at, token)| {
-                match token.text(text) {
-                    "(" => depth += 1,
-                    ")" => depth = depth.saturating_sub(1),
-                    _ => {}
-                }
-                (depth == 0).then_some(at)
-            })
-        };
-        let opens = tokens.get(1).is_some_and(|token| token.text(text) == "(");
-        if first.is_word(text, "EXPLAIN") {
-            let mut next = if opens { bracketed(1)? + 1 } else { 1 };
-            let options = ["ANALYZE", "ANALYSE", "VERBOSE"];
-            while tokens.get(next).is_some_and(|t| options.iter().any(|word| t.is_word(text, word)))
-            {
-                next += 1;
-            }
-            text = text.get(tokens.get(next)?.start..)?;
-        } else if first.is_word(text, "PREPARE") {
-            let after = tokens.iter().position(|token| token.is_word(text, "AS"))?;
-            text = text.get(tokens.get(after + 1)?.start..)?;
-        } else if first.is_word(text, "COPY") && opens {
-            let (open, close) = (tokens.get(1)?, tokens.get(bracketed(1)?)?);
-            text = text.get(open.end..close.start)?;
-        } else {
-            return Some(text);
-        }
-    }
-    None
-}
-
 /// The highest number of a parameter.
-fn n_parameters(text: &str, tokens: &[Token]) -> Option<usize> {
-    let parameters = tokens.iter().filter(|token| token.kind == TokenKind::Parameter);
+fn n_parameters(text: &str, lexing: Lexing) -> Option<usize> {
+    let parameters = Lexer::new(text, lexing).filter(|token| token.kind == TokenKind::Parameter);
     parameters
         .map(|token| token.text(text).strip_prefix('$').and_then(|n| n.parse::<u16>().ok()))
         .try_fold(0, |most, n| Some(most.max(usize::from(n?))))
@@ -301,10 +224,11 @@ fn n_parameters(text: &str, tokens: &[Token]) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Asked, Bulk, preparation, statements, unwrapped, weighed};
+    use super::{Asked, Bulk, Unseen, weighed};
     use crate::{
+        event::{Access, Analysis, Effect, Facts, TableAccess},
         guard::catalog::{Expected, Kind, Planned, Relation, Rows, Sampled, Snapshot, Value},
-        statement::{Lexing, STACK_BYTES, analyse},
+        statement::{Body, Lexing, STACK_BYTES, analyse},
     };
 
     fn snapshot() -> Snapshot {
@@ -339,7 +263,7 @@ mod tests {
         let facts = facts.join().unwrap();
         let lexing = Lexing::default();
         let asked = Asked { text, lexing, said: &facts, facts: &facts, types: &[], values };
-        let question = asked.question(&snapshot(), |_| None)?;
+        let question = asked.question(&snapshot(), |_| None).unwrap()?;
         Some(question.paths.into_iter().map(|path| path.join(",")).collect())
     }
 
@@ -370,6 +294,27 @@ mod tests {
     }
 
     #[test]
+    fn an_execute_is_asked_as_what_was_prepared() {
+        let text = "EXPLAIN ANALYZE EXECUTE p (1)";
+        let table = TableAccess { name: "a".into(), access: Access::Delete };
+        let facts = Facts {
+            effects: [Effect::Delete].into_iter().collect(),
+            tables: vec![table],
+            restricted: Some(true),
+            ..Facts::nothing(Analysis::Complete)
+        };
+        let lexing = Lexing::default();
+        let asked = Asked { text, lexing, said: &facts, facts: &facts, types: &[], values: None };
+        assert_eq!(asked.question(&snapshot(), |_| None), Err(Unseen));
+        let body = |name: &str| {
+            (name == "p").then(|| Body::new("(int)", "DELETE FROM a WHERE sign(id) = $1"))
+        };
+        let question = asked.question(&snapshot(), body).unwrap().unwrap();
+        assert_eq!((question.prelude, question.text.as_str()), (body("p"), "(1)"));
+        assert_eq!(question.counts.len(), 1);
+    }
+
+    #[test]
     fn what_is_bulk_depends_on_the_table() {
         let bulk = Bulk { rows: 500, percent: 90 };
         let check = |schema: &str, relation: &str, rows, expected: (Option<u8>, bool)| {
@@ -393,31 +338,5 @@ mod tests {
         let sampled = vec![Sampled { rows: 95, percent: 95 }];
         let estimate = weighed(&Expected { planned, sampled }, &snapshot(), bulk).unwrap();
         assert_eq!((estimate.rows, estimate.percent, estimate.is_bulk), (95, Some(95), true));
-    }
-
-    #[test]
-    fn a_text_is_cut_where_the_server_cuts_it() {
-        let cut = |text| statements(text, Lexing::default());
-        assert_eq!(cut("a; b"), ["a", " b"]);
-        assert_eq!(cut(";; a ';' /* ; */ ; -- ;\n"), [" a ';' /* ; */ "]);
-        assert_eq!(cut("a (b; c) ; $$;$$"), ["a (b; c) ", " $$;$$"]);
-        assert_eq!(cut(""), [""; 0]);
-    }
-
-    #[test]
-    fn a_statement_is_taken_out_of_what_carries_it() {
-        for (text, expected) in [
-            ("DELETE FROM a", "DELETE FROM a"),
-            ("EXPLAIN (ANALYZE, COSTS off) DELETE FROM a", "DELETE FROM a"),
-            ("explain analyze verbose DELETE FROM a", "DELETE FROM a"),
-            ("PREPARE p (int) AS DELETE FROM a", "DELETE FROM a"),
-            ("COPY (DELETE FROM a RETURNING (b)) TO STDOUT", "DELETE FROM a RETURNING (b)"),
-            ("EXPLAIN ANALYZE EXECUTE p (1)", "EXECUTE p (1)"),
-        ] {
-            assert_eq!(unwrapped(text, Lexing::default()), Some(expected));
-        }
-        let prepared = preparation("PREPARE \"P\"(int) AS DELETE FROM a", Lexing::default());
-        assert_eq!(prepared, Some(("P".into(), "(int)".into(), "DELETE FROM a".into())));
-        assert_eq!(preparation("EXECUTE p", Lexing::default()), None);
     }
 }

@@ -22,6 +22,7 @@ mod lobby;
 pub mod masking;
 mod outside;
 mod passed;
+mod past;
 mod plainly;
 mod reactor;
 mod relay;

@@ -2,7 +2,10 @@
 //! `sign(id) = 1`, it takes for one row of two hundred.
 
 use super::plainly;
-use crate::statement::{Lexer, Lexing, Token, TokenKind};
+use crate::statement::{
+    Lexing, Token, TokenKind,
+    pieces::{depths, outer, significant},
+};
 
 /// Blocks that are looked at.
 const BLOCKS: u32 = 30;
@@ -24,16 +27,14 @@ pub(super) struct Target {
 ///
 /// Its words are the statement's own: nobody runs it whose conditions do more than compute, nor where it could write.
 pub(super) fn counts(text: &str, lexing: Lexing, target: Target) -> Vec<String> {
-    let tokens: Vec<Token> =
-        Lexer::new(text, lexing).filter(|token| token.is_significant()).collect();
-    let starts = tokens.iter().enumerate().filter(|(at, token)| {
+    let tokens = significant(text, lexing);
+    let starts = tokens.iter().zip(depths(text, &tokens)).enumerate().filter(|(at, (token, _))| {
         let before = at.checked_sub(1).and_then(|before| tokens.get(before));
         let is_first = before.is_none_or(|token| matches!(token.text(text), "(" | ")"));
         is_first && ["DELETE", "UPDATE", "MERGE"].iter().any(|word| token.is_word(text, word))
     });
-    let parts = starts.take(MAX_PARTS).filter_map(|(at, first)| {
-        let is_outermost = outer(text, &tokens).any(|(place, _)| place == at);
-        let with = text.get(..first.start).filter(|_| is_outermost).unwrap_or_default();
+    let parts = starts.take(MAX_PARTS).filter_map(|(at, (first, depth))| {
+        let with = text.get(..first.start).filter(|_| depth == 0).unwrap_or_default();
         let rest = tokens.get(at..)?;
         let part = Part { text, tokens: rest.get(..len(text, rest))? };
         part.count(with, target)
@@ -173,30 +174,10 @@ struct Condition<'a> {
     others: Option<&'a [Token]>,
 }
 
-/// Tokens that stand in no brackets, with their places.
-fn outer<'t>(text: &'t str, tokens: &'t [Token]) -> impl Iterator<Item = (usize, Token)> + 't {
-    let depths = depths(text, tokens);
-    tokens.iter().copied().enumerate().zip(depths).filter_map(|(token, depth)| {
-        (depth == 0 && !matches!(token.1.text(text), "(" | "[" | ")" | "]")).then_some(token)
-    })
-}
-
 /// Up to what closes the brackets that the first token stands in, or ends its statement.
 fn len(text: &str, tokens: &[Token]) -> usize {
     let ends = |(token, depth): (&Token, i32)| depth < 0 || depth == 0 && token.is_sign(text, ";");
     tokens.iter().zip(depths(text, tokens)).position(ends).unwrap_or(tokens.len())
-}
-
-/// How many brackets each token leaves open.
-fn depths<'t>(text: &'t str, tokens: &'t [Token]) -> impl Iterator<Item = i32> + 't {
-    tokens.iter().scan(0, move |depth, token| {
-        match token.text(text) {
-            "(" | "[" => *depth += 1,
-            ")" | "]" => *depth -= 1,
-            _ => {}
-        }
-        Some(*depth)
-    })
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use super::{
     catalog::Catalogs,
     clock::Clock,
     holds::Holds,
+    past::Ran,
     rulebook::Rulebook,
     wire::{Channel, Inherited, Number, Order, Word},
     worker::{self, Answer, Task},
@@ -77,7 +78,7 @@ pub fn serve() -> io::Result<()> {
             }
             (Order::Ran { server, database, connection, text }, _) => {
                 // Those of one connection go to one worker.
-                workers.tell(connection.0, Task::Ran { server, database, connection, text });
+                workers.tell(connection.0, Task::Ran(Ran { server, database, connection, text }));
             }
             (Order::Ledger { down }, _) => workers.tell_all(down.map(Into::into)),
             (Order::CatalogSocket { ticket, refused }, socket) => {

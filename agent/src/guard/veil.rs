@@ -17,7 +17,7 @@ use lru::LruCache;
 use super::{
     behind,
     catalog::{Database, PATIENCE, Snapshot},
-    client_court::{ClientCourt, prepared_as},
+    client_court::ClientCourt,
     court::{Court as _, Denial, Moment, Nulled, Reading},
     judging::{Judging, now},
     lineage::{self, Labelled, Own, Place, Why},
@@ -91,8 +91,8 @@ struct Asked<'a> {
     circumstances: Circumstances<'a>,
     reading: &'a Reading,
     lexing: Lexing,
-    /// Texts of prepared statements by name.
-    prepared: &'a dyn Fn(&str) -> Option<String>,
+    /// See [`lineage::Said`].
+    prepared: &'a dyn Fn(&str) -> Option<Vec<Arc<str>>>,
 }
 
 /// A rule that hides something, and why that can't be helped.
@@ -112,8 +112,10 @@ impl ClientCourt {
             return Ok(None);
         }
         let origin = self.origin(reading);
-        let prepared = &self.prepared;
-        let prepared = |name: &str| prepared_as(prepared, name).map(|(_, text)| text.to_owned());
+        let prepared = &self.said.prepared;
+        let prepared = |name: &str| -> Option<Vec<Arc<str>>> {
+            Some(prepared.bodies(name)?.iter().map(|body| body.statement.clone()).collect())
+        };
         let asked = Asked::of(reading, &origin, self.said.lexing, &prepared);
         let judging = &mut *self.judging.borrow_mut();
         let looked = judging.look_through(&asked, hiding, self.database.as_ref(), &self.veil);
@@ -176,7 +178,7 @@ impl<'a> Asked<'a> {
         reading: &'a Reading,
         origin: &'a Arc<Origin>,
         lexing: Lexing,
-        prepared: &'a dyn Fn(&str) -> Option<String>,
+        prepared: &'a dyn Fn(&str) -> Option<Vec<Arc<str>>>,
     ) -> Self {
         let claims = reading.claims.as_deref().map_or(&[][..], |claims| &claims.tags);
         let circumstances = Circumstances { time: now(), claims, ..Circumstances::default() };
@@ -274,10 +276,12 @@ impl Judging {
         }
         let copy = labelled.follow(&uses, &masks, &changing).map_err(refused)?;
         for name in uses.iter().flat_map(|uses| &uses.executes) {
-            let Some(text) = (asked.prepared)(name) else {
+            let Some(texts) = (asked.prepared)(name) else {
                 return Err(refused(Why::NotPrepared(name.clone())));
             };
-            labelled.follow(&uses_of(&text)?, &masks, &changing).map_err(refused)?;
+            for text in texts {
+                labelled.follow(&uses_of(&text)?, &masks, &changing).map_err(refused)?;
+            }
         }
         Ok(Looked { masks: Some(masks), copy, temporary, seen })
     }

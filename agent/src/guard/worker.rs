@@ -4,14 +4,12 @@ use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
     io,
-    num::NonZeroUsize,
     os::fd::OwnedFd,
     rc::Rc,
     sync::Arc,
     time::Duration,
 };
 
-use lru::LruCache;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional},
     sync::{mpsc::UnboundedReceiver, oneshot},
@@ -25,9 +23,9 @@ use super::{
     entry::{self, Arrival, Failed, Unwelcome},
     holds::Holds,
     judging::Judging,
-    lineage::Own,
     lobby::Lobby,
     outside::{Listeners, Outside},
+    past::{Past, Ran},
     reactor::Reactor,
     relay::{End, Relay},
     report::{Report, Severity},
@@ -48,13 +46,10 @@ const ADMISSION: Duration = Duration::from_secs(30);
 const INTRODUCTION: Duration = Duration::from_secs(30);
 /// For a client to take the reason why not.
 const FAREWELL: Duration = Duration::from_secs(5);
-/// Between what is told of sessions that say little.
-const COMPARISON: Duration = Duration::from_secs(1);
+/// Between what is told of sessions that say little, and looks at what is past the guard and waits.
+const TICK: Duration = Duration::from_secs(1);
 /// Of what a client still says after its end.
 const MAX_IGNORED_BYTES: usize = 1 << 20;
-
-/// Sessions past the guard that are told apart.
-const MAX_PAST: NonZeroUsize = NonZeroUsize::new(1_000).unwrap();
 
 /// What a worker is told.
 pub(super) enum Task {
@@ -77,12 +72,7 @@ pub(super) enum Task {
         down: Option<Arc<str>>,
     },
     /// Past the guard.
-    Ran {
-        server: usize,
-        database: String,
-        connection: ConnectionId,
-        text: Arc<str>,
-    },
+    Ran(Ran),
 }
 
 pub(super) enum Answer {
@@ -102,8 +92,7 @@ struct Worker {
     catalogs: Catalogs,
     clock: Clock,
     reactor: Reactor,
-    /// What sessions have made for themselves that go past the guard.
-    past: RefCell<LruCache<ConnectionId, Own>>,
+    past: RefCell<Past>,
 }
 
 /// How much of a session's requests the service knows of.
@@ -146,20 +135,20 @@ pub(super) fn work(
         listeners: Listeners::default(),
         holds,
         channel,
-        catalogs,
         clock,
         reactor: reactor.clone(),
-        past: RefCell::new(LruCache::new(MAX_PAST)),
+        past: RefCell::new(Past::new(catalogs.clone())),
+        catalogs,
     });
-    reactor.spawn(worker.clone().compare());
+    reactor.spawn(worker.clone().tick());
     reactor.run(async move {
         while let Some(task) = tasks.recv().await {
             match task {
                 Task::Rules(rules) => worker.replace(rules),
                 Task::Approval { number, answer } => worker.approval(number, answer),
                 Task::Ledger { down } => worker.judging.borrow_mut().ledger_is_down(down),
-                Task::Ran { server, database, connection, text } => {
-                    worker.ran(server, &database, connection, &text);
+                Task::Ran(ran) => {
+                    worker.past.borrow_mut().ran(ran, &mut worker.judging.borrow_mut());
                 }
                 Task::Client { number, server, socket } => {
                     worker.reactor.spawn(worker.clone().client(number, server, socket));
@@ -198,19 +187,6 @@ impl Worker {
         let _ = session.map(|session| session.send(Tiding::Answer(answer)));
     }
 
-    fn ran(&self, server: usize, database: &str, connection: ConnectionId, text: &str) {
-        let Some(database) = self.catalogs.database(server, database) else { return };
-        let mut past = self.past.borrow_mut();
-        let own = past.get_or_insert_mut(connection, Own::default);
-        let outcome = self.judging.borrow_mut().inherit_from(text, &database, connection, own);
-        if let Err(why) = outcome {
-            tracing::error!(
-                database = &*database.name,
-                "a statement past the guard may have copied labelled columns: {why}"
-            );
-        }
-    }
-
     fn replace(&self, rules: Arc<Rulebook>) {
         match rules.principals() {
             Ok(principals) => {
@@ -223,16 +199,21 @@ impl Worker {
         *self.rules.borrow_mut() = rules;
     }
 
+    async fn tick(self: Rc<Self>) {
+        loop {
+            self.clock.sleep(TICK).await;
+            self.compare();
+            self.past.borrow_mut().catch_up(&mut self.judging.borrow_mut());
+        }
+    }
+
     /// Tells the service what servers have been asked, so that it can hold it against what it sees of them. Stretches
     /// that are full are told as they end.
-    async fn compare(self: Rc<Self>) {
-        loop {
-            self.clock.sleep(COMPARISON).await;
-            let news: Vec<Summed> =
-                self.sessions.borrow_mut().values_mut().filter_map(Told::news).collect();
-            if !news.is_empty() {
-                self.channel.tell(&Word::Summed(news));
-            }
+    fn compare(&self) {
+        let news: Vec<Summed> =
+            self.sessions.borrow_mut().values_mut().filter_map(Told::news).collect();
+        if !news.is_empty() {
+            self.channel.tell(&Word::Summed(news));
         }
     }
 

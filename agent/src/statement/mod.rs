@@ -12,14 +12,15 @@ mod fingerprint;
 mod keys;
 mod lexer;
 mod literal;
+pub mod pieces;
 mod reading;
 mod redact;
 mod secrets;
 mod template;
 
 pub use analysis::{
-    Analysed, MAX_TEXT_BYTES, Parameter, Parameters, Preparations, Prepared, STACK_BYTES, Said,
-    Session, analyse, analyse_behind, analyse_in, only_computes, qualified, startup, uses,
+    Analysed, Body, MAX_TEXT_BYTES, Parameter, Parameters, Preparations, Prepared, STACK_BYTES,
+    Said, Session, analyse, analyse_behind, analyse_in, only_computes, qualified, startup, uses,
 };
 pub use complaint::redact_error;
 pub use fingerprint::fingerprint;

@@ -12,14 +12,13 @@ use super::{
     connection::STATEMENT_MS,
     plan::{Expected, Plan, Sampled},
 };
-use crate::protocol::postgres::FIRST_OWN_OID;
+use crate::{protocol::postgres::FIRST_OWN_OID, statement::Body};
 
 /// A statement as its client sends it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(in crate::guard) struct Question {
-    /// What was prepared before, as SQL's PREPARE has it: types in brackets, or nothing, and the statement. The text
-    /// then is what its EXECUTE says after the name.
-    pub prelude: Option<(String, String)>,
+    /// What was prepared before. The text then is what its EXECUTE says after the name.
+    pub prelude: Option<Body>,
     pub text: String,
     /// Numbers of types that the client has given its parameters; 0 where it leaves that to the server.
     pub types: Vec<u32>,
@@ -88,7 +87,7 @@ async fn in_path(client: &Client, question: &Question, path: &[String]) -> Optio
         false => format!("SET search_path = {}", quoted.join(", ")),
     };
     client.batch_execute(&set).await.ok()?;
-    let Some((kinds, prepared)) = &question.prelude else {
+    let Some(Body { types: kinds, statement: prepared }) = &question.prelude else {
         let types: Option<Vec<Type>> = question.types.iter().map(|oid| typed(*oid)).collect();
         let (plan, types) = explain(client, question, &question.text, &types?).await?;
         let sampled = in_time(client, async {

@@ -51,8 +51,8 @@ pub(in crate::guard) struct Said<'a> {
     pub text: Option<&'a str>,
     pub lexing: Lexing,
     pub statements: &'a [Arc<Facts>],
-    /// Texts of prepared statements by name.
-    pub prepared: &'a dyn Fn(&str) -> Option<String>,
+    /// What may be prepared by a name, in words; `None` where nobody can tell.
+    pub prepared: &'a dyn Fn(&str) -> Option<Vec<Arc<str>>>,
     /// It has gone past the guard: what it makes may be there already.
     pub has_run: bool,
 }
@@ -110,8 +110,11 @@ impl Labelled {
             }
             let mut executed = Vec::new();
             for name in uses.map(|uses| &uses.executes).into_iter().flatten() {
-                let text = (asked.prepared)(name);
-                executed.push(text.and_then(|text| analyst.read_uses_as(&text, asked.lexing)));
+                match (asked.prepared)(name) {
+                    None => executed.push(None),
+                    Some(texts) => executed
+                        .extend(texts.iter().map(|text| analyst.read_uses_as(text, asked.lexing))),
+                }
             }
             for executed in &executed {
                 match executed {

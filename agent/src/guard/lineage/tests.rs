@@ -298,7 +298,7 @@ impl Client {
             self.prepared.push((name.to_owned(), text.to_owned()));
         }
         self.temporary.extend(all.iter().flat_map(|uses| &uses.temporary).map(|it| own_name(it)));
-        self.session.hear(&analysed);
+        self.session.hear(&analysed, text);
         self.changing.extend(defines(&analysed.whole));
         if !self.session.in_transaction {
             self.changing.clear();

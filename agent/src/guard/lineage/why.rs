@@ -64,6 +64,11 @@ pub(in crate::guard) enum Why {
 }
 
 impl Why {
+    /// It may be otherwise in a moment, by itself.
+    pub(in crate::guard) fn may_pass(&self) -> bool {
+        matches!(self, Self::Blind | Self::NoColumns | Self::Unanswered)
+    }
+
     pub(super) fn of(stray: Stray, masks: &Masks) -> Self {
         let named = |place: Place| match masks.columns.get(&place) {
             Some(masked) => (masked.column.clone(), masked.rule.clone(), masked.flow),

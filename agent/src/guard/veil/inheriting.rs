@@ -7,7 +7,7 @@ use std::{
 
 use super::{Asked, Seen, Veil};
 use crate::{
-    event::{Access, ConnectionId, Facts},
+    event::{Access, Analysis, ConnectionId, Facts},
     guard::{
         behind,
         catalog::{Database, Full, Inheriting, PATIENCE, Snapshot},
@@ -135,13 +135,14 @@ impl Judging {
         awaited.map(|()| true).map_err(|Full| Why::TooManyHeirs)
     }
 
-    /// Labels that are inherited by a text that has run past the guard.
+    /// Labels that are inherited by a text that has run past the guard. `is_last`: nobody will ask again, so what isn't
+    /// known counts as the worst.
     pub(in crate::guard) fn inherit_from(
         &mut self,
         text: &str,
         database: &Arc<Database>,
-        session: ConnectionId,
-        own: &mut Own,
+        (session, own): (ConnectionId, &mut Own),
+        is_last: bool,
     ) -> Result<(), Why> {
         if !self.judge.set().masks() {
             return Ok(());
@@ -151,6 +152,9 @@ impl Judging {
         self.label(&key, &snapshot, database)?;
         let lexing = Lexing::default();
         let analysed = self.analyst.analysed_in(text, &Session { lexing, ..Session::default() });
+        if !is_last && !self.knows(text, &analysed, &key, &snapshot) {
+            return Err(Why::Unanswered);
+        }
         let said = Said {
             text: Some(text),
             lexing,
@@ -167,5 +171,27 @@ impl Judging {
         let dropped = tables.filter(|table| table.access == Access::Drop);
         dropped.for_each(|table| own.forget(&table.name));
         Ok(())
+    }
+
+    /// Whether all has answered that can say what a text does.
+    fn knows(
+        &mut self,
+        text: &str,
+        analysed: &Analysed,
+        key: &(usize, Arc<str>),
+        snapshot: &Arc<Snapshot>,
+    ) -> bool {
+        let Self { analyst, behind, .. } = self;
+        let Some(behind) = behind::of(behind, key, snapshot) else { return false };
+        let mut reveals = |said| {
+            behind.reveal(said, analyst);
+            behind.has_revealed(said)
+        };
+        let analysis = analysed.whole.analysis;
+        // What isn't SQL, or too long, nobody will understand later either.
+        let is_read = matches!(analysis, Analysis::Complete | Analysis::CallsCode);
+        analysis != Analysis::Unavailable
+            && analysed.statements.iter().all(&mut reveals)
+            && (!is_read || analyst.uses(text, Lexing::default()).is_some())
     }
 }

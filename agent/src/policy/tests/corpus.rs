@@ -71,7 +71,7 @@ impl Judge {
         let analysed = analyse_in(text, &self.session);
         let denied = self.denies(&analysed);
         if denied.is_none() {
-            self.session.hear(&analysed);
+            self.session.hear(&analysed, text);
             self.session.prepared.settle(true);
         }
         denied
@@ -88,12 +88,13 @@ impl Judge {
                 facts: parsed.whole.clone(),
                 is_parameter_sensitive: parsed.is_parameter_sensitive,
                 is_by_text: false,
+                body: None,
             });
         }
         let session = Session { parameters: Parameters::Bound(values), ..self.session.clone() };
         let denied = self.denies(&analyse_in(text, &session));
         if denied.is_none() {
-            self.session.hear(&parsed);
+            self.session.hear(&parsed, text);
         }
         denied
     }

@@ -41,7 +41,7 @@ pub use behind::analyse_behind;
 pub use functions::only_computes;
 pub use grammar::{MAX_TEXT_BYTES, STACK_BYTES};
 pub use names::qualified;
-pub use prepared::{Preparations, Prepared};
+pub use prepared::{Body, Preparations, Prepared};
 pub use session::{Parameter, Parameters, Said, Session};
 pub use settings::startup;
 pub use uses::uses;

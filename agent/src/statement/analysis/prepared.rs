@@ -11,6 +11,8 @@ use crate::event::Facts;
 const MAX_NAMES: usize = 256;
 /// Meanings of one name.
 const MAX_MEANINGS: usize = 8;
+/// Of all texts that one session has prepared.
+const MAX_BODY_BYTES: usize = 512 << 10;
 
 /// A prepared statement.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +23,27 @@ pub struct Prepared {
     pub is_parameter_sensitive: bool,
     /// By `PREPARE`, and not by a message of the protocol.
     pub is_by_text: bool,
+    /// `None` where it isn't known (any more). Who analyses has no need of it.
+    #[serde(skip)]
+    pub body: Option<Body>,
+}
+
+/// What was prepared, in words.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Body {
+    /// Of its parameters: in brackets, or nothing.
+    pub types: Arc<str>,
+    pub statement: Arc<str>,
+}
+
+impl Body {
+    pub fn new(types: &str, statement: &str) -> Self {
+        Self { types: types.into(), statement: statement.into() }
+    }
+
+    fn len(&self) -> usize {
+        self.types.len() + self.statement.len()
+    }
 }
 
 impl Prepared {
@@ -65,6 +88,34 @@ impl Preparations {
 
     pub fn push(&mut self, prepared: Prepared) {
         self.follow(&Said::Prepare(prepared));
+        self.forget_bodies();
+    }
+
+    /// The oldest first, and those first that are there for sure.
+    fn forget_bodies(&mut self) {
+        let said = self.said.iter_mut().filter_map(|said| match said {
+            Said::Prepare(prepared) => Some(prepared),
+            _ => None,
+        });
+        let known = self.known.iter_mut().flat_map(|known| &mut known.meanings);
+        let bodies: Vec<&mut Option<Body>> = known.chain(said).map(|one| &mut one.body).collect();
+        let mut n_bytes: usize =
+            bodies.iter().filter_map(|body| body.as_ref()).map(Body::len).sum();
+        for body in bodies {
+            if n_bytes <= MAX_BODY_BYTES {
+                break;
+            }
+            n_bytes -= body.take().map_or(0, |body| body.len());
+        }
+    }
+
+    /// All that a name may mean, in words; `None` where nobody can tell.
+    pub fn bodies(&self, name: &str) -> Option<Vec<&Body>> {
+        let known = self.find(name);
+        let mut bodies: Vec<&Body> =
+            known.iter().map(|one| one.body.as_ref()).collect::<Option<_>>()?;
+        bodies.dedup();
+        Some(bodies).filter(|bodies| !bodies.is_empty())
     }
 
     /// All that was sent is answered. If nothing failed, each name means what was said last.
@@ -147,13 +198,19 @@ impl Preparations {
 mod tests {
     use std::sync::Arc;
 
-    use super::{MAX_NAMES, Preparations, Prepared, Said};
+    use super::{Body, MAX_BODY_BYTES, MAX_NAMES, Preparations, Prepared, Said};
     use crate::event::{Analysis, Facts};
 
     fn prepared(name: &str, what: u64, is_by_text: bool) -> Prepared {
         let facts = Facts { fingerprint: what, ..Facts::nothing(Analysis::Complete) };
         let is_parameter_sensitive = what >= 100;
-        Prepared { name: name.into(), facts: Arc::new(facts), is_parameter_sensitive, is_by_text }
+        Prepared {
+            name: name.into(),
+            facts: Arc::new(facts),
+            is_parameter_sensitive,
+            is_by_text,
+            body: Some(Body::new("", &what.to_string())),
+        }
     }
 
     fn run(all: &Preparations, name: &str) -> Option<Vec<u64>> {
@@ -223,5 +280,30 @@ mod tests {
         }
         all.settle(true);
         assert!(all.may_hang_on_values("text") && all.may_hang_on_values("anything"));
+    }
+
+    #[test]
+    fn what_a_name_means_is_told_in_words_or_not_at_all() {
+        let mut all = Preparations::default();
+        let told = |all: &Preparations, name: &str| -> Option<Vec<String>> {
+            Some(all.bodies(name)?.iter().map(|body| body.statement.to_string()).collect())
+        };
+        assert_eq!(told(&all, "p"), None);
+        all.push(prepared("p", 1, true));
+        all.settle(true);
+        all.push(prepared("p", 2, true));
+        assert_eq!(told(&all, "p"), Some(vec!["1".to_owned(), "2".to_owned()]));
+        all.settle(true);
+        assert_eq!(told(&all, "p"), Some(vec!["2".to_owned()]));
+        // There is no room for all of it.
+        let long = Some(Body::new("(int)", &"x".repeat(MAX_BODY_BYTES - 5)));
+        all.push(Prepared { body: long.clone(), ..prepared("q", 3, true) });
+        assert!(told(&all, "p").is_none() && told(&all, "q").is_some());
+        all.settle(true);
+        all.push(prepared("q", 4, true));
+        assert_eq!(told(&all, "q"), None);
+        all.settle(true);
+        assert_eq!(told(&all, "q"), Some(vec!["4".to_owned()]));
+        assert_eq!(run(&all, "p"), Some(vec![2]));
     }
 }

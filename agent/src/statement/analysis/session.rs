@@ -10,9 +10,12 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Analysed,
-    prepared::{Preparations, Prepared},
+    prepared::{Body, Preparations, Prepared},
 };
-use crate::{event::Facts, statement::lexer::Lexing};
+use crate::{
+    event::Facts,
+    statement::{lexer::Lexing, pieces},
+};
 
 /// Nothing is known of it by default: names mean what PostgreSQL brings, nothing was prepared, no
 /// transaction is open, and parameters are not looked at.
@@ -101,6 +104,7 @@ impl Said {
                 facts: facts.clone(),
                 is_parameter_sensitive: is_sensitive,
                 is_by_text: true,
+                body: None,
             }),
             NodeEnum::DeallocateStmt(it) if it.name.is_empty() => Self::DeallocateAll,
             NodeEnum::DeallocateStmt(it) => Self::Deallocate(it.name.as_str().into()),
@@ -116,8 +120,26 @@ impl Session {
     /// A text was let through: what it changes for those after it. It may have failed, and changed nothing:
     /// whoever knows better of the transaction says so in `in_transaction`, and of prepared statements by
     /// settling them.
-    pub fn hear(&mut self, analysed: &Analysed) {
-        analysed.says.iter().for_each(|said| self.follow(said));
+    pub fn hear(&mut self, analysed: &Analysed, text: &str) {
+        let n = analysed.says.iter().filter(|said| matches!(said, Said::Prepare(_))).count();
+        let mut bodies = match n {
+            0 => Vec::new(),
+            _ => pieces::preparations(text, self.lexing),
+        };
+        // Each says which of them it is by its place alone.
+        if bodies.len() != n {
+            bodies.clear();
+        }
+        let mut bodies = bodies.iter();
+        for said in &analysed.says {
+            match said {
+                Said::Prepare(prepared) => {
+                    let body = bodies.next().map(|it| Body::new(it.types, it.statement));
+                    self.prepared.push(Prepared { body, ..prepared.clone() });
+                }
+                _ => self.follow(said),
+            }
+        }
     }
 
     pub(super) fn follow(&mut self, said: &Said) {

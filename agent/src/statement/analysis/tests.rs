@@ -446,17 +446,17 @@ fn a_session_says_what_its_texts_mean() {
 
     let mut session = Session::default();
     let texts = ["PREPARE p AS SELECT mine(1)", "PREPARE q AS SELECT set_config($1, 'x', true)"];
-    texts.iter().for_each(|text| session.hear(&analyse_in(text, &session)));
+    texts.iter().for_each(|text| session.hear(&analyse_in(text, &session), text));
     let known = |session: &Session, text: &str| {
         !analyse_in(text, session).whole.effects.contains(Effect::Unknown)
     };
     assert!(known(&session, "EXECUTE p") && known(&session, "EXPLAIN ANALYZE EXECUTE p"));
     assert!(!known(&session, "EXECUTE q('log_statement')") && !known(&session, "EXECUTE r"));
     check("EXECUTE p", &session, "| mine");
-    session.hear(&analyse_in("DEALLOCATE p", &session));
+    session.hear(&analyse_in("DEALLOCATE p", &session), "DEALLOCATE p");
     session.prepared.settle(true);
     assert!(!known(&session, "EXECUTE p"));
-    session.hear(&analyse_in("BEGIN", &session));
+    session.hear(&analyse_in("BEGIN", &session), "BEGIN");
     assert!(session.in_transaction && analyse_in(set, &session).is_parameter_sensitive);
     assert!(analyse_in("EXECUTE p", &session).is_session_sensitive);
 }

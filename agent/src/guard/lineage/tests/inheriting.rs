@@ -118,7 +118,7 @@ impl Writer {
             lexing: Lexing::default(),
             statements: &analysed.statements,
             has_run: false,
-            prepared: &|name| PREPARED.iter().find(|it| it.0 == name).map(|it| it.1.to_owned()),
+            prepared: &|name| PREPARED.iter().find(|it| it.0 == name).map(|it| vec![it.1.into()]),
         };
         let Legacy { heirs, unseen } =
             self.labelled.legacy(&said, &mut self.own, &mut behind, &mut Here);

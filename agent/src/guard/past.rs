@@ -1,0 +1,96 @@
+//! Statements that have run past the guard: whether they have copied something that is hidden.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    num::NonZeroUsize,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use lru::LruCache;
+
+use super::{
+    catalog::Catalogs,
+    judging::Judging,
+    lineage::{Own, Why},
+};
+use crate::event::ConnectionId;
+
+/// Sessions that are told apart.
+const MAX_SESSIONS: NonZeroUsize = NonZeroUsize::new(1_000).unwrap();
+/// Statements that wait until somebody can say what they do.
+const MAX_WAITING: usize = 1_000;
+/// After that, whatever they may have done counts as done.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub(super) struct Ran {
+    /// By its place in the settings.
+    pub server: usize,
+    pub database: String,
+    pub connection: ConnectionId,
+    pub text: Arc<str>,
+}
+
+pub(super) struct Past {
+    catalogs: Catalogs,
+    /// What sessions have made for themselves.
+    own: LruCache<ConnectionId, Own>,
+    /// In the order in which they ran, with when to wait no longer.
+    waiting: VecDeque<(Ran, Instant)>,
+}
+
+impl Past {
+    pub(super) fn new(catalogs: Catalogs) -> Self {
+        Self { catalogs, own: LruCache::new(MAX_SESSIONS), waiting: VecDeque::new() }
+    }
+
+    pub(super) fn ran(&mut self, ran: Ran, judging: &mut Judging) {
+        if self.waiting.len() >= MAX_WAITING
+            && let Some((oldest, _)) = self.waiting.pop_front()
+        {
+            self.settle(&oldest, judging);
+        }
+        self.waiting.push_back((ran, Instant::now() + PATIENCE));
+        self.catch_up(judging);
+    }
+
+    /// Looks at those that wait, by each database one after the other: what comes later may use what was made before.
+    pub(super) fn catch_up(&mut self, judging: &mut Judging) {
+        let now = Instant::now();
+        let mut stuck: HashSet<(usize, String)> = HashSet::new();
+        for (ran, until) in std::mem::take(&mut self.waiting) {
+            let place = (ran.server, ran.database.clone());
+            if now >= until {
+                self.settle(&ran, judging);
+            } else if stuck.contains(&place)
+                || self.look(&ran, judging, false).is_err_and(|why| why.may_pass())
+            {
+                stuck.insert(place);
+                self.waiting.push_back((ran, until));
+            }
+        }
+    }
+
+    fn settle(&mut self, ran: &Ran, judging: &mut Judging) {
+        let _ = self.look(ran, judging, true);
+    }
+
+    /// `is_last`: nobody will look again.
+    fn look(&mut self, ran: &Ran, judging: &mut Judging, is_last: bool) -> Result<(), Why> {
+        let Some(database) = self.catalogs.database(ran.server, &ran.database) else {
+            return Ok(());
+        };
+        let own = self.own.get_or_insert_mut(ran.connection, Own::default);
+        let who = (ran.connection, own);
+        let outcome = judging.inherit_from(&ran.text, &database, who, is_last);
+        if let Err(why) = &outcome
+            && (is_last || !why.may_pass())
+        {
+            tracing::error!(
+                database = &*database.name,
+                "a statement past the guard may have copied labelled columns: {why}"
+            );
+        }
+        outcome
+    }
+}
