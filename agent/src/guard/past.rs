@@ -1,7 +1,7 @@
 //! Statements that have run past the guard: whether they have copied something that is hidden.
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     num::NonZeroUsize,
     sync::Arc,
     time::{Duration, Instant},
@@ -22,6 +22,12 @@ const MAX_SESSIONS: NonZeroUsize = NonZeroUsize::new(1_000).unwrap();
 const MAX_WAITING: usize = 1_000;
 /// After that, whatever they may have done counts as done.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// From one look for what they have made to the next: twice as long each time, up to the longest.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+
+/// A server by its place in the settings, and a database of it.
+type Place = (usize, String);
 
 pub(super) struct Ran {
     /// By its place in the settings.
@@ -37,11 +43,19 @@ pub(super) struct Past {
     own: LruCache<ConnectionId, Own>,
     /// In the order in which they ran, with when to wait no longer.
     waiting: VecDeque<(Ran, Instant)>,
+    /// Where something is made that nobody has seen yet: when to look for it, and how long to wait after that. Its
+    /// transaction may still be open.
+    unseen: HashMap<Place, (Instant, Duration)>,
 }
 
 impl Past {
     pub(super) fn new(catalogs: Catalogs) -> Self {
-        Self { catalogs, own: LruCache::new(MAX_SESSIONS), waiting: VecDeque::new() }
+        Self {
+            catalogs,
+            own: LruCache::new(MAX_SESSIONS),
+            waiting: VecDeque::new(),
+            unseen: HashMap::new(),
+        }
     }
 
     pub(super) fn ran(&mut self, ran: Ran, judging: &mut Judging) {
@@ -57,7 +71,7 @@ impl Past {
     /// Looks at those that wait, by each database one after the other: what comes later may use what was made before.
     pub(super) fn catch_up(&mut self, judging: &mut Judging) {
         let now = Instant::now();
-        let mut stuck: HashSet<(usize, String)> = HashSet::new();
+        let mut stuck: HashSet<Place> = HashSet::new();
         for (ran, until) in std::mem::take(&mut self.waiting) {
             let place = (ran.server, ran.database.clone());
             if now >= until {
@@ -69,6 +83,18 @@ impl Past {
                 self.waiting.push_back((ran, until));
             }
         }
+        let Self { catalogs, unseen, .. } = self;
+        unseen.retain(|(server, database), (next, pause)| {
+            if *next > now {
+                return true;
+            }
+            let Some(database) = catalogs.database(*server, database) else { return false };
+            database.has_news();
+            // Whoever looks tells of it.
+            catalogs.snapshot(&database, Duration::ZERO);
+            (*next, *pause) = (now + *pause, *pause * 2);
+            *pause <= LONGEST_PAUSE
+        });
     }
 
     fn settle(&mut self, ran: &Ran, judging: &mut Judging) {
@@ -82,15 +108,23 @@ impl Past {
         };
         let own = self.own.get_or_insert_mut(ran.connection, Own::default);
         let who = (ran.connection, own);
-        let outcome = judging.inherit_from(&ran.text, &database, who, is_last);
-        if let Err(why) = &outcome
-            && (is_last || !why.may_pass())
-        {
-            tracing::error!(
-                database = &*database.name,
-                "a statement past the guard may have copied labelled columns: {why}"
-            );
+        match judging.inherit_from(&ran.text, &database, who, is_last) {
+            Ok(is_awaited) => {
+                if is_awaited {
+                    let place = (ran.server, ran.database.clone());
+                    self.unseen.insert(place, (Instant::now(), FIRST_PAUSE));
+                }
+                Ok(())
+            }
+            Err(why) => {
+                if is_last || !why.may_pass() {
+                    tracing::error!(
+                        database = &*database.name,
+                        "a statement past the guard may have copied labelled columns: {why}"
+                    );
+                }
+                Err(why)
+            }
         }
-        outcome
     }
 }

@@ -289,7 +289,8 @@ impl Bench {
     }
 
     fn fill(&self, text: &str, database: &str, folder: &TempDir) -> String {
-        text.replace("{database}", database)
+        text.replace("{long}", &format!("/*{}*/", "-".repeat(20_000)))
+            .replace("{database}", database)
             .replace("{dir}", &folder.path().display().to_string())
             .replace("{port}", &self.direct.port.to_string())
     }

@@ -135,17 +135,17 @@ impl Judging {
         awaited.map(|()| true).map_err(|Full| Why::TooManyHeirs)
     }
 
-    /// Labels that are inherited by a text that has run past the guard. `is_last`: nobody will ask again, so what isn't
-    /// known counts as the worst.
+    /// Labels that are inherited by a text that has run past the guard; whether something that it makes is to be seen
+    /// yet. `is_last`: nobody will ask again, so what isn't known counts as the worst.
     pub(in crate::guard) fn inherit_from(
         &mut self,
         text: &str,
         database: &Arc<Database>,
         (session, own): (ConnectionId, &mut Own),
         is_last: bool,
-    ) -> Result<(), Why> {
+    ) -> Result<bool, Why> {
         if !self.judge.set().masks() {
-            return Ok(());
+            return Ok(false);
         }
         let key = (database.server, database.name.clone());
         let snapshot = self.catalogs.snapshot(database, PATIENCE).ok_or(Why::Blind)?;
@@ -162,15 +162,16 @@ impl Judging {
             prepared: &|_| None,
             has_run: true,
         };
-        if self.pass_on(&said, &analysed.whole, database, &snapshot, (session, own))? {
+        let whole = &analysed.whole;
+        let is_awaited = self.pass_on(&said, whole, database, &snapshot, (session, own))?;
+        if is_awaited {
             // Its transaction may still be open.
             database.inherited.settles_by(session, Instant::now() + LONGEST_TRANSACTION);
-            database.has_news();
         }
         let tables = analysed.whole.tables.iter();
         let dropped = tables.filter(|table| table.access == Access::Drop);
         dropped.for_each(|table| own.forget(&table.name));
-        Ok(())
+        Ok(is_awaited)
     }
 
     /// Whether all has answered that can say what a text does.
