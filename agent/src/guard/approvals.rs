@@ -100,7 +100,10 @@ impl Needing {
             // `WHERE CURRENT OF` means whatever row a cursor is at.
             is_session_sensitive: reading.analysed.is_session_sensitive
                 || text.to_ascii_lowercase().contains("current"),
-            estimated_rows: self.estimate.map(|estimate| estimate.rows),
+            estimated_rows: self
+                .estimate
+                .map(|estimate| estimate.rows)
+                .filter(|rows| *rows != u64::MAX),
             estimated_percent: self.estimate.and_then(|estimate| estimate.percent),
             who: Who {
                 name: known(&origin.principal).unwrap_or_else(|| "unknown".to_owned()),

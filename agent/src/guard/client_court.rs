@@ -1,8 +1,8 @@
 //! One client before its judge: what it says is read, judged, remembered, and told.
 
 use std::{
+    borrow::Cow,
     cell::{Cell, RefCell},
-    collections::HashSet,
     rc::Rc,
     sync::Arc,
 };
@@ -10,18 +10,19 @@ use std::{
 use super::{
     approvals::{self, Needing},
     behind::Revealed,
-    catalog::{self, Database, Question, Snapshot, Value},
+    catalog::{self, Database, Snapshot, Value},
     court::{self, Argument, Court, Denial, Moment, Nulled, Permit, Reading},
-    estimating::{self, Asked, Unseen},
+    estimating::{self, Asked, Asking},
     judging::{Judging, denial, now},
     masking::{Hiding, Masks, TextPrint},
     passed::Passed,
+    unsettled::{self, Unsettled},
     veil::Veil,
     wire::{self, Denied, Masked, Number, Summed, Word},
 };
 use crate::{
     approval::Over,
-    event::{Access, Analysis, Effect, Facts, Origin, RequestSum, Trait, Verdict},
+    event::{Access, Analysis, Facts, Origin, RequestSum, Trait, Verdict},
     pipeline::profile::Profile,
     policy::{Circumstances, Estimate},
     protocol::postgres::startup,
@@ -40,10 +41,7 @@ pub(super) struct ClientCourt {
     pub(super) said: statement::Session,
     /// Where the server can be asked itself.
     pub(super) database: Option<Arc<Database>>,
-    /// It has defined something that may not be committed yet.
-    pub(super) has_defined: bool,
-    /// Names of what it has defined, which others may not see.
-    pub(super) made: HashSet<Arc<str>>,
+    pub(super) unsettled: Unsettled,
     /// What is hidden from it.
     pub(super) veil: Veil,
     /// Whoever wants to tell the service of it finds it here.
@@ -57,9 +55,6 @@ pub(super) struct SoFar {
     pub bytes: u64,
     pub sum: RequestSum,
 }
-
-/// Names that a session defines and nobody looks for elsewhere.
-const MAX_MADE: usize = 1_000;
 
 impl ClientCourt {
     pub(super) fn new(
@@ -76,8 +71,7 @@ impl ClientCourt {
             needs_ledger,
             said: statement::Session::default(),
             database,
-            has_defined: false,
-            made: HashSet::new(),
+            unsettled: Unsettled::default(),
             veil: Veil::default(),
             so_far: Rc::default(),
             passed: None,
@@ -90,15 +84,16 @@ impl ClientCourt {
         reading: &Reading,
         place: usize,
         said: &Arc<Facts>,
-    ) -> Result<(Revealed, Option<Estimate>), Denial> {
-        let as_said = || Ok((Revealed::as_said(said), None));
+    ) -> (Revealed, Option<Estimate>) {
+        let as_said = || (Revealed::as_said(said), None);
         let Some(database) = &self.database else { return as_said() };
         let converts = reading.takes_own_types();
         if !said.names_anything() && !converts {
             return as_said();
         }
         let mut judging = self.judging.borrow_mut();
-        let lacking = |snapshot: &Snapshot| catalog::lacking(snapshot, said, &self.made);
+        let made = self.unsettled.made();
+        let lacking = |snapshot: &Snapshot| catalog::lacking(snapshot, said, made);
         let Some((snapshot, behind, analyst)) = judging.behind(database, lacking) else {
             return as_said();
         };
@@ -106,49 +101,58 @@ impl ClientCourt {
             true => behind.reveal(&Arc::new(said.converting()), analyst),
             false => behind.reveal(said, analyst),
         };
-        // What it has made itself, nobody else sees.
-        let is_alone = self.has_defined && self.said.in_transaction;
-        if !reading.is_estimable() || is_alone {
-            return Ok((revealed, None));
-        }
-        let question = self.question(reading, place, said, &revealed, &snapshot)?;
-        let estimate = question.and_then(|question| {
-            let planned = judging.catalogs.plan(database, question)?;
-            estimating::weighed(&planned, &snapshot, judging.bulk)
-        });
-        Ok((revealed, estimate))
+        let estimate = match reading.is_estimable() {
+            true => self.estimate(reading, (place, said, &revealed), database, &snapshot, &judging),
+            false => None,
+        };
+        (revealed, estimate)
     }
 
-    fn question(
+    fn estimate(
         &self,
         reading: &Reading,
-        place: usize,
-        said: &Facts,
-        revealed: &Revealed,
+        (place, said, revealed): (usize, &Facts, &Revealed),
+        database: &Arc<Database>,
         snapshot: &Snapshot,
-    ) -> Result<Option<Question>, Denial> {
+        judging: &Judging,
+    ) -> Option<Estimate> {
         let lexing = self.said.lexing;
-        let texts = pieces::statements(reading.text.as_deref().unwrap_or_default(), lexing);
+        let texts = pieces::statements(reading.text.as_deref()?, lexing);
+        if texts.len() != reading.analysed.statements.len() {
+            return None;
+        }
         let values: Option<Vec<Value>> = match &reading.values {
             None => None,
-            Some(values) => match values.iter().map(value).collect() {
-                None => return Ok(None),
-                values => values,
-            },
+            Some(values) => Some(values.iter().map(value).collect::<Option<_>>()?),
         };
-        let Some((before, [text, ..])) = texts.split_at_checked(place) else { return Ok(None) };
-        if texts.len() != reading.analysed.statements.len() {
-            return Ok(None);
-        }
+        let before = texts.get(..place)?;
         let asked = Asked {
-            text,
+            text: texts.get(place)?,
             lexing,
             said,
             facts: &revealed.facts,
             types: &reading.types,
             values: values.as_deref(),
         };
-        asked.question(snapshot, |name| self.body(name, before)).map_err(|Unseen| Denial::unseen())
+        let own = &self.unsettled_by(reading.analysed.statements.get(..place)?);
+        let worst = || asked.worst(snapshot, own, judging.bulk);
+        match asked.asking(snapshot, own, |name| self.body(name, before)) {
+            Asking::Nothing => None,
+            Asking::Nobody => Some(worst()),
+            Asking::Planner(question) => match judging.catalogs.plan(database, *question) {
+                Some(planned) => estimating::weighed(&planned, snapshot, judging.bulk),
+                None => own.blocks().then(worst),
+            },
+        }
+    }
+
+    /// After these too, which stand before it in the same text.
+    fn unsettled_by(&self, before: &[Arc<Facts>]) -> Cow<'_, Unsettled> {
+        let mut own = Cow::Borrowed(&self.unsettled);
+        if !before.is_empty() {
+            before.iter().for_each(|said| own.to_mut().follow(said));
+        }
+        own
     }
 
     /// What the client has prepared by this name, be it in what stands before it in the same text; `None` where that
@@ -188,8 +192,14 @@ impl ClientCourt {
         self.judge_by_rules(&Reading::of(None, Arc::new(analysed), None)).map(|_| Permit::given())
     }
 
+    fn settles(&mut self) {
+        if self.unsettled.has_defined {
+            self.defined();
+        }
+        self.unsettled.settle();
+    }
+
     fn defined(&mut self) {
-        self.has_defined = false;
         self.veil.own.settled();
         if let Some(database) = &self.database {
             database.has_news();
@@ -204,7 +214,7 @@ impl ClientCourt {
         let time = now();
         let (mut hiding, mut needing) = (None, Needing::default());
         for (place, said) in reading.analysed.statements.iter().enumerate() {
-            let (Revealed { facts, by }, estimate) = self.known(reading, place, said)?;
+            let (Revealed { facts, by }, estimate) = self.known(reading, place, said);
             let circumstances = Circumstances {
                 time,
                 rows: None,
@@ -242,9 +252,9 @@ impl ClientCourt {
     }
 
     fn analyse(&mut self, text: &str, state: Moment, parameters: Parameters) -> Arc<Analysed> {
-        if self.has_defined && !state.in_transaction {
-            // It is committed now, if it went well.
-            self.defined();
+        if !state.in_transaction {
+            // What it has defined is committed now, if it went well.
+            self.settles();
         }
         let Some(lexing) = statement::lexing(text, state.conforming_strings, false) else {
             return Arc::new(Analysed::ambiguous(text));
@@ -325,27 +335,21 @@ impl Court for ClientCourt {
             let whole = &reading.analysed.whole;
             let is_code =
                 [Trait::Code, Trait::Extension].iter().any(|it| whole.traits.contains(it));
-            let defines =
-                [Effect::Define, Effect::Drop, Effect::Grant, Effect::Call, Effect::Unknown];
             if is_code {
                 database.changed();
-            } else if defines.into_iter().any(|effect| whole.effects.contains(effect)) {
+            } else if unsettled::defines(whole) {
                 database.has_news();
-                self.has_defined = true;
             }
-            self.has_defined |= is_code;
+            self.unsettled.has_defined |= is_code;
+            reading.analysed.statements.iter().for_each(|said| self.unsettled.follow(said));
             self.defines(whole);
             if matches!(&*whole.summary, "DISCARD ALL" | "DISCARD TEMP" | "DISCARD TEMPORARY") {
                 self.veil.own.clear();
             }
             for table in &whole.tables {
-                match table.access {
-                    Access::Define if self.made.len() < MAX_MADE => {
-                        self.made.insert(table.name.clone());
-                    }
-                    // What it has dropped in a transaction may come back.
-                    Access::Drop if !self.said.in_transaction => self.veil.own.forget(&table.name),
-                    _ => {}
+                // What it has dropped in a transaction may come back.
+                if table.access == Access::Drop && !self.said.in_transaction {
+                    self.veil.own.forget(&table.name);
                 }
             }
         }
@@ -405,9 +409,7 @@ impl Court for ClientCourt {
     }
 
     fn settled(&mut self) {
-        if self.has_defined {
-            self.defined();
-        }
+        self.settles();
     }
 
     fn denied(&mut self, token: &str, denial: &Denial, text: Option<&str>) {
@@ -476,9 +478,7 @@ impl Court for ClientCourt {
 
 impl Drop for ClientCourt {
     fn drop(&mut self) {
-        if self.has_defined {
-            self.defined();
-        }
+        self.settles();
     }
 }
 

@@ -370,15 +370,6 @@ impl Denial {
         }
     }
 
-    /// A changing `EXECUTE` of what nobody here has seen, or may be one of several.
-    pub(super) fn unseen() -> Self {
-        Self {
-            code: Cow::Borrowed(DENIED),
-            message: "dbwarden: what this EXECUTE changes isn't known for sure".into(),
-            ..Self::limit("", "Prepare it anew under another name, or send the statement itself.")
-        }
-    }
-
     /// A COPY in which nobody can tell where a masked value stands.
     pub(super) fn unmaskable(columns: &[Option<CopyColumn>]) -> Self {
         let masked: Vec<&Masked> = columns.iter().flatten().map(|column| &column.masked).collect();

@@ -3,9 +3,10 @@
 use super::{
     catalog::{Expected, Kind, Planned, Question, Sampled, Snapshot, Value},
     sampling,
+    unsettled::Unsettled,
 };
 use crate::{
-    event::{Access, Effect, Facts},
+    event::{Access, Effect, Facts, TableAccess},
     policy::Estimate,
     statement::{
         Body, Lexer, Lexing, TokenKind, only_computes,
@@ -18,9 +19,15 @@ use crate::{
 const SMALL: u64 = 10;
 /// Schemas that a name without one is looked for in, one after the other.
 const MAX_PATHS: usize = 8;
-/// What SQL's EXECUTE runs isn't known for sure.
+/// What is to be done to know how many rows a statement changes.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Unseen;
+pub(super) enum Asking {
+    /// It makes no difference, isn't safe, or can't be told.
+    Nothing,
+    Planner(Box<Question>),
+    /// Whoever is asked would answer of something else.
+    Nobody,
+}
 
 /// More than this is not ordinary.
 #[derive(Clone, Copy, Debug)]
@@ -44,20 +51,46 @@ pub(super) struct Asked<'a> {
 }
 
 impl Asked<'_> {
-    /// What the planner is asked; `None` where it makes no difference, isn't safe, or can't be told. `prepared` gives
-    /// what is prepared by a name.
-    pub(super) fn question(
+    /// `prepared` gives what is prepared by a name.
+    pub(super) fn asking(
         &self,
         snapshot: &Snapshot,
+        own: &Unsettled,
         prepared: impl Fn(&str) -> Option<Body>,
-    ) -> Result<Option<Question>, Unseen> {
-        let Some(paths) = self.paths(snapshot) else { return Ok(None) };
-        let Some(statement) = pieces::unwrapped(self.text, self.lexing) else { return Ok(None) };
-        let Some(Execution { name, arguments }) = pieces::execution(statement, self.lexing) else {
-            return Ok(self.sent(statement, snapshot, paths));
+    ) -> Asking {
+        // Only UPDATE, DELETE and MERGE are restricted or not.
+        if self.said.restricted.is_none() || !self.is_safe() {
+            return Asking::Nothing;
+        }
+        let mut targets = self.targets(snapshot, own).peekable();
+        if targets.peek().is_none()
+            || targets.all(|target| is_one_row(snapshot, self.said, &target.name))
+        {
+            return Asking::Nothing;
+        }
+        let tables = self
+            .said
+            .tables
+            .iter()
+            .filter(|table| !own.is_own(&table.name, snapshot) || !is_changed(table.access));
+        let is_hidden = tables.clone().any(|table| own.hides(&table.name, snapshot));
+        // Strings would be read otherwise there.
+        let is_otherwise = !self.lexing.standard_conforming_strings && self.text.contains('\\');
+        if is_hidden || is_otherwise {
+            return Asking::Nobody;
+        }
+        let asked = |question: Option<Question>| {
+            question.map_or(Asking::Nothing, |question| Asking::Planner(Box::new(question)))
         };
-        let body = name.and_then(|name| prepared(&name)).ok_or(Unseen)?;
-        Ok(Some(Question {
+        let Some(paths) = paths(snapshot, self.said) else { return Asking::Nothing };
+        let Some(statement) = pieces::unwrapped(self.text, self.lexing) else {
+            return Asking::Nothing;
+        };
+        let Some(Execution { name, arguments }) = pieces::execution(statement, self.lexing) else {
+            return asked(self.sent(statement, snapshot, paths));
+        };
+        let Some(body) = name.and_then(|name| prepared(&name)) else { return Asking::Nobody };
+        asked(Some(Question {
             counts: self.counts(&body.statement, snapshot),
             prelude: Some(body),
             text: arguments.to_owned(),
@@ -67,14 +100,26 @@ impl Asked<'_> {
         }))
     }
 
-    /// The ways to look for its names; `None` where nobody is to be asked.
-    fn paths(&self, snapshot: &Snapshot) -> Option<Vec<Vec<String>>> {
-        let Self { facts, said, lexing, .. } = self;
-        // Strings would be read otherwise there. Only UPDATE, DELETE and MERGE are restricted or not.
-        if !lexing.standard_conforming_strings || said.restricted.is_none() {
-            return None;
-        }
-        // Planning computes what it can: nothing is planned that isn't PostgreSQL's own all through.
+    /// All rows that it may change or remove.
+    pub(super) fn worst(&self, snapshot: &Snapshot, own: &Unsettled, bulk: Bulk) -> Estimate {
+        let mut counts = self.targets(snapshot, own).map(|target| {
+            snapshot.relations(&target.name).map(|it| snapshot.count(it.oid)).max().flatten()
+        });
+        let rows = counts.try_fold(0, |all: u64, rows| Some(all.saturating_add(rows?)));
+        let rows = rows.unwrap_or(u64::MAX);
+        let is_bulk = rows > SMALL || rows >= bulk.rows;
+        Estimate { rows, percent: Some(100), is_bulk, is_worst: true }
+    }
+
+    /// Relations whose rows it changes or removes, but for those that it has made itself.
+    fn targets(&self, snapshot: &Snapshot, own: &Unsettled) -> impl Iterator<Item = &TableAccess> {
+        let changed = self.said.tables.iter().filter(|table| is_changed(table.access));
+        changed.filter(|table| !own.is_own(&table.name, snapshot))
+    }
+
+    /// Planning computes what it can: nothing is planned that isn't PostgreSQL's own all through.
+    fn is_safe(&self) -> bool {
+        let Self { facts, said, .. } = self;
         let plain = [
             Effect::Read,
             Effect::Insert,
@@ -86,16 +131,7 @@ impl Asked<'_> {
             Effect::Call,
         ];
         let runs_code = !facts.calls.is_empty() || !facts.analysis.is_complete();
-        if runs_code || !facts.traits.is_empty() || !said.effects.iter().all(|e| plain.contains(&e))
-        {
-            return None;
-        }
-        let mut targets = said.tables.iter().filter(|table| is_changed(table.access)).peekable();
-        targets.peek()?;
-        if targets.all(|target| is_one_row(snapshot, said, &target.name)) {
-            return None;
-        }
-        paths(snapshot, said)
+        !runs_code && facts.traits.is_empty() && said.effects.iter().all(|e| plain.contains(&e))
     }
 
     fn sent(
@@ -141,6 +177,7 @@ pub(super) fn weighed(expected: &Expected, snapshot: &Snapshot, bulk: Bulk) -> O
             rows,
             percent: percent.and_then(|percent| u8::try_from(percent).ok()),
             is_bulk: is_most || rows >= bulk.rows,
+            is_worst: false,
         }
     };
     let planned = expected.planned.iter().map(|Planned { schema, relation, rows }| {
@@ -224,10 +261,13 @@ fn n_parameters(text: &str, lexing: Lexing) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Asked, Bulk, Unseen, weighed};
+    use super::{Asked, Asking, Bulk, weighed};
     use crate::{
         event::{Access, Analysis, Effect, Facts, TableAccess},
-        guard::catalog::{Expected, Kind, Planned, Relation, Rows, Sampled, Snapshot, Value},
+        guard::{
+            catalog::{Expected, Kind, Planned, Relation, Rows, Sampled, Snapshot, Value},
+            unsettled::Unsettled,
+        },
         statement::{Body, Lexing, STACK_BYTES, analyse},
     };
 
@@ -263,7 +303,8 @@ mod tests {
         let facts = facts.join().unwrap();
         let lexing = Lexing::default();
         let asked = Asked { text, lexing, said: &facts, facts: &facts, types: &[], values };
-        let question = asked.question(&snapshot(), |_| None).unwrap()?;
+        let asking = asked.asking(&snapshot(), &Unsettled::default(), |_| None);
+        let Asking::Planner(question) = asking else { return None };
         Some(question.paths.into_iter().map(|path| path.join(",")).collect())
     }
 
@@ -305,11 +346,13 @@ mod tests {
         };
         let lexing = Lexing::default();
         let asked = Asked { text, lexing, said: &facts, facts: &facts, types: &[], values: None };
-        assert_eq!(asked.question(&snapshot(), |_| None), Err(Unseen));
+        let own = Unsettled::default();
+        assert_eq!(asked.asking(&snapshot(), &own, |_| None), Asking::Nobody);
         let body = |name: &str| {
             (name == "p").then(|| Body::new("(int)", "DELETE FROM a WHERE sign(id) = $1"))
         };
-        let question = asked.question(&snapshot(), body).unwrap().unwrap();
+        let asking = asked.asking(&snapshot(), &own, body);
+        let Asking::Planner(question) = asking else { panic!("{asking:?}") };
         assert_eq!((question.prelude, question.text.as_str()), (body("p"), "(1)"));
         assert_eq!(question.counts.len(), 1);
     }

@@ -154,8 +154,16 @@ pub(super) fn denial(
     if !facts.analysis.is_complete() {
         detail += &format!("; analysis: {}", facts.analysis.name());
     }
-    if let Some(Estimate { rows, percent, .. }) = estimate {
-        detail += &format!("; estimated rows: {rows}");
+    if let Some(Estimate { rows, percent, is_worst, .. }) = estimate {
+        detail += match is_worst {
+            true => {
+                "; it can't be estimated, as it hangs on what only its session sees: up to all rows"
+            }
+            false => "; estimated rows",
+        };
+        if rows != u64::MAX {
+            detail += &format!(": {rows}");
+        }
         if let Some(percent) = percent {
             detail += &format!(" ({percent} % of the table)");
         }

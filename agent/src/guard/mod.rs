@@ -33,6 +33,7 @@ mod serve;
 pub mod session;
 mod stream;
 mod tls;
+mod unsettled;
 mod veil;
 pub mod wire;
 mod worker;

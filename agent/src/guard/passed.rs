@@ -85,7 +85,8 @@ impl ClientCourt {
         let behind = behind::of(&mut judging.behind, &key, &snapshot)?;
         // What is behind it is known for sure, and all that it names is there.
         let is_known = |said: &Arc<Facts>| {
-            behind.has_revealed(said) && catalog::lacking(&snapshot, said, &self.made).is_empty()
+            behind.has_revealed(said)
+                && catalog::lacking(&snapshot, said, self.unsettled.made()).is_empty()
         };
         let mut statements = analysed.statements.iter();
         statements

@@ -127,7 +127,7 @@ impl ClientCourt {
         if let (Some(database), Some(snapshot)) = (&self.database, seen) {
             let who = (self.profile.id, &mut self.veil);
             // What it awaits is there, or never will be, once it has settled.
-            self.has_defined |= judging.leave(&asked, database, snapshot, who)?;
+            self.unsettled.has_defined |= judging.leave(&asked, database, snapshot, who)?;
         }
         self.veil.masks = masks;
         self.veil.temporary.extend(temporary);

@@ -37,11 +37,14 @@ pub struct Circumstances<'a> {
 /// What the planner expects a statement to change or remove of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Estimate {
+    /// `u64::MAX` where nobody knows how many there are.
     pub rows: u64,
     /// Of all that the table has, where that is known.
     pub percent: Option<u8>,
     /// More than the configuration takes for ordinary.
     pub is_bulk: bool,
+    /// Nobody can say, so these are all that there are.
+    pub is_worst: bool,
 }
 
 /// Everything that a verdict may depend on.
@@ -378,7 +381,7 @@ impl Record {
         self.text("application", caller.application.as_ref());
     }
 
-    fn estimate(&mut self, Estimate { rows, percent, is_bulk }: Estimate) {
+    fn estimate(&mut self, Estimate { rows, percent, is_bulk, .. }: Estimate) {
         let rows = i64::try_from(rows).unwrap_or(i64::MAX);
         self.put("estimated_rows", Value::new_long(rows));
         if let Some(percent) = percent {

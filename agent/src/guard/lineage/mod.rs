@@ -349,7 +349,7 @@ fn positions(columns: &Columns, masks: &Masks) -> Result<Copied, Why> {
 }
 
 /// The last part of a name as it is written.
-fn last_part(name: &str) -> &str {
+pub(super) fn last_part(name: &str) -> &str {
     name.rsplit('.').next().unwrap_or(name)
 }
 

@@ -8,6 +8,7 @@ use pg_query::{
 
 use super::{
     definitions::{grant_verb, opens_catalog},
+    names::relation_name,
     objects, settings,
     walk::{Mode, Walk, visit},
 };
@@ -173,6 +174,12 @@ impl Walk<'_> {
                 };
                 let verb = format!("ALTER {}", objects::title(kind));
                 self.defines(&verb, it.relation.as_ref());
+                if let Some(relation) = &it.relation
+                    && objects::is_relation(it.rename_type())
+                {
+                    let renamed = RangeVar { relname: it.newname.clone(), ..relation.clone() };
+                    self.access(&relation_name(&renamed), Access::Define);
+                }
                 self.renames_code(kind);
                 match kind {
                     ObjectType::ObjectRole => self.effect(Effect::Grant),
