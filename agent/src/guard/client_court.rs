@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     approval::Over,
-    event::{Access, Analysis, Facts, Origin, RequestSum, Trait, Verdict},
+    event::{Access, Analysis, Effect, Facts, Origin, RequestSum, Trait, Verdict},
     pipeline::profile::Profile,
     policy::{Circumstances, Estimate},
     protocol::postgres::startup,
@@ -141,7 +141,7 @@ impl ClientCourt {
             Asking::Nobody => Some(worst()),
             Asking::Planner(question) => match judging.catalogs.plan(database, *question) {
                 Some(planned) => estimating::weighed(&planned, snapshot, judging.bulk),
-                None => own.blocks().then(worst),
+                None => (own.blocks() || said.effects.contains(Effect::Define)).then(worst),
             },
         }
     }

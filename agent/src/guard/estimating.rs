@@ -129,6 +129,8 @@ impl Asked<'_> {
             Effect::Session,
             Effect::CopyOut,
             Effect::Call,
+            // `CREATE TABLE … AS WITH d AS (DELETE …) …`
+            Effect::Define,
         ];
         let runs_code = !facts.calls.is_empty() || !facts.analysis.is_complete();
         !runs_code && facts.traits.is_empty() && said.effects.iter().all(|e| plain.contains(&e))
