@@ -117,24 +117,21 @@ impl ClientCourt {
         judging: &Judging,
     ) -> Option<Estimate> {
         let lexing = self.said.lexing;
+        let statements = &reading.analysed.statements;
         let texts = pieces::statements(reading.text.as_deref()?, lexing);
-        if texts.len() != reading.analysed.statements.len() {
-            return None;
-        }
-        let values: Option<Vec<Value>> = match &reading.values {
-            None => None,
-            Some(values) => Some(values.iter().map(value).collect::<Option<_>>()?),
-        };
-        let before = texts.get(..place)?;
+        let texts = if texts.len() == statements.len() { &*texts } else { &[] };
+        let before = texts.get(..place).unwrap_or_default();
+        let values: Option<Option<Vec<Value>>> =
+            reading.values.as_ref().map(|values| values.iter().map(value).collect());
         let asked = Asked {
-            text: texts.get(place)?,
+            text: texts.get(place).copied().filter(|_| values != Some(None)),
             lexing,
             said,
             facts: &revealed.facts,
             types: &reading.types,
-            values: values.as_deref(),
+            values: values.as_ref().and_then(Option::as_deref),
         };
-        let own = &self.unsettled_by(reading.analysed.statements.get(..place)?);
+        let own = &self.unsettled_by(statements.get(..place)?);
         let worst = || asked.worst(snapshot, own, judging.bulk);
         match asked.asking(snapshot, own, |name| self.body(name, before)) {
             Asking::Nothing => None,

@@ -38,8 +38,8 @@ pub(super) struct Bulk {
 
 /// One statement of a text, as far as the planner is to be asked about it.
 pub(super) struct Asked<'a> {
-    /// As it stands in the text.
-    pub text: &'a str,
+    /// As it stands in the text; `None` where that, or a value, can't be told.
+    pub text: Option<&'a str>,
     pub lexing: Lexing,
     /// As it was analysed.
     pub said: &'a Facts,
@@ -75,15 +75,16 @@ impl Asked<'_> {
             .filter(|table| !own.is_own(&table.name, snapshot) || !is_changed(table.access));
         let is_hidden = tables.clone().any(|table| own.hides(&table.name, snapshot));
         // Strings would be read otherwise there.
-        let is_otherwise = !self.lexing.standard_conforming_strings && self.text.contains('\\');
-        if is_hidden || is_otherwise {
+        let is_otherwise =
+            |text: &&str| !self.lexing.standard_conforming_strings && text.contains('\\');
+        let Some(text) = self.text.filter(|text| !is_hidden && !is_otherwise(text)) else {
             return Asking::Nobody;
-        }
+        };
         let asked = |question: Option<Question>| {
             question.map_or(Asking::Nothing, |question| Asking::Planner(Box::new(question)))
         };
         let Some(paths) = paths(snapshot, self.said) else { return Asking::Nothing };
-        let Some(statement) = pieces::unwrapped(self.text, self.lexing) else {
+        let Some(statement) = pieces::unwrapped(text, self.lexing) else {
             return Asking::Nothing;
         };
         let Some(Execution { name, arguments }) = pieces::execution(statement, self.lexing) else {
@@ -304,7 +305,8 @@ mod tests {
         let facts = thread.spawn(move || analyse(&owned, Lexing::default()).whole).unwrap();
         let facts = facts.join().unwrap();
         let lexing = Lexing::default();
-        let asked = Asked { text, lexing, said: &facts, facts: &facts, types: &[], values };
+        let asked =
+            Asked { text: Some(text), lexing, said: &facts, facts: &facts, types: &[], values };
         let asking = asked.asking(&snapshot(), &Unsettled::default(), |_| None);
         let Asking::Planner(question) = asking else { return None };
         Some(question.paths.into_iter().map(|path| path.join(",")).collect())
@@ -347,9 +349,19 @@ mod tests {
             ..Facts::nothing(Analysis::Complete)
         };
         let lexing = Lexing::default();
-        let asked = Asked { text, lexing, said: &facts, facts: &facts, types: &[], values: None };
+        let asked = Asked {
+            text: Some(text),
+            lexing,
+            said: &facts,
+            facts: &facts,
+            types: &[],
+            values: None,
+        };
         let own = Unsettled::default();
         assert_eq!(asked.asking(&snapshot(), &own, |_| None), Asking::Nobody);
+        let untold = Asked { text: None, ..asked };
+        assert_eq!(untold.asking(&snapshot(), &own, |_| None), Asking::Nobody);
+        let asked = Asked { text: Some(text), ..untold };
         let body = |name: &str| {
             (name == "p").then(|| Body::new("(int)", "DELETE FROM a WHERE sign(id) = $1"))
         };
