@@ -19,6 +19,7 @@ use crate::{
 const SMALL: u64 = 10;
 /// Schemas that a name without one is looked for in, one after the other.
 const MAX_PATHS: usize = 8;
+
 /// What is to be done to know how many rows a statement changes.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Asking {
@@ -103,11 +104,12 @@ impl Asked<'_> {
 
     /// All rows that it may change or remove.
     pub(super) fn worst(&self, snapshot: &Snapshot, own: &Unsettled, bulk: Bulk) -> Estimate {
-        let mut counts = self.targets(snapshot, own).map(|target| {
-            snapshot.relations(&target.name).map(|it| snapshot.count(it.oid)).max().flatten()
-        });
-        let rows = counts.try_fold(0, |all: u64, rows| Some(all.saturating_add(rows?)));
-        let rows = rows.unwrap_or(u64::MAX);
+        // Of a name without a schema, the largest that it may mean.
+        let largest = |target: &TableAccess| {
+            let counts = snapshot.relations(&target.name).map(|it| snapshot.count(it.oid));
+            counts.map(|rows| rows.unwrap_or(u64::MAX)).max().unwrap_or(u64::MAX)
+        };
+        let rows = self.targets(snapshot, own).map(largest).fold(0, u64::saturating_add);
         let is_bulk = rows > SMALL || rows >= bulk.rows;
         Estimate { rows, percent: Some(100), is_bulk, is_worst: true }
     }
@@ -369,6 +371,27 @@ mod tests {
         let Asking::Planner(question) = asking else { panic!("{asking:?}") };
         assert_eq!((question.prelude, question.text.as_str()), (body("p"), "(1)"));
         assert_eq!(question.counts.len(), 1);
+    }
+
+    #[test]
+    fn where_nobody_can_be_asked_all_rows_count() {
+        let check = |table: &str, expected: (u64, bool)| {
+            let table = TableAccess { name: table.into(), access: Access::Delete };
+            let facts = Facts { tables: vec![table], ..Facts::nothing(Analysis::Complete) };
+            let lexing = Lexing::default();
+            let asked =
+                Asked { text: None, lexing, said: &facts, facts: &facts, types: &[], values: None };
+            let bulk = Bulk { rows: 500, percent: 90 };
+            let worst = asked.worst(&snapshot(), &Unsettled::default(), bulk);
+            assert_eq!((worst.rows, worst.is_bulk), expected, "{}", facts.tables[0].name);
+            assert!(worst.is_worst);
+        };
+        check("a", (100, true));
+        // Nothing of a small table is bulk.
+        check("one.t", (10, false));
+        // It may be the one that was never analysed, or one that nobody knows.
+        check("t", (u64::MAX, true));
+        check("unknown", (u64::MAX, true));
     }
 
     #[test]
