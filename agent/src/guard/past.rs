@@ -27,12 +27,10 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
 /// A server by its place in the settings, and a database of it.
-type Place = (usize, String);
+pub(super) type Place = (usize, String);
 
 pub(super) struct Ran {
-    /// By its place in the settings.
-    pub server: usize,
-    pub database: String,
+    pub place: Place,
     pub connection: ConnectionId,
     pub text: Arc<str>,
 }
@@ -64,8 +62,11 @@ impl Past {
         {
             self.settle(&oldest, judging);
         }
-        self.waiting.push_back((ran, Instant::now() + PATIENCE));
-        self.catch_up(judging);
+        // Those before it are asked for from time to time, and not again for each that follows.
+        let is_stuck = self.waiting.iter().any(|(one, _)| one.place == ran.place);
+        if is_stuck || self.look(&ran, judging, false).is_err_and(|why| why.may_pass()) {
+            self.waiting.push_back((ran, Instant::now() + PATIENCE));
+        }
     }
 
     /// Looks at those that wait, by each database one after the other: what comes later may use what was made before.
@@ -73,13 +74,12 @@ impl Past {
         let now = Instant::now();
         let mut stuck: HashSet<Place> = HashSet::new();
         for (ran, until) in std::mem::take(&mut self.waiting) {
-            let place = (ran.server, ran.database.clone());
             if now >= until {
                 self.settle(&ran, judging);
-            } else if stuck.contains(&place)
+            } else if stuck.contains(&ran.place)
                 || self.look(&ran, judging, false).is_err_and(|why| why.may_pass())
             {
-                stuck.insert(place);
+                stuck.insert(ran.place.clone());
                 self.waiting.push_back((ran, until));
             }
         }
@@ -103,16 +103,14 @@ impl Past {
 
     /// `is_last`: nobody will look again.
     fn look(&mut self, ran: &Ran, judging: &mut Judging, is_last: bool) -> Result<(), Why> {
-        let Some(database) = self.catalogs.database(ran.server, &ran.database) else {
-            return Ok(());
-        };
+        let (server, database) = &ran.place;
+        let Some(database) = self.catalogs.database(*server, database) else { return Ok(()) };
         let own = self.own.get_or_insert_mut(ran.connection, Own::default);
         let who = (ran.connection, own);
         match judging.inherit_from(&ran.text, &database, who, is_last) {
             Ok(is_awaited) => {
                 if is_awaited {
-                    let place = (ran.server, ran.database.clone());
-                    self.unseen.insert(place, (Instant::now(), FIRST_PAUSE));
+                    self.unseen.insert(ran.place.clone(), (Instant::now(), FIRST_PAUSE));
                 }
                 Ok(())
             }

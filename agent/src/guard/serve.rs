@@ -78,7 +78,8 @@ pub fn serve() -> io::Result<()> {
             }
             (Order::Ran { server, database, connection, text }, _) => {
                 // Those of one connection go to one worker.
-                workers.tell(connection.0, Task::Ran(Ran { server, database, connection, text }));
+                let ran = Ran { place: (server, database), connection, text };
+                workers.tell(connection.0, Task::Ran(ran));
             }
             (Order::Ledger { down }, _) => workers.tell_all(down.map(Into::into)),
             (Order::CatalogSocket { ticket, refused }, socket) => {
