@@ -100,10 +100,7 @@ impl Needing {
             // `WHERE CURRENT OF` means whatever row a cursor is at.
             is_session_sensitive: reading.analysed.is_session_sensitive
                 || text.to_ascii_lowercase().contains("current"),
-            estimated_rows: self
-                .estimate
-                .map(|estimate| estimate.rows)
-                .filter(|rows| *rows != u64::MAX),
+            estimated_rows: self.estimate.and_then(Estimate::known_rows),
             estimated_percent: self.estimate.and_then(|estimate| estimate.percent),
             who: Who {
                 name: known(&origin.principal).unwrap_or_else(|| "unknown".to_owned()),

@@ -37,6 +37,18 @@ pub(super) struct Bulk {
     pub percent: u64,
 }
 
+impl Bulk {
+    fn weigh(self, rows: u64, percent: Option<u64>) -> Estimate {
+        let is_most = percent.is_some_and(|percent| percent >= self.percent) && rows > SMALL;
+        Estimate {
+            rows,
+            percent: percent.and_then(|percent| u8::try_from(percent).ok()),
+            is_bulk: is_most || rows >= self.rows,
+            is_worst: false,
+        }
+    }
+}
+
 /// One statement of a text, as far as the planner is to be asked about it.
 pub(super) struct Asked<'a> {
     /// As it stands in the text; `None` where that, or a value, can't be told.
@@ -69,12 +81,10 @@ impl Asked<'_> {
         {
             return Asking::Nothing;
         }
-        let tables = self
-            .said
-            .tables
-            .iter()
-            .filter(|table| !own.is_own(&table.name, snapshot) || !is_changed(table.access));
-        let is_hidden = tables.clone().any(|table| own.hides(&table.name, snapshot));
+        let is_hidden = self.said.tables.iter().any(|TableAccess { name, access }| {
+            let is_target_of_its_own = is_changed(*access) && own.is_own(name, snapshot);
+            !is_target_of_its_own && own.hides(name, snapshot)
+        });
         // Strings would be read otherwise there.
         let is_otherwise =
             |text: &&str| !self.lexing.standard_conforming_strings && text.contains('\\');
@@ -110,14 +120,16 @@ impl Asked<'_> {
             counts.map(|rows| rows.unwrap_or(u64::MAX)).max().unwrap_or(u64::MAX)
         };
         let rows = self.targets(snapshot, own).map(largest).fold(0, u64::saturating_add);
-        let is_bulk = rows > SMALL || rows >= bulk.rows;
-        Estimate { rows, percent: Some(100), is_bulk, is_worst: true }
+        Estimate { is_worst: true, ..bulk.weigh(rows, Some(100)) }
     }
 
     /// Relations whose rows it changes or removes, but for those that it has made itself.
     fn targets(&self, snapshot: &Snapshot, own: &Unsettled) -> impl Iterator<Item = &TableAccess> {
-        let changed = self.said.tables.iter().filter(|table| is_changed(table.access));
-        changed.filter(|table| !own.is_own(&table.name, snapshot))
+        self.changed().filter(|table| !own.is_own(&table.name, snapshot))
+    }
+
+    fn changed(&self) -> impl Iterator<Item = &TableAccess> {
+        self.said.tables.iter().filter(|table| is_changed(table.access))
     }
 
     /// Planning computes what it can: nothing is planned that isn't PostgreSQL's own all through.
@@ -158,8 +170,8 @@ impl Asked<'_> {
 
     /// Conditions are held against rows only where that computes, and nothing else.
     fn counts(&self, statement: &str, snapshot: &Snapshot) -> Vec<String> {
-        let changed = self.said.tables.iter().filter(|table| is_changed(table.access));
-        let relations: Vec<_> = changed.flat_map(|table| snapshot.relations(&table.name)).collect();
+        let relations: Vec<_> =
+            self.changed().flat_map(|table| snapshot.relations(&table.name)).collect();
         let is = |kind: Kind| relations.iter().any(|relation| relation.kind == kind);
         let target = sampling::Target {
             is_view: is(Kind::View),
@@ -176,24 +188,16 @@ impl Asked<'_> {
 
 /// What is expected means for a table with so many rows.
 pub(super) fn weighed(expected: &Expected, snapshot: &Snapshot, bulk: Bulk) -> Option<Estimate> {
-    let weigh = |rows: u64, percent: Option<u64>| {
-        let is_most = percent.is_some_and(|percent| percent >= bulk.percent) && rows > SMALL;
-        Estimate {
-            rows,
-            percent: percent.and_then(|percent| u8::try_from(percent).ok()),
-            is_bulk: is_most || rows >= bulk.rows,
-            is_worst: false,
-        }
-    };
     let planned = expected.planned.iter().map(|Planned { schema, relation, rows }| {
         let name = qualified([schema.as_str(), relation.as_str()].into_iter());
         let found = snapshot.relations(&name).find(|one| one.kind == Kind::Table);
         let all = found.and_then(|relation| snapshot.count(relation.oid));
         let percent = all.map(|all| (rows.saturating_mul(100) / all.max(1)).min(100));
-        weigh(*rows, percent)
+        bulk.weigh(*rows, percent)
     });
     let sampled = expected.sampled.iter();
-    let sampled = sampled.map(|Sampled { rows, percent }| weigh(*rows, Some((*percent).into())));
+    let sampled =
+        sampled.map(|Sampled { rows, percent }| bulk.weigh(*rows, Some((*percent).into())));
     planned.chain(sampled).max_by_key(|estimate| (estimate.is_bulk, estimate.rows))
 }
 

@@ -154,17 +154,17 @@ pub(super) fn denial(
     if !facts.analysis.is_complete() {
         detail += &format!("; analysis: {}", facts.analysis.name());
     }
-    if let Some(Estimate { rows, percent, is_worst, .. }) = estimate {
-        detail += match is_worst {
+    if let Some(estimate) = estimate {
+        detail += match estimate.is_worst {
             true => {
                 "; it can't be estimated, as it hangs on what only its session sees: up to all rows"
             }
             false => "; estimated rows",
         };
-        if rows != u64::MAX {
+        if let Some(rows) = estimate.known_rows() {
             detail += &format!(": {rows}");
         }
-        if let Some(percent) = percent {
+        if let Some(percent) = estimate.percent {
             detail += &format!(" ({percent} % of the table)");
         }
     }

@@ -142,15 +142,12 @@ impl Reader<'_> {
 #[cfg(test)]
 mod tests {
     use super::compares;
-    use crate::statement::{Lexer, Lexing, Token};
+    use crate::statement::{Lexing, pieces::significant};
 
     #[test]
     fn columns_are_compared_with_values() {
-        let is_plain = |text: &str| {
-            let lexer = Lexer::new(text, Lexing::default());
-            let tokens: Vec<Token> = lexer.filter(|token| token.is_significant()).collect();
-            compares(text, &tokens, &["t", "Row"])
-        };
+        let is_plain =
+            |text: &str| compares(text, &significant(text, Lexing::default()), &["t", "Row"]);
         for text in [
             "a = 1",
             "a = $1 AND t.b <> 'x' AND \"C\" >= -5",

@@ -4,7 +4,7 @@
 use super::plainly;
 use crate::statement::{
     Lexing, Token, TokenKind,
-    pieces::{depths, outer, significant},
+    pieces::{nested, outer, significant},
 };
 
 /// Blocks that are looked at.
@@ -28,7 +28,7 @@ pub(super) struct Target {
 /// Its words are the statement's own: nobody runs it whose conditions do more than compute, nor where it could write.
 pub(super) fn counts(text: &str, lexing: Lexing, target: Target) -> Vec<String> {
     let tokens = significant(text, lexing);
-    let starts = tokens.iter().zip(depths(text, &tokens)).enumerate().filter(|(at, (token, _))| {
+    let starts = nested(text, tokens.iter().copied()).enumerate().filter(|(at, (token, _))| {
         let before = at.checked_sub(1).and_then(|before| tokens.get(before));
         let is_first = before.is_none_or(|token| matches!(token.text(text), "(" | ")"));
         is_first && ["DELETE", "UPDATE", "MERGE"].iter().any(|word| token.is_word(text, word))
@@ -176,8 +176,8 @@ struct Condition<'a> {
 
 /// Up to what closes the brackets that the first token stands in, or ends its statement.
 fn len(text: &str, tokens: &[Token]) -> usize {
-    let ends = |(token, depth): (&Token, i32)| depth < 0 || depth == 0 && token.is_sign(text, ";");
-    tokens.iter().zip(depths(text, tokens)).position(ends).unwrap_or(tokens.len())
+    let ends = |(token, depth): (Token, i32)| depth < 0 || depth == 0 && token.is_sign(text, ";");
+    nested(text, tokens.iter().copied()).position(ends).unwrap_or(tokens.len())
 }
 
 #[cfg(test)]

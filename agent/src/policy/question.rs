@@ -47,6 +47,13 @@ pub struct Estimate {
     pub is_worst: bool,
 }
 
+impl Estimate {
+    /// `None` where nobody knows how many there are.
+    pub fn known_rows(self) -> Option<u64> {
+        Some(self.rows).filter(|rows| *rows != u64::MAX)
+    }
+}
+
 /// Everything that a verdict may depend on.
 #[derive(Clone, Copy, Debug)]
 pub struct Case<'a> {

@@ -30,10 +30,10 @@ pub fn significant(text: &str, lexing: Lexing) -> Vec<Token> {
 
 /// A text cut where its statements end; empty ones are left out.
 pub fn statements(text: &str, lexing: Lexing) -> Vec<&str> {
-    let tokens = significant(text, lexing);
+    let tokens = Lexer::new(text, lexing).filter(|token| token.is_significant());
     let mut parts = Vec::new();
     let (mut start, mut is_empty) = (0, true);
-    for (token, depth) in tokens.iter().zip(depths(text, &tokens)) {
+    for (token, depth) in nested(text, tokens) {
         if depth <= 0 && token.is_sign(text, ";") {
             parts.extend(text.get(start..token.start).filter(|_| !is_empty));
             (start, is_empty) = (token.end, true);
@@ -45,22 +45,25 @@ pub fn statements(text: &str, lexing: Lexing) -> Vec<&str> {
     parts
 }
 
-/// How many brackets each token leaves open.
-pub fn depths<'t>(text: &'t str, tokens: &'t [Token]) -> impl Iterator<Item = i32> + 't {
-    tokens.iter().scan(0, move |depth, token| {
+/// Each with how many brackets it leaves open.
+pub fn nested<'t>(
+    text: &'t str,
+    tokens: impl IntoIterator<Item = Token> + 't,
+) -> impl Iterator<Item = (Token, i32)> + 't {
+    tokens.into_iter().scan(0, move |depth, token| {
         match token.text(text) {
             "(" | "[" => *depth += 1,
             ")" | "]" => *depth -= 1,
             _ => {}
         }
-        Some(*depth)
+        Some((token, *depth))
     })
 }
 
 /// Tokens that stand in no brackets, with their places.
 pub fn outer<'t>(text: &'t str, tokens: &'t [Token]) -> impl Iterator<Item = (usize, Token)> + 't {
-    tokens.iter().copied().enumerate().zip(depths(text, tokens)).filter_map(|(token, depth)| {
-        (depth == 0 && !matches!(token.1.text(text), "(" | "[" | ")" | "]")).then_some(token)
+    nested(text, tokens.iter().copied()).enumerate().filter_map(|(at, (token, depth))| {
+        (depth == 0 && !matches!(token.text(text), "(" | "[" | ")" | "]")).then_some((at, token))
     })
 }
 
@@ -72,9 +75,10 @@ pub fn unwrapped(text: &str, lexing: Lexing) -> Option<&str> {
         let first = tokens.first()?;
         // Where the brackets end that the second token may open.
         let opens = tokens.get(1).is_some_and(|token| token.is_sign(text, "("));
-        let close = || depths(text, &tokens).skip(1).position(|depth| depth == 0).map(|at| at + 1);
+        let is_closed = |(at, (_, depth)): &(usize, (Token, i32))| *at > 0 && *depth == 0;
+        let close = || nested(text, tokens.iter().copied()).enumerate().find(is_closed);
         if first.is_word(text, "EXPLAIN") {
-            let mut next = if opens { close()? + 1 } else { 1 };
+            let mut next = if opens { close()?.0 + 1 } else { 1 };
             let options = ["ANALYZE", "ANALYSE", "VERBOSE"];
             while tokens.get(next).is_some_and(|t| options.iter().any(|word| t.is_word(text, word)))
             {
@@ -84,7 +88,8 @@ pub fn unwrapped(text: &str, lexing: Lexing) -> Option<&str> {
         } else if let Some(preparation) = prepares(text, &tokens) {
             text = preparation.statement;
         } else if first.is_word(text, "COPY") && opens {
-            text = text.get(tokens.get(1)?.end..tokens.get(close()?)?.start)?;
+            let (_, (close, _)) = close()?;
+            text = text.get(tokens.get(1)?.end..close.start)?;
         } else {
             return Some(text);
         }

@@ -4,6 +4,7 @@
 use super::{
     lexer::{Lexer, Lexing, Token, TokenKind},
     literal,
+    pieces::significant,
 };
 
 /// `?` for each literal, one space for each run of space and comments.
@@ -12,7 +13,7 @@ use super::{
 /// and of functions in SQL and PL/pgSQL stay, redacted in the same way.
 pub fn redact(text: &str, lexing: Lexing) -> String {
     let mut shown = String::with_capacity(text.len());
-    let tokens: Vec<Token> = Lexer::new(text, lexing).filter(|t| t.is_significant()).collect();
+    let tokens = significant(text, lexing);
     for statement in tokens.split_inclusive(|token| token.is_sign(text, ";")) {
         let has_code = has_readable_code(text, statement);
         for (at, token) in statement.iter().enumerate() {

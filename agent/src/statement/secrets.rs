@@ -1,8 +1,9 @@
 //! Passwords, keys and connection strings, which go even where literals are kept.
 
 use super::{
-    lexer::{Lexer, Lexing, Token, TokenKind},
+    lexer::{Lexing, Token, TokenKind},
     literal,
+    pieces::significant,
     redact::{has_readable_code, is_code},
 };
 
@@ -14,7 +15,7 @@ pub fn redact_secrets(text: &str, lexing: Lexing) -> String {
 }
 
 fn write_without_secrets(text: &str, lexing: Lexing, look_for_code: bool, shown: &mut String) {
-    let tokens: Vec<Token> = Lexer::new(text, lexing).filter(|t| t.is_significant()).collect();
+    let tokens = significant(text, lexing);
     let mut kept = 0;
     for statement in tokens.split_inclusive(|token| token.is_sign(text, ";")) {
         let has_code = look_for_code && has_readable_code(text, statement);

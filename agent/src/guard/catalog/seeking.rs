@@ -9,7 +9,7 @@ use std::{
 use super::{Catalogs, Database, NEWS_LOOKS, Snapshot, lock};
 use crate::{
     event::{Access, Facts, TableAccess},
-    guard::lineage::may_be_system,
+    guard::lineage::{last_part, may_be_system},
 };
 
 /// Between looks for the sake of such names.
@@ -62,7 +62,7 @@ pub(in crate::guard) fn lacking(
     };
     let tables = said.tables.iter().filter(is_meant).map(|table| table.name.clone());
     let calls = said.calls.iter().filter(|call| {
-        let operator = call.rsplit('.').next().unwrap_or(call);
+        let operator = last_part(call);
         ***call != *"?"
             && snapshot.functions(call).next().is_none()
             && snapshot.operators(operator).is_empty()
